@@ -1,0 +1,1 @@
+"""Batch-job toolkit for training deep networks on Slurm GPU clusters."""
