@@ -1,0 +1,61 @@
+"""Choosing the site: the one that was asked for, else the one where we are."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import msgspec
+
+from hpc_dl.config import read_toml
+from hpc_dl.errors import UserError
+from hpc_dl.minicluster import running
+from hpc_dl.site import Site, load_site, site_file, site_files, site_folders
+
+
+def choose_site(name: str = "") -> tuple[Site, Path]:
+    """Return a site and its file.
+
+    Args:
+        name: the site's name or file. Empty: the private cluster if it runs, else the site whose `cluster` is that of
+            the Slurm that answers here, else that Slurm as sinfo describes it, else this machine.
+
+    Raises:
+        UserError: there is no such site, or its file is not valid.
+    """
+    if name:
+        return _load(site_file(name))
+    if "SLURM_CONF" not in os.environ and running():
+        return _load(site_file("minicluster"))
+    if shutil.which("sbatch") and _configured():
+        from hpc_dl.slurm.cluster import cluster_name, describe
+
+        if cluster := cluster_name():
+            for path in site_files().values():
+                if read_toml(path).values.get("cluster") == cluster:
+                    return _load(path)
+            return describe(cluster), next(iter(site_folders())) / f"{cluster}.toml"
+    return _load(site_file("local"))
+
+
+def _load(path: Path) -> tuple[Site, Path]:
+    site = load_site(path)
+    if site.name == "minicluster" and "SLURM_CONF" not in os.environ:
+        if not running():
+            raise UserError("site 'minicluster': the private cluster does not run here; `make cluster` starts it")
+        from hpc_dl.minicluster import MiniCluster
+
+        os.environ.update(MiniCluster().env())
+    if site.scheduler == "local":
+        from hpc_dl.launch.facts import local_gpus
+
+        site = msgspec.structs.replace(site, cores=os.cpu_count() or 1, gpus=len(local_gpus()))
+    return site, path
+
+
+def _configured() -> bool:
+    """Return whether Slurm's clients have a configuration; without one they look for a minute before they give up."""
+    return bool(os.environ.get("SLURM_CONF")) or any(
+        Path(folder, "slurm.conf").exists() for folder in ("/etc/slurm", "/etc/slurm-llnl", "/run/slurm/conf")
+    )

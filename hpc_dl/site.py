@@ -1,0 +1,106 @@
+"""Site: one cluster, as its TOML file in ``env/sites`` describes it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from hpc_dl.config import Layer, build, read_toml
+from hpc_dl.errors import UserError, allowed, near_match
+from hpc_dl.resources import share
+
+Count = Annotated[int, Meta(ge=0)]
+Port = Annotated[int, Meta(ge=1024, le=65535)]
+Scalar = str | int | float | bool
+
+
+class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a job must know of a cluster. Every field is a key of the site file."""
+
+    name: Annotated[str, Meta(description="the file's name without .toml")] = ""
+    description: Annotated[str, Meta(description="one line for people")] = ""
+    scheduler: Annotated[Literal["slurm", "local"], Meta(description="who starts jobs")] = "slurm"
+    cluster: Annotated[str, Meta(description="Slurm's ClusterName; the site is chosen by itself there")] = ""
+    nodes: Annotated[str, Meta(description="node names, such as nvb[1-39]; for previews, and for local runs")] = "node[1-64]"
+
+    cores: Annotated[int, Meta(ge=1, description="cores of a node")]
+    sockets: Annotated[int, Meta(ge=1, description="sockets of a node")] = 1
+    memory_gb: Annotated[float, Meta(gt=0, description="memory of a node")] | None = None
+    gpus: Annotated[Count, Meta(description="GPUs of a node")] = 0
+    gpu_type: Annotated[str, Meta(description="the type in gres, as in gpu:k80:4; empty where gres has none")] = ""
+    gpu_memory_gb: Annotated[float, Meta(gt=0, description="memory of a GPU")] | None = None
+    exclusive: Annotated[bool, Meta(description="jobs get whole nodes, with all their cores")] = False
+
+    interconnect_suffix: Annotated[str, Meta(description="what follows a node's name on the fast network: -ib0")] = ""
+    address: Annotated[str, Meta(description="the one address of all nodes, where they are one machine")] = ""
+    ports: Annotated[tuple[Port, Port], Meta(description="first and last port that jobs may use")] = (20000, 29999)
+
+    partition: Annotated[str, Meta(description="default partition")] = ""
+    slurm: Annotated[dict[str, Scalar], Meta(description="further sbatch options")] = {}
+    srun: Annotated[tuple[str, ...], Meta(description="further options of srun")] = ()
+    grace: Annotated[int, Meta(ge=1, le=3600, description="seconds between SIGTERM and SIGKILL")] = 20
+
+    module_init: Annotated[str, Meta(description="the file that defines the module command, where batch lacks it")] = ""
+    modules: Annotated[tuple[str, ...], Meta(description="modules that a job loads, in this order")] = ()
+    env: Annotated[dict[str, str], Meta(description="environment variables of a job")] = {}
+    python: Annotated[str, Meta(description="the Python of the nodes; empty: the one that runs hpc-dl")] = ""
+
+    runs: Annotated[str, Meta(description="where run folders go, on a disk that all nodes share")] = "runs"
+    data: Annotated[str, Meta(description="where data sets are, on a disk that all nodes share")] = "data"
+
+    def __post_init__(self) -> None:
+        if self.ports[0] > self.ports[1]:
+            raise ValueError("ports: the first is above the last")
+
+    @property
+    def gres(self) -> str:
+        """Return the gres name, ``gpu:k80`` or ``gpu``; the count is for the job to add."""
+        return f"gpu:{self.gpu_type}" if self.gpu_type else "gpu"
+
+
+def site_folders() -> Iterator[Path]:
+    """Yield where site files are looked for: the user's configuration, this folder, the package."""
+    config = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    yield Path(config) / "hpc_dl" / "sites"
+    yield Path.cwd() / "env" / "sites"
+    yield share() / "env" / "sites"
+
+
+def site_files() -> dict[str, Path]:
+    """Return every site's name and file; where two have one name, the first folder wins."""
+    files: dict[str, Path] = {}
+    for folder in site_folders():
+        for path in sorted(folder.glob("*.toml")):
+            files.setdefault(path.stem, path)
+    return files
+
+
+def site_file(name: str) -> Path:
+    """Return the file of site `name`, which may also be the path of a TOML file.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name.endswith(".toml") or "/" in name:
+        if not Path(name).is_file():
+            raise UserError(f"site {name!r}: no such file")
+        return Path(name).resolve()
+    files = site_files()
+    if name not in files:
+        raise UserError(f"unknown site {name!r}{near_match(name, files)}; known sites: {allowed(files)}")
+    return files[name]
+
+
+def load_site(path: Path, **changes: Any) -> Site:
+    """Read a site file. `changes` replace single keys.
+
+    Raises:
+        UserError: the file or a change is not valid.
+    """
+    layers = [Layer({"name": path.stem}, "file name"), read_toml(path), Layer(changes, "keyword {key}")]
+    return build(Site, layers, "site")
