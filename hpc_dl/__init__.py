@@ -1,1 +1,31 @@
-"""Batch-job toolkit for training deep networks on Slurm GPU clusters."""
+"""Batch-job toolkit: train deep networks on several nodes of a Slurm GPU cluster from one job description.
+
+>>> import hpc_dl
+>>> job = hpc_dl.submit("train", nodes=2, mode="async")  # doctest: +SKIP
+>>> job.result()["test_accuracy"]  # doctest: +SKIP
+0.97
+
+Nothing here imports TensorFlow.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hpc_dl.api import load, plan, submit
+    from hpc_dl.errors import JobError, UserError
+    from hpc_dl.job import Job
+
+__all__ = ["Job", "JobError", "UserError", "load", "plan", "submit"]
+
+_HOMES = {"Job": "job", "JobError": "errors", "UserError": "errors"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that the command line starts fast."""
+    if name not in __all__:
+        raise AttributeError(f"module 'hpc_dl' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"hpc_dl.{_HOMES.get(name, 'api')}"), name)

@@ -1,0 +1,82 @@
+"""`submit` and `render`: a job description becomes a job, or the files that it would have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from hpc_dl.cli.settings import job_options, layers
+
+_JOB = click.argument("job", default="train", envvar="HPC_DL_JOB")
+_SITE = click.option(
+    "--site", default="", envvar="HPC_DL_SITE", help="site name or file; default: where this machine is"
+)
+
+
+@click.command()
+@_JOB
+@_SITE
+@click.option("--detach", is_flag=True, envvar="HPC_DL_DETACH", help="return at once")
+@click.option("--dry-run", is_flag=True, envvar="HPC_DL_DRY_RUN", help="let Slurm check the job, don't submit it")
+@job_options
+def submit(job: str, site: str, detach: bool, dry_run: bool, **settings: Any) -> int:
+    """Submit JOB (a name in jobs/ or a TOML file; default: train) and show its progress."""
+    from rich.console import Console
+
+    from hpc_dl.choose import choose_site
+    from hpc_dl.cli.jobs import follow
+    from hpc_dl.plan import make_plan
+    from hpc_dl.submission import check_plan, submit_plan
+    from hpc_dl.terminal import placement_table
+
+    chosen, path = choose_site(site)
+    plan = make_plan(job, chosen, path, layers(settings))
+    console = Console()
+    say = _sayer(console)
+    placement = plan.placement()
+    where = "" if chosen.scheduler == "local" else "; node names are examples until Slurm assigns them"
+    say(f"Job {plan.job.name}, mode {plan.job.mode}, site {chosen.name}{where}")
+    console.print(placement_table(placement))
+    if dry_run:
+        say(check_plan(plan))
+        return 0
+    handle = submit_plan(plan)
+    say(f"{'Started local job' if chosen.scheduler == 'local' else 'Submitted batch job'} {handle.job_id}")
+    if detach:
+        say(f"Run folder: {handle.run.path}")
+        return 0
+    return follow(handle, console)
+
+
+@click.command()
+@_JOB
+@_SITE
+@click.option("--nodelist", default="", envvar="HPC_DL_NODELIST", help="nodes to assume, such as 'nvb[16,19,25]'")
+@click.option("--table", is_flag=True, envvar="HPC_DL_TABLE", help="print the table alone")
+@click.option("--process", default="", help="print the environment and flags of one process, such as worker:3")
+@job_options
+def render(job: str, site: str, nodelist: str, table: bool, process: str, **settings: Any) -> int:
+    """Print every file that JOB would have, and the table node x process. Needs no Slurm."""
+    from rich.console import Console
+
+    from hpc_dl.choose import choose_site
+    from hpc_dl.plan import make_plan
+    from hpc_dl.preview import files, process_text
+    from hpc_dl.terminal import placement_table
+
+    chosen, path = choose_site(site)
+    plan = make_plan(job, chosen, path, layers(settings), nodelist)
+    placement = plan.placement(nodelist)
+    if process:
+        click.echo(process_text(plan, placement, process))
+        return 0
+    if not table:
+        for name, text in files(plan, placement).items():
+            click.echo(f"==> {name} <==\n{text}")
+    Console().print(placement_table(placement))
+    return 0
+
+
+def _sayer(console: Any) -> Any:
+    return lambda text: console.print(text, highlight=False, soft_wrap=True, markup=False)

@@ -1,0 +1,143 @@
+"""Job: the handle of a submitted job, whether Slurm runs it or this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hpc_dl import local
+from hpc_dl.errors import JobError, UserError
+from hpc_dl.runfolder import RunFolder, Summary
+from hpc_dl.slurm import executor, state
+
+
+class Job:
+    """A submitted job, with the names that submitit's handle has.
+
+    Args:
+        run: its run folder.
+    """
+
+    def __init__(self, run: RunFolder | Path | str) -> None:
+        self.run = run if isinstance(run, RunFolder) else RunFolder(run)
+        self._local = local.load(self.run)
+
+    def __repr__(self) -> str:
+        return f"Job({str(self.run.path)!r})"
+
+    @property
+    def job_id(self) -> str:
+        """Return the number that Slurm gave it, or ``L1`` and so on for a local run."""
+        return self.run.job_id
+
+    @property
+    def state(self) -> str:
+        """Return the state in Slurm's words: PENDING, RUNNING, COMPLETED, FAILED, …; UNKNOWN where nobody knows."""
+        return self.query().state
+
+    def query(self) -> state.SlurmState:
+        """Return the state, why it waits and where it runs.
+
+        Slurm comes first; the job's own summary counts where Slurm has forgotten the job.
+        """
+        if self._local is None:
+            said = state.query([self.job_id])[self.job_id]
+            if said.state != "UNKNOWN":
+                return said
+        summary = self.run.read_summary()
+        if summary is not None:
+            return state.SlurmState(summary.state)
+        if self._local is None:
+            return state.SlurmState("UNKNOWN")
+        # Its script writes the summary whatever happens, unless it is killed itself.
+        return state.SlurmState("RUNNING" if self._local.alive else "FAILED")
+
+    def done(self) -> bool:
+        """Return whether it has ended, well or not."""
+        return self.state in state.ENDED
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Return when it has ended.
+
+        Args:
+            timeout: seconds.
+
+        Raises:
+            TimeoutError: it has not ended by then.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        pause = 0.2
+        while not self.done():
+            if deadline is not None and time.monotonic() > deadline:
+                raise TimeoutError(f"job {self.job_id} has not ended after {timeout} s")
+            time.sleep(pause)
+            # Many handles may wait on one slurmctld.
+            pause = min(pause * 1.5, 0.5 if self._local else 10)
+
+    def result(self, timeout: float | None = None) -> dict[str, Any]:
+        """Wait for the end and return what the training program reported: ``test_accuracy``, ``steps_per_s``, …
+
+        A script of the user's own reports by writing ``result.json`` into the folder that HPC_DL_RUN names.
+
+        Raises:
+            JobError: it ended badly; the message names the first process that failed, with its last lines.
+            TimeoutError: it has not ended after `timeout` seconds.
+        """
+        self.wait(timeout)
+        if error := self.exception():
+            raise error
+        return self.run.read_result() or {}
+
+    def exception(self) -> JobError | None:
+        """Return why it ended badly; None if it ended well or has not ended."""
+        final = self.state
+        if final == "COMPLETED" or final not in state.ENDED:
+            return None
+        summary = self.summary()
+        cause = summary.failure if summary and summary.failure else f"see {self.run.log}"
+        return JobError(f"job {self.job_id} ended {final}: {cause}")
+
+    def summary(self) -> Summary | None:
+        """Return how it ended, from its own record; None before the end, or if it could not write one."""
+        return self.run.read_summary()
+
+    def cancel(self) -> None:
+        """End it. One that has ended is left as it is."""
+        if self._local is not None:
+            local.cancel(self._local)
+        else:
+            executor.cancel(self.job_id)
+
+    def stdout(self) -> str:
+        """Return the log of the job script, with what Slurm says of the job."""
+        return self.run.log.read_text(errors="replace") if self.run.log.exists() else ""
+
+    def logs(self) -> dict[str, Path]:
+        """Return each process's log file: ``ps:0``, ``worker:0``, …"""
+        return {name: self.run.log_of(name) for name in self.run.processes()}
+
+
+def runs_in(folder: Path) -> Iterator[RunFolder]:
+    """Yield the run folders in `folder`, oldest first."""
+    found = [path for path in folder.glob("*-*") if (path / "job.toml").is_file() and not path.name.startswith(".")]
+    yield from (RunFolder(path) for path in sorted(found, key=lambda path: (path / "job.toml").stat().st_mtime))
+
+
+def find_job(name: str, folder: Path) -> Job:
+    """Return the job with a job id, run folder name or run folder path; the newest one for an empty name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if "/" in name:
+        if not (Path(name) / "job.toml").is_file():
+            raise UserError(f"{name}: no run folder (it has no job.toml)")
+        return Job(name)
+    runs = list(runs_in(folder))
+    matching = [run for run in runs if not name or name in (run.job_id, run.path.name)]
+    if not matching:
+        known = ", ".join(run.job_id for run in runs[-5:]) or "none"
+        raise UserError(f"no job {name!r} in {folder}; newest jobs there: {known}")
+    return Job(matching[-1])

@@ -1,0 +1,1 @@
+"""What runs inside a job: a node's facts, the launcher of a node's processes, the job's outcome."""

@@ -1,0 +1,66 @@
+"""Local runs: the job script as a background process of this machine, where there is no Slurm."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+
+import msgspec
+
+from hpc_dl.process import start_time
+from hpc_dl.runfolder import RunFolder, write_text
+
+
+class LocalProcess(msgspec.Struct, frozen=True):
+    """The process that runs a job script; leader of its own session."""
+
+    pid: int
+    started: str
+    """Its start time in clock ticks since boot, so that a reused number is not taken for it."""
+
+    @property
+    def alive(self) -> bool:
+        """Return whether it still runs."""
+        return start_time(self.pid) == self.started
+
+
+def start(run: RunFolder, job_id: str) -> LocalProcess:
+    """Start the job script of a run folder in the background; it outlives this process."""
+    with run.log.open("ab") as log:
+        process = subprocess.Popen(
+            ["bash", str(run.script)],
+            env={**os.environ, "HPC_DL_JOB_ID": job_id},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    local = LocalProcess(process.pid, start_time(process.pid))
+    _detached.append(process)
+    return local
+
+
+# Keeps Popen objects, which would else warn when they are collected before their process has ended.
+_detached: list[subprocess.Popen[bytes]] = []
+
+
+def cancel(local: LocalProcess) -> None:
+    """End a local run as Slurm would: its script passes SIGTERM on and writes the summary."""
+    if local.alive:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(local.pid, signal.SIGTERM)
+
+
+def save(run: RunFolder, local: LocalProcess) -> None:
+    """Remember a local run in its run folder."""
+    write_text(run.local, msgspec.json.encode(local))
+
+
+def load(run: RunFolder) -> LocalProcess | None:
+    """Return the remembered local run; None if the folder is not one of a local run."""
+    try:
+        return msgspec.json.decode((run.local).read_bytes(), type=LocalProcess)
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,1 @@
+"""Slurm: submission of a rendered script through submitit, and the state of a job."""

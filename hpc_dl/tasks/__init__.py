@@ -1,0 +1,1 @@
+"""Task files in Greasy's format: model, parser, runner."""

@@ -1,0 +1,144 @@
+"""What people see: the placement table, live progress, the summary. Plain lines where the output is no terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from hpc_dl.job import Job
+from hpc_dl.placement import Placement
+from hpc_dl.progress import Progress, Totals
+from hpc_dl.runfolder import Summary
+from hpc_dl.slurm.state import ENDED, SlurmState
+
+_FRAME = 0.5  # seconds between looks at the metrics files
+_ASK_LOCAL = 0.5  # seconds between questions for the state
+_ASK_SLURM = (2.0, 30.0)  # the same for Slurm, at first and at most
+_LINE = 5.0  # seconds between plain lines
+_ROWS = 24  # nodes that the placement table shows
+
+
+def placement_table(placement: Placement) -> Table:
+    """Return the table node x process."""
+    table = Table(title=None, box=None, pad_edge=False, header_style="bold")
+    for heading in ("node", "process", "GPUs", "cores", "address"):
+        table.add_column(heading)
+    for shown, (node, processes) in enumerate(placement.by_node().items()):
+        if shown == _ROWS:
+            table.add_row(f"… {len(placement.nodes) - shown} nodes more")
+            break
+        for number, process in enumerate(processes):
+            table.add_row(
+                escape(node) if number == 0 else "",
+                f"{process.role} {process.index}",
+                escape(process.visible_gpus) or "none",
+                process.core_list or "not bound",
+                escape(process.address),
+            )
+    return table
+
+
+def describe(state: SlurmState, now: Totals, steps: int) -> str:
+    """Return one line on where a job is."""
+    if state.state == "PENDING":
+        return f"PENDING {f'({state.reason})' if state.reason else ''}".strip()
+    parts = [state.state]
+    if now.evaluating:
+        parts.append("evaluating")
+    elif not now.workers and state.state == "RUNNING":
+        parts.append("starting")
+    if now.workers:
+        parts.append(f"step {now.step}/{steps}")
+        parts.append(f"{now.steps_per_s:.1f} steps/s")
+        parts.append(f"{now.images_per_s:.0f} images/s")
+        if now.loss is not None:
+            parts.append(f"loss {now.loss:.3f}")
+        if now.accuracy is not None:
+            parts.append(f"accuracy {now.accuracy:.3f}")
+        left = now.seconds_left(steps)
+        if left is not None and not now.evaluating:
+            parts.append(f"{duration(left)} left")
+    return "  ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as ``42 s``, ``3:05 min`` or ``2:03:04 h``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes}:{rest:02} min"
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02} h"
+
+
+def watch(job: Job, console: Console, steps: int | None) -> SlurmState:
+    """Show a job's progress until it has ended; return its last state.
+
+    Args:
+        job: the job.
+        console: where to write.
+        steps: global steps that it makes; None for a script of the user's own, which has no metrics of ours.
+    """
+    if not console.is_terminal:
+        return _follow(job, lambda line, _: console.print(line, highlight=False, soft_wrap=True, markup=False), steps)
+    with Live(console=console, refresh_per_second=4, transient=True) as live:
+
+        def show(line: str, now: Totals) -> None:
+            grid = Table.grid(padding=(0, 1))
+            grid.add_row(escape(line))
+            if now.workers and steps:
+                grid.add_row(ProgressBar(total=steps, completed=min(now.step, steps), width=60))
+            live.update(grid)
+
+        return _follow(job, show, steps, every=0.0)
+
+
+def _follow(
+    job: Job, show: Callable[[str, Totals], None], steps: int | None, every: float = _LINE
+) -> SlurmState:
+    progress = Progress(job.run)
+    local = job.run.local.exists()
+    pause = _ASK_LOCAL if local else _ASK_SLURM[0]
+    state, ask_at, shown_at, shown = SlurmState(""), 0.0, 0.0, ("", 0)
+    while True:
+        now = time.monotonic()
+        totals = progress.look()
+        # The summary is the last thing that a job writes: then Slurm's word is worth a question.
+        if now >= ask_at or job.run.summary.exists():
+            state = job.query()
+            ask_at = now + pause
+            pause = pause if local else min(pause * 1.2, _ASK_SLURM[1])
+        ended = state.state in ENDED
+        mark = (state.state + state.reason + str(totals.evaluating), totals.step)
+        if mark[0] != shown[0] or ended or (mark != shown and now - shown_at >= every):
+            show(describe(state, totals, steps or 0), totals)
+            shown, shown_at = mark, now
+        if ended:
+            return state
+        time.sleep(_FRAME)
+
+
+def summary_lines(job: Job, state: SlurmState, summary: Summary | None) -> list[str]:
+    """Return what to say of a job that has ended: how, the result, the run folder."""
+    took = f" after {duration(summary.ended - summary.started)}" if summary else ""
+    lines = [f"Job {job.job_id} {state.state}{took}"]
+    if summary and summary.failure:
+        lines.append(str(summary.failure))
+    elif state.state != "COMPLETED":
+        lines.append(f"The end of {job.run.log}:")
+        lines += [f"    {line}" for line in job.stdout().splitlines()[-8:]]
+    result = summary.result if summary else None
+    if result and "test_accuracy" in result:
+        lines.append(
+            f"test accuracy {result['test_accuracy']:.2%}, test loss {result['test_loss']:.3f};"
+            f" {result['steps']} steps, {result['steps_per_s']:.1f} steps/s, {result['images_per_s']:.0f} images/s"
+        )
+    lines.append(f"Run folder: {job.run.path}")
+    return lines
