@@ -1,0 +1,85 @@
+"""``hpc-dl cluster``: a private Slurm of several nodes on this machine."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.group()
+def cluster() -> None:
+    """A private Slurm on this machine: several nodes, any user, one folder."""
+
+
+@cluster.command()
+@click.option("--nodes", default=2, show_default=True, metavar="N", help="Nodes, named mini1, mini2 and so on.")
+@click.option("--gpus", default=4, show_default=True, metavar="G", help="GPUs of a node; they need not exist.")
+@click.option("--cpus", default=16, show_default=True, metavar="C", help="CPUs of a node; they need not exist.")
+def start(nodes: int, gpus: int, cpus: int) -> None:
+    """Start the cluster; it runs until `stop`."""
+    from hpc_dl.minicluster import ClusterConfig, MiniCluster, NodeGroup
+
+    mini = MiniCluster(config=ClusterConfig(groups=(NodeGroup(count=nodes, gpus=gpus, cpus=cpus),)))
+    if mini.is_up():
+        click.echo(f"Slurm runs already in {mini.root}")
+    else:
+        mini.start(detach=True)
+        click.echo(f"Slurm is up in {mini.root}: {nodes} nodes, each with {cpus} CPUs and {gpus} GPUs")
+    click.echo('To use it in this shell: eval "$(hpc-dl cluster env)"')
+
+
+@cluster.command()
+def stop() -> None:
+    """End the cluster and all of its jobs."""
+    from hpc_dl.minicluster import MiniCluster
+
+    mini = MiniCluster()
+    click.echo(f"Slurm has ended in {mini.root}" if mini.stop() else f"No Slurm runs in {mini.root}")
+
+
+@cluster.command()
+def status() -> None:
+    """Show the nodes; exit code 1 if the cluster is not up."""
+    from hpc_dl.minicluster import MiniCluster
+
+    mini = MiniCluster()
+    found = mini.status()
+    if found is None:
+        click.echo(f"No Slurm runs in {mini.root}")
+        raise SystemExit(1)
+    click.echo(f"Slurm runs in {mini.root}, process {found.pid}, authentication {found.auth}")
+    for node, state in found.nodes.items():
+        click.echo(f"{node} {state}")
+
+
+@cluster.command()
+def env() -> None:
+    """Print shell lines that make this cluster the one that sbatch and srun use."""
+    import os
+    import shlex
+
+    from hpc_dl.errors import UserError
+    from hpc_dl.minicluster import MiniCluster, running
+
+    mini = MiniCluster()
+    if running(mini.root) is None:
+        raise UserError(f"no Slurm runs in {mini.root}; `hpc-dl cluster start` starts one")
+    wanted = mini.env()
+    for name in sorted(os.environ.keys() - wanted.keys()):
+        if name.isidentifier():  # a shell can hand on exported functions, whose names it can't unset
+            click.echo(f"unset {name}")
+    for name, value in sorted(wanted.items()):
+        if os.environ.get(name) != value:
+            click.echo(f"export {name}={shlex.quote(value)}")
+
+
+@cluster.command()
+def install() -> None:
+    """Get Slurm's programs: as root with apt, else unpacked into a folder of your own."""
+    from hpc_dl.errors import UserError
+    from hpc_dl.minicluster import programs
+
+    try:
+        found = programs.find_programs()
+    except UserError:
+        found = programs.install(click.echo)
+    click.echo(f"Slurm is here: {found.find('slurmctld')}")

@@ -1,0 +1,84 @@
+"""The daemons of a private cluster: their commands, their ports, and what they say when they fail."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+
+from hpc_dl.errors import UserError
+from hpc_dl.minicluster.config import Place
+from hpc_dl.minicluster.programs import Programs
+from hpc_dl.minicluster.supervisor import Daemon
+
+# Below the ports that the kernel gives to clients (32768 up) and below those that jobs use (20000 up).
+_PORTS = range(10_000, 20_000)
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports on which nobody listens, from a random place on, so that two clusters that start don't meet.
+
+    Raises:
+        UserError: There are not enough.
+    """
+    start = secrets.randbelow(len(_PORTS))
+    found: list[int] = []
+    for port in (*_PORTS[start:], *_PORTS[:start]):
+        if _is_free(port):
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise UserError(f"private cluster: no {count} free ports in {_PORTS.start}-{_PORTS.stop - 1}")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def daemons(place: Place, names: Iterable[str], programs: Programs) -> list[Daemon]:
+    """Return the daemons in the order in which they start: munged(8), slurmctld(8), a slurmd(8) for each node."""
+    # -c: nodes and jobs of the last time are gone, only the job numbers go on.
+    options = ["-D", "-c", "-f", str(place.root / "slurm.conf")]
+    stepd = programs.find("slurmstepd")
+    # slurmd looks for slurmstepd only where it was built to be.
+    node_options = [*options, "-d", stepd] if stepd else options
+    munged = [_munged(place.root / "munge", programs)] if place.auth == "munge" else []
+    controller = _daemon("slurmctld", [_find(programs, "slurmctld"), *options], port=place.controller_port)
+    slurmd = _find(programs, "slurmd")
+    nodes = [_daemon(f"slurmd-{name}", [slurmd, *node_options, "-N", name], essential=False) for name in names]
+    return [*munged, controller, *nodes]
+
+
+def _munged(folder: Path, programs: Programs) -> Daemon:
+    files = {"socket": "socket", "key-file": "key", "pid-file": "pid", "seed-file": "seed"}
+    options = [f"--{option}={folder / file}" for option, file in files.items()]
+    # --force: munged wants its folders to belong to the system.
+    command = [_find(programs, "munged"), "--foreground", "--force", *options]
+    return _daemon("munged", command, socket=str(folder / "socket"))
+
+
+def _daemon(name: str, command: list[str], *, socket: str = "", port: int = 0, essential: bool = True) -> Daemon:
+    return Daemon(name=name, command=command, socket=socket, port=port, essential=essential)
+
+
+def _find(programs: Programs, name: str) -> str:
+    path = programs.find(name)
+    if path is None:
+        raise UserError(f"private cluster: {name} is not here any more")
+    return path
+
+
+def last_words(log: Path) -> str:
+    """Return the last error that the daemons have written to the folder `log`, the fatal ones first, or ''."""
+    lines = [line for file in sorted(log.glob("*")) for line in file.read_text(errors="replace").splitlines()]
+    for word in ("fatal: ", "error: ", "Error: "):
+        for line in reversed(lines):
+            if word in line:
+                return line.partition(word)[2]
+    return ""

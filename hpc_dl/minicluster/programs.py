@@ -1,0 +1,199 @@
+"""Where Slurm's programs are, and how to get them: as root by apt, as any user by unpacking Debian's packages."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpc_dl.errors import UserError
+
+PREFIX_VARIABLE = "HPC_DL_SLURM_PREFIX"
+PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
+COMMANDS = ("slurmctld", "slurmd", "srun", "sbatch", "squeue", "sinfo", "scontrol", "scancel")
+INSTALL = "hpc-dl cluster install"
+
+# An ordinary user's PATH lacks the folders of the daemons.
+_SYSTEM_FOLDERS = ("/usr/sbin", "/sbin", "/usr/local/sbin")
+_POLICY = Path("/usr/sbin/policy-rc.d")
+
+
+@dataclass(frozen=True)
+class Programs:
+    """Where Slurm is.
+
+    `prefix` is the top of a Slurm that stands apart: an unpacked copy, or another build. None means the system's.
+    """
+
+    prefix: Path | None = None
+
+    def environment(self, base: Mapping[str, str]) -> dict[str, str]:
+        """Return `base` with PATH, and for a Slurm that stands apart LD_LIBRARY_PATH, so that these are found."""
+        path = base.get("PATH", os.defpath).split(os.pathsep)
+        if self.prefix is None:
+            # Behind the user's own folders, in front of which nothing of the system must come.
+            return {**base, "PATH": os.pathsep.join(dict.fromkeys([*path, *_sibling_folders(path), *_SYSTEM_FOLDERS]))}
+        folders = [str(self.prefix / sub) for sub in ("bin", "sbin", "usr/bin", "usr/sbin")]
+        own = sorted({str(file.parent) for sub in ("lib", "usr/lib") for file in self.prefix.glob(f"{sub}/*/*.so*")})
+        libraries = [str(self.plugin_dir), *own] if self.plugin_dir else own
+        libraries += filter(None, base.get("LD_LIBRARY_PATH", "").split(os.pathsep))
+        return {
+            **base,
+            "PATH": os.pathsep.join(dict.fromkeys([*folders, *path])),
+            "LD_LIBRARY_PATH": os.pathsep.join(dict.fromkeys(libraries)),
+        }
+
+    def find(self, name: str) -> str | None:
+        """Return the path of a program, or None."""
+        path = self.environment(os.environ)["PATH"]
+        if self.prefix is not None:
+            path = os.pathsep.join(
+                folder for folder in path.split(os.pathsep) if Path(folder).is_relative_to(self.prefix)
+            )
+        return shutil.which(name, path=path)
+
+    def missing(self) -> tuple[str, ...]:
+        """Return the commands that are not there. munge's are not needed."""
+        return tuple(name for name in COMMANDS if not self.find(name))
+
+    @property
+    def plugin_dir(self) -> Path | None:
+        """Slurm's plugins, where Slurm does not find them by itself."""
+        if self.prefix is None:
+            return None
+        found = (
+            p.parent for sub in ("lib*", "usr/lib", "usr/lib/*") for p in self.prefix.glob(f"{sub}/slurm*/auth_none.so")
+        )
+        return next(found, None)
+
+
+def _sibling_folders(path: Sequence[str]) -> list[str]:
+    """Return the sbin folder beside the bin folder that Slurm's commands are in."""
+    sinfo = shutil.which("sinfo", path=os.pathsep.join(path))
+    return [str(Path(sinfo).parent.parent / "sbin")] if sinfo else []
+
+
+def default_prefix() -> Path:
+    """Return where the unpacked copy is or goes: ``$HPC_DL_SLURM_PREFIX`` or ``.cache/slurm`` in the current folder."""
+    return Path(os.environ.get(PREFIX_VARIABLE) or Path.cwd() / ".cache" / "slurm").absolute()
+
+
+def find_programs() -> Programs:
+    """Return where Slurm is: in ``$HPC_DL_SLURM_PREFIX`` if that is set, else in the system, else the unpacked copy.
+
+    Raises:
+        UserError: It is nowhere; the message says how to get it.
+    """
+    places = [Programs(default_prefix())]
+    if not os.environ.get(PREFIX_VARIABLE):
+        places.insert(0, Programs())
+    for programs in places:
+        missing = programs.missing()
+        if not missing:
+            return programs
+    where = f"{PREFIX_VARIABLE}={default_prefix()}" if len(places) == 1 else "PATH"
+    raise UserError(
+        f"Slurm's programs are not here: {', '.join(missing)} not found in {where}; "
+        f"get them with `{INSTALL}` (as root, the packages {' '.join(PACKAGES)}; else a copy in {default_prefix()})"
+    )
+
+
+def install(say: Callable[[str], None] = print) -> Programs:
+    """Get Slurm's programs: as root with apt, else as a copy unpacked from Debian's packages into `default_prefix()`.
+
+    A root user who sets ``$HPC_DL_SLURM_PREFIX`` gets the copy as well.
+
+    Raises:
+        UserError: This is no Debian or Ubuntu, or apt failed (its last words are shown), or the copy can't be written.
+    """
+    if not shutil.which("apt-get"):
+        raise UserError(
+            f"no apt-get here, so `{INSTALL}` can't help: ask your administrator for slurmctld, slurmd, Slurm's "
+            f"commands and munge, or set {PREFIX_VARIABLE} to the folder of a Slurm of your own"
+        )
+    if os.getuid() == 0 and not os.environ.get(PREFIX_VARIABLE):
+        _install_in_system(say)
+        programs = Programs()
+    else:
+        _unpack(default_prefix(), say)
+        programs = Programs(default_prefix())
+    if missing := programs.missing():
+        raise UserError(f"installed, but still not found: {', '.join(missing)}")
+    return programs
+
+
+def _install_in_system(say: Callable[[str], None]) -> None:
+    """Install the packages for everybody, without starting Slurm's or munge's system services."""
+    # Debian asks this file before it starts a service; 101 means no: deb-systemd-invoke(1p), invoke-rc.d(8).
+    ours = not _POLICY.exists()
+    if ours:
+        _POLICY.write_text("#!/bin/sh\nexit 101\n")
+        _POLICY.chmod(0o755)
+    try:
+        _apt(["apt-get", "update"], say)
+        _apt(["apt-get", "install", "-y", "--no-install-recommends", *PACKAGES], say)
+    finally:
+        if ours:
+            _POLICY.unlink()
+
+
+def _unpack(prefix: Path, say: Callable[[str], None]) -> None:
+    """Unpack Slurm's packages, and what they need that is not installed, into `prefix`. Needs no root."""
+    if prefix.exists():
+        raise UserError(
+            f"{prefix}: exists, but is no complete Slurm; remove it or set {PREFIX_VARIABLE} to another folder"
+        )
+    try:
+        prefix.parent.mkdir(parents=True, exist_ok=True)
+        work = tempfile.TemporaryDirectory(prefix=f".{prefix.name}-", dir=prefix.parent)
+    except OSError as error:
+        raise UserError(f"can't write to {prefix.parent}: {error.strerror}") from error
+    with work as name:
+        folder = Path(name)
+        options, names = _missing_packages(folder, say)
+        if not names:
+            raise UserError(f"all of {' '.join(PACKAGES)} are installed already: nothing to unpack into {prefix}")
+        (folder / "debs").mkdir()
+        # APT::Sandbox::User: root's apt would download as a user that can't write here.
+        _apt(["apt-get", *options, "-o", "APT::Sandbox::User=", "download", *names], say, cwd=folder / "debs")
+        for deb in sorted((folder / "debs").iterdir()):
+            _apt(["dpkg", "-x", str(deb), str(folder / "slurm")], say=None)
+        # Installed, Debian has these links by update-alternatives.
+        for program in (folder / "slurm/usr/sbin").glob("*-wlm"):
+            program.with_name(program.name.removesuffix("-wlm")).symlink_to(program.name)
+        (folder / "slurm").rename(prefix)
+
+
+def _missing_packages(folder: Path, say: Callable[[str], None]) -> tuple[list[str], list[str]]:
+    """Return options for apt-get and the packages to download."""
+    command = ["-s", "install", "--no-install-recommends", *PACKAGES]
+    options: list[str] = []
+    try:
+        plan = _apt(["apt-get", *command], say)
+    except UserError:
+        # A fresh container has no package lists, and only root can fetch the system's: fetch them into our folder.
+        (folder / "lists/partial").mkdir(parents=True)
+        (folder / "cache/archives/partial").mkdir(parents=True)
+        options = ["-o", f"Dir::State::lists={folder}/lists", "-o", f"Dir::Cache={folder}/cache"]
+        _apt(["apt-get", *options, "-o", "APT::Sandbox::User=", "update"], say)
+        plan = _apt(["apt-get", *options, *command], say)
+    # "Inst munge (0.5.15 …)" is new; "Inst libc6 [2.36-9] (2.36-10 …)" is an upgrade: the installed one serves.
+    return options, re.findall(r"^Inst (\S+) \(", plan, flags=re.MULTILINE)
+
+
+def _apt(command: Sequence[str], say: Callable[[str], None] | None, cwd: Path | None = None) -> str:
+    """Run a command of the package manager; return what it printed."""
+    if say:
+        say(" ".join(command))
+    env = {**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
+    done = subprocess.run(
+        command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    if done.returncode:
+        raise UserError(f"`{' '.join(command[:3])} …` failed: {' '.join(done.stdout.strip().splitlines()[-3:])}")
+    return done.stdout

@@ -1,0 +1,261 @@
+"""The process that starts the daemons of a private cluster, watches them, and leaves nothing behind.
+
+Run as a script with only the standard library, so that it starts fast and needs no import path. Its orders (`Orders`)
+come as JSON on stdin, "ready" goes to stdout when all daemons are up. It is two processes:
+
+    guard ── worker ── daemons ── job steps, tasks
+
+Slurm's job steps leave their parents on purpose. Both processes are child subreapers, see PR_SET_CHILD_SUBREAPER in
+prctl(2), so orphans come back to them; each ends all its descendants before it ends. If the worker is killed, its
+descendants fall to the guard; if the guard is killed, the kernel sends the worker SIGTERM (PR_SET_PDEATHSIG).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TypedDict
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+# Seconds: between SIGTERM and SIGKILL for a daemon and for what is left after them; until we give up.
+_DAEMON_GRACE = 3.0
+_LEFTOVER_GRACE = 0.3
+_GIVE_UP = 10.0
+_POLL = 0.005
+
+
+class Daemon(TypedDict):
+    """A daemon: its name, its command, what it makes when it is up (a socket's path or a port), if it is waited for.
+
+    When an `essential` one ends, the cluster ends; the others are nodes, whose loss Slurm has to bear.
+    """
+
+    name: str
+    command: list[str]
+    socket: str
+    port: int
+    essential: bool
+
+
+class Orders(TypedDict):
+    """What the supervisor is to do. It starts the daemons in this order and ends them in the opposite order.
+
+    `lock` is the file descriptor of the locked file that takes our process id; `tied` says whether we end with the
+    process that started us; daemon outputs go to `log` (a folder).
+    """
+
+    lock: int
+    tied: bool
+    log: str
+    timeout: float
+    daemons: list[Daemon]
+
+
+_prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+
+def _die_with_parent() -> None:
+    """Ask for SIGTERM when the parent dies; children and programs with other rights don't inherit it."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+def _prepare_daemon() -> None:
+    """Run in the new process before the daemon's program."""
+    _die_with_parent()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+
+def _descendants() -> list[int]:
+    """Return the processes below this one, parents before their children."""
+    children: dict[int, list[int]] = {}
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            try:
+                stat = Path(entry.path, "stat").read_text(errors="replace")
+            except OSError:
+                continue  # it has just ended
+            # The name, in parentheses, may hold anything; the state and the parent follow it.
+            children.setdefault(int(stat.rpartition(")")[2].split()[1]), []).append(int(entry.name))
+    found = list(children.get(os.getpid(), ()))
+    for pid in found:
+        found += children.get(pid, ())
+    return found
+
+
+def _reap() -> Iterable[tuple[int, int]]:
+    """Yield process id and exit code of each child that has ended."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        yield pid, os.waitstatus_to_exitcode(status)
+
+
+def _send(pids: Iterable[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _end_descendants() -> None:
+    """End all processes below this one: tasks get SIGTERM and a moment, then SIGKILL."""
+    start = time.monotonic()
+    terminated: set[int] = set()
+    while (left := _descendants()) and (waited := time.monotonic() - start) < _GIVE_UP:
+        if waited > _LEFTOVER_GRACE:
+            _send(left, signal.SIGKILL)
+        else:
+            _send(set(left) - terminated, signal.SIGTERM)
+            terminated.update(left)
+        time.sleep(_POLL)
+        for _ in _reap():
+            pass
+
+
+class _Worker:
+    """Starts, watches and ends the daemons."""
+
+    def __init__(self, orders: Orders) -> None:
+        self._orders = orders
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def run(self) -> int:
+        started = all(self._start(daemon) for daemon in self._orders["daemons"])
+        if started:
+            os.write(1, b"ready\n")
+            self._watch()
+        self._end()
+        return 0 if started else 1
+
+    def _start(self, daemon: Daemon) -> bool:
+        """Start a daemon; return whether it came up."""
+        with Path(self._orders["log"], f"{daemon['name']}.out").open("ab") as out:
+            process = self._running[daemon["name"]] = subprocess.Popen(
+                daemon["command"],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                preexec_fn=_prepare_daemon,  # safe: there is one thread
+            )
+        deadline = time.monotonic() + self._orders["timeout"]
+        while not _up(daemon):
+            if process.poll() is not None:
+                del self._running[daemon["name"]]
+                return False
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_POLL)
+        return True
+
+    def _watch(self) -> None:
+        """Wait for a signal to stop, or for the end of an essential daemon."""
+        essential = {daemon["name"] for daemon in self._orders["daemons"] if daemon["essential"]}
+        while essential <= self._running.keys():
+            if signal.sigwait(_SIGNALS) != signal.SIGCHLD:
+                return
+            self._note_ended()
+
+    def _note_ended(self) -> None:
+        for pid, code in _reap():
+            for name, process in list(self._running.items()):
+                if process.pid == pid:
+                    process.returncode = code
+                    del self._running[name]
+                    print(f"{name} has ended: exit code {code}", file=sys.stderr, flush=True)
+
+    def _end(self) -> None:
+        """End the nodes together, then the others one by one in the opposite order, then all that is left."""
+        order = list(reversed(self._orders["daemons"]))
+        self._terminate([daemon["name"] for daemon in order if not daemon["essential"]])
+        for daemon in order:
+            self._terminate([daemon["name"]])
+        _end_descendants()
+
+    def _terminate(self, names: Iterable[str]) -> None:
+        pids = {name: self._running[name].pid for name in names if name in self._running}
+        start = time.monotonic()
+        _send(pids.values(), signal.SIGTERM)
+        while pids.keys() & self._running.keys() and (waited := time.monotonic() - start) < _GIVE_UP:
+            if waited > _DAEMON_GRACE:
+                _send((pids[name] for name in pids.keys() & self._running.keys()), signal.SIGKILL)
+            time.sleep(_POLL)
+            self._note_ended()
+
+
+def _up(daemon: Daemon) -> bool:
+    """Return whether a daemon answers: a slurmd that finds no slurmctld loses a second, and both need munged."""
+    try:
+        if daemon["socket"]:
+            return Path(daemon["socket"]).is_socket()
+        if daemon["port"]:
+            socket.create_connection(("127.0.0.1", daemon["port"]), timeout=1).close()
+        return True
+    except OSError:
+        return False
+
+
+def _guard(worker: int) -> int:
+    """Wait for the worker's end, passing on a signal to stop; then end what it has left. Return its exit code."""
+    code: int | None = None
+    while code is None:
+        if signal.sigwait(_SIGNALS) != signal.SIGCHLD:
+            _send([worker], signal.SIGTERM)
+        code = dict(_reap()).get(worker)
+    _end_descendants()
+    return code
+
+
+def _silence() -> None:
+    """Let go of the pipe to the process that started us."""
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    os.close(null)
+
+
+def main() -> int:
+    """Run the cluster until its end; return 0 if it had come up."""
+    orders: Orders = json.load(sys.stdin)
+    parent = os.getppid()
+    if orders["tied"]:
+        _die_with_parent()
+    # The lock must end with us and our worker, not with the daemons: they don't inherit the file.
+    os.set_inheritable(orders["lock"], False)
+    os.pwrite(orders["lock"], str(os.getpid()).encode(), 0)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    guard = os.getpid()
+    worker = os.fork()
+    if worker == 0:
+        return _protected(guard, _Worker(orders).run)
+    _silence()
+    if orders["tied"] and os.getppid() != parent:
+        _send([worker], signal.SIGTERM)  # it died before we asked for the signal
+    return _guard(worker)
+
+
+def _protected(guard: int, run: Callable[[], int]) -> int:
+    """Run the worker's part as child of the guard."""
+    _die_with_parent()
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # a child does not inherit it
+    if os.getppid() != guard:
+        return 1  # it died before we asked for the signal
+    return run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

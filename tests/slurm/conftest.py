@@ -1,0 +1,45 @@
+"""A real Slurm for the tests here."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hpc_dl.errors import UserError
+from hpc_dl.minicluster import MiniCluster
+from hpc_dl.minicluster.programs import find_programs
+
+
+@pytest.fixture(scope="session")
+def slurm() -> None:
+    """Slurm's programs are here; else the tests are skipped, or fail in continuous integration."""
+    try:
+        find_programs()
+    except UserError as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def short_root() -> Iterator[Path]:
+    """A folder whose path is short enough for unix sockets, as pytest's own is not."""
+    root = Path(tempfile.mkdtemp(prefix="hd", dir="/tmp"))
+    yield root
+    shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def cluster(slurm: None) -> Iterator[MiniCluster]:
+    """A running cluster: 2 nodes with 16 CPUs and 4 GPUs each."""
+    root = Path(tempfile.mkdtemp(prefix="hd", dir="/tmp"))
+    try:
+        with MiniCluster(root) as running:
+            yield running
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
