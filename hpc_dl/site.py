@@ -42,7 +42,7 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     partition: Annotated[str, Meta(description="default partition")] = ""
     slurm: Annotated[dict[str, Scalar], Meta(description="further sbatch options")] = {}
-    srun: Annotated[tuple[str, ...], Meta(description="further options of srun")] = ()
+    srun: Annotated[tuple[str, ...], Meta(description="further options of srun")] = ("--cpu-bind=none",)
     grace: Annotated[int, Meta(ge=1, le=3600, description="seconds between SIGTERM and SIGKILL")] = 20
 
     module_init: Annotated[str, Meta(description="the file that defines the module command, where batch lacks it")] = ""

@@ -49,9 +49,10 @@ def describe(state: SlurmState, now: Totals, steps: int) -> str:
     if state.state == "PENDING":
         return f"PENDING {f'({state.reason})' if state.reason else ''}".strip()
     parts = [state.state]
-    if now.evaluating:
+    running = state.state == "RUNNING"
+    if running and now.evaluating:
         parts.append("evaluating")
-    elif not now.workers and state.state == "RUNNING":
+    elif running and not now.workers:
         parts.append("starting")
     if now.workers:
         parts.append(f"step {now.step}/{steps}")
@@ -62,7 +63,7 @@ def describe(state: SlurmState, now: Totals, steps: int) -> str:
         if now.accuracy is not None:
             parts.append(f"accuracy {now.accuracy:.3f}")
         left = now.seconds_left(steps)
-        if left is not None and not now.evaluating:
+        if left is not None and running and not now.evaluating:
             parts.append(f"{duration(left)} left")
     return "  ".join(parts)
 

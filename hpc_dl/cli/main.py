@@ -60,10 +60,14 @@ def main(args: list[str] | None = None) -> None:
     except JobError as error:
         click.echo(f"hpc-dl: {error}", err=True)
         sys.exit(1)
-    except (KeyboardInterrupt, click.Abort):
-        sys.exit(130)
     except BrokenPipeError:
         # The reader has gone, as `head` does; Python would complain once more at its exit.
         sys.stderr.close()
         sys.exit(141)
+    except OSError as error:
+        # A folder that can't be written, a disk that is full: the place and the reason say it all.
+        click.echo(f"hpc-dl: error: {error.filename or 'system'}: {error.strerror or error}", err=True)
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        sys.exit(130)
     sys.exit(result if isinstance(result, int) else 0)

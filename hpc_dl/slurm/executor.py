@@ -43,6 +43,7 @@ class ScriptExecutor(submitit.SlurmExecutor):
         Raises:
             UserError: sbatch refused it; the message is sbatch's own.
         """
+        self.folder.mkdir(parents=True)
         with _outside_any_job():
             try:
                 return str(self._submit_command("").job_id)

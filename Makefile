@@ -1,0 +1,96 @@
+# make help lists the targets. Variables on the command line become settings of the job: make submit NODES=4 MODE=async
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# TensorFlow for GPUs where this machine or its Slurm has some, else the smaller one for CPUs. What was set up stays;
+# `make setup KIND=gpu` changes it.
+KIND ?= $(or $(patsubst $(VENV)/.ready-%,%,$(firstword $(wildcard $(VENV)/.ready-*))),$(shell \
+  if ls /dev/nvidia[0-9]* >/dev/null 2>&1 || timeout 10 sinfo --noheader --format=%G 2>/dev/null | grep -q gpu; \
+  then echo gpu; else echo cpu; fi))
+LOCK := env/locks/$(KIND).txt
+READY := $(VENV)/.ready-$(KIND)
+
+# Every job key may be set as a make variable in capitals. Values reach hpc-dl through the environment, as they are:
+# no shell and no second expansion by make touches them ($(value) instead of $(...)).
+SETTINGS := NAME MODE NODES GPUS WORKERS PS CORES PS_CORES TIME PARTITION SLURM ENV SCRIPT ARGS CLASSIC_FLAGS CHIEF \
+  MODEL DATA STEPS BATCH LEARNING_RATE LR_BOUNDARIES MOMENTUM WEIGHT_DECAY SEED CHECKPOINT_EVERY LOG_EVERY WORKDIR \
+  SITE JOB DETACH DRY_RUN NODELIST RUNS PROCESS FOLLOW
+define pass
+ifeq ($(origin $(1)),command line)
+HPC_DL_$(1) := $$(value $(1))
+export HPC_DL_$(1)
+unexport $(1)
+endif
+endef
+$(foreach name,$(SETTINGS),$(eval $(call pass,$(name))))
+export HPC_DL_MAKE := 1
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+.PHONY: setup
+setup: $(READY) ## make the environment .venv from the lock file; every other target does it when needed
+
+$(READY): $(LOCK) pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' || { \
+	  echo "make: $(PYTHON) is $$($(PYTHON) -V 2>&1); TensorFlow 2.18 needs Python 3.10 to 3.12: make PYTHON=python3.11 …" >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
+	  echo "make: $(PYTHON) has no ensurepip; on Debian: apt-get install python3-venv" >&2; exit 2; }
+	@echo "Setting up $(VENV) from $(LOCK), once; this takes a minute or two"
+	$(PYTHON) -m venv --clear $(VENV)
+# The lock is complete (--no-deps), and pip takes no file whose hash is not in it.
+	$(BIN)/pip --disable-pip-version-check install --quiet --no-deps --require-hashes -r $(LOCK)
+	$(BIN)/pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: submit render plan status watch logs cancel list
+submit: $(READY) ## submit a job and follow it: make submit NODES=4 MODE=async [JOB=train SITE=… GPUS=… SCRIPT=… DETACH=1 DRY_RUN=1]
+	@$(BIN)/hpc-dl submit
+render: $(READY) ## print every file that the job would have: make render NODES=2 SITE=minotauro NODELIST='nvb[19-20]'
+	@$(BIN)/hpc-dl render
+plan: $(READY) ## print the table node x process alone
+	@$(BIN)/hpc-dl render --table
+status: $(READY) ## where a job is: make status [JOB=12]
+	@$(BIN)/hpc-dl status
+watch: $(READY) ## follow a job: make watch [JOB=12]
+	@$(BIN)/hpc-dl watch
+logs: $(READY) ## print a job's logs: make logs [JOB=12 PROCESS=worker:0 FOLLOW=1]
+	@$(BIN)/hpc-dl logs
+cancel: $(READY) ## end a job: make cancel [JOB=12]
+	@$(BIN)/hpc-dl cancel
+list: $(READY) ## list the jobs of this folder
+	@$(BIN)/hpc-dl list
+
+.PHONY: cluster cluster-stop
+cluster: $(READY) ## start a private Slurm of several nodes on this machine: make cluster [NODES=2 GPUS=4]
+	@$(BIN)/hpc-dl cluster start
+cluster-stop: $(READY) ## end the private Slurm
+	@$(BIN)/hpc-dl cluster stop
+
+.PHONY: test lint bench
+test: $(READY) ## run all tests; gets Slurm's programs first
+	@$(BIN)/hpc-dl cluster install
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+lint: $(READY) ## ruff, strict types, shellcheck over the rendered scripts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/unit/test_golden.py -k shellcheck
+bench: $(READY) ## measure what benchmarks/ measures
+	$(BIN)/python -m benchmarks
+
+.PHONY: lock wheel clean
+lock: ## renew the lock files (needs uv)
+	uv pip compile --quiet pyproject.toml --universal --python-version 3.10 --generate-hashes --no-header --extra dev \
+	  --extra cpu --overrides env/locks/cpu.overrides --output-file env/locks/cpu.txt
+	uv pip compile --quiet pyproject.toml --universal --python-version 3.10 --generate-hashes --no-header --extra dev \
+	  --extra gpu --output-file env/locks/gpu.txt
+wheel: $(READY) ## build dist/*.whl
+	$(BIN)/python -m hatchling build -t wheel
+clean: ## remove the environment and caches; run folders and data stay
+	rm -rf $(VENV) .cache dist build .mypy_cache .pytest_cache .ruff_cache
