@@ -36,7 +36,7 @@ help: ## list the targets
 .PHONY: setup
 setup: $(READY) ## make the environment .venv from the lock file; every other target does it when needed
 
-$(READY): $(LOCK) pyproject.toml
+$(READY): $(LOCK)
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' || { \
 	  echo "make: $(PYTHON) is $$($(PYTHON) -V 2>&1); TensorFlow 2.18 needs Python 3.10 to 3.12: make PYTHON=python3.11 …" >&2; exit 2; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \

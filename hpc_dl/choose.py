@@ -12,6 +12,7 @@ from hpc_dl.config import read_toml
 from hpc_dl.errors import UserError
 from hpc_dl.minicluster import running
 from hpc_dl.site import Site, load_site, site_file, site_files, site_folders
+from hpc_dl.slurm.cluster import cluster_name, describe
 
 
 def choose_site(name: str = "") -> tuple[Site, Path]:
@@ -29,8 +30,6 @@ def choose_site(name: str = "") -> tuple[Site, Path]:
     if "SLURM_CONF" not in os.environ and running():
         return _load(site_file("minicluster"))
     if shutil.which("sbatch") and _configured():
-        from hpc_dl.slurm.cluster import cluster_name, describe
-
         if cluster := cluster_name():
             for path in site_files().values():
                 if read_toml(path).values.get("cluster") == cluster:
@@ -47,6 +46,9 @@ def _load(path: Path) -> tuple[Site, Path]:
         from hpc_dl.minicluster import MiniCluster
 
         os.environ.update(MiniCluster().env())
+        # `make cluster NODES=… GPUS=…` made it as large as it is.
+        now = describe(site.name)
+        site = msgspec.structs.replace(site, nodes=now.nodes, cores=now.cores, gpus=now.gpus)
     if site.scheduler == "local":
         from hpc_dl.launch.facts import local_gpus
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 
@@ -11,9 +13,9 @@ def cluster() -> None:
 
 
 @cluster.command()
-@click.option("--nodes", default=2, show_default=True, metavar="N", help="Nodes, named mini1, mini2 and so on.")
-@click.option("--gpus", default=4, show_default=True, metavar="G", help="GPUs of a node; they need not exist.")
-@click.option("--cpus", default=16, show_default=True, metavar="C", help="CPUs of a node; they need not exist.")
+@click.option("--nodes", envvar="HPC_DL_NODES", default=2, show_default=True, metavar="N", help="Nodes, named mini1, mini2 and so on.")
+@click.option("--gpus", envvar="HPC_DL_GPUS", default=4, show_default=True, metavar="G", help="GPUs of a node; they need not exist.")
+@click.option("--cpus", envvar="HPC_DL_CORES", default=16, show_default=True, metavar="C", help="CPUs of a node; they need not exist.")
 def start(nodes: int, gpus: int, cpus: int) -> None:
     """Start the cluster; it runs until `stop`."""
     from hpc_dl.minicluster import ClusterConfig, MiniCluster, NodeGroup
@@ -24,7 +26,7 @@ def start(nodes: int, gpus: int, cpus: int) -> None:
     else:
         mini.start(detach=True)
         click.echo(f"Slurm is up in {mini.root}: {nodes} nodes, each with {cpus} CPUs and {gpus} GPUs")
-    click.echo('To use it in this shell: eval "$(hpc-dl cluster env)"')
+    click.echo(f'`make submit` uses it from now on; in this shell: eval "$({sys.argv[0]} cluster env)"')
 
 
 @cluster.command()
