@@ -86,7 +86,7 @@ def run_bare(options: argparse.Namespace) -> float:
     for _ in range(options.steps - warm_up):
         loss = step(batches)
     float(loss)  # wait for the last step
-    return (options.steps - warm_up) / (time.perf_counter() - begin)
+    return float((options.steps - warm_up) / (time.perf_counter() - begin))
 
 
 def main() -> None:

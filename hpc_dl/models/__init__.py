@@ -1,0 +1,75 @@
+"""The networks by name. Importing this module does not import TensorFlow: names are checked on login nodes."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from hpc_dl.errors import UserError, allowed, near_match
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network: what it is, and which function builds it."""
+
+    description: str
+    builder: str  # "module:function", imported when the network is built
+    settings: dict[str, int] = field(default_factory=dict)
+
+
+MODELS: dict[str, Model] = {
+    "small": Model("three convolutions with batch norm, for tests", "hpc_dl.models.small:small"),
+    "resnet8": Model("CIFAR ResNet, basic blocks, n = 1", "hpc_dl.models.resnet:basic", {"n": 1}),
+    "resnet20": Model("CIFAR ResNet, basic blocks, n = 3", "hpc_dl.models.resnet:basic", {"n": 3}),
+    "resnet56": Model("CIFAR ResNet, basic blocks, n = 9", "hpc_dl.models.resnet:basic", {"n": 9}),
+    "resnet83": Model("CIFAR ResNet, bottleneck blocks, n = 9", "hpc_dl.models.resnet:bottleneck", {"n": 9}),
+}
+
+_OWN = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+def check(name: str) -> str:
+    """Return `name` if it is a known network or looks like ``package.module:function``.
+
+    Raises:
+        UserError: it is neither; the message lists the known names and the nearest one.
+    """
+    if name not in MODELS and not _OWN.fullmatch(name):
+        raise UserError(
+            f"unknown model {name!r}{near_match(name, MODELS)}: "
+            f"allowed are {allowed(MODELS)} or your own as 'package.module:function'"
+        )
+    return name
+
+
+def build(name: str, input_shape: tuple[int, int, int], classes: int) -> Any:
+    """Build a network in the current TensorFlow graph (or eagerly, if there is none).
+
+    Args:
+        name: a key of `MODELS` or the user's own ``package.module:function``; the function takes
+            (input_shape, classes) and returns a Keras model, not compiled, whose output is logits.
+        input_shape: height, width, channels.
+        classes: number of classes, the last dimension of the output.
+
+    Returns:
+        A Keras model from float32 images [batch, height, width, channels] to float32 logits [batch, classes].
+
+    Raises:
+        UserError: the user's function can't be imported, or what it returned is no such model.
+    """
+    known = MODELS.get(check(name), Model("the user's own", name))
+    module, function = known.builder.split(":")
+    try:
+        builder = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"model {name!r} can't be imported: {error}") from error
+    if not callable(builder):
+        raise UserError(f"model {name!r} is a {type(builder).__name__}, not a function (input_shape, classes) -> model")
+    model = builder(input_shape, classes, **known.settings)
+    shape = tuple(getattr(model, "output_shape", None) or ())
+    if shape != (None, classes):
+        found = f"output of shape {shape}" if shape else f"a {type(model).__name__}"
+        raise UserError(f"model {name!r} returned {found}; it must be a Keras model with output (None, {classes})")
+    return model

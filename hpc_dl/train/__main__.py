@@ -1,0 +1,54 @@
+"""``python -m hpc_dl.train``: one process of a training run."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from hpc_dl.errors import JobError, UserError
+from hpc_dl.train import MODES
+from hpc_dl.train.cluster import from_tf_config
+from hpc_dl.train.metrics import Metrics
+from hpc_dl.train.options import parse
+from hpc_dl.train.stop import Stop
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run this process's part and return its exit code."""
+    stop = Stop()
+    try:
+        options = parse(arguments)
+        cluster = from_tf_config(os.environ.get("TF_CONFIG"))
+        stop.listen()
+        metrics = Metrics(options.run_dir, cluster.task, options.steps, options.batch)
+        # Before TensorFlow is imported, which reads it then: no log lines that only its authors can use.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+        logging.getLogger("tensorflow").setLevel(logging.ERROR)
+        mode = importlib.import_module(MODES[options.mode])
+        metrics.event("imported")
+        return int(mode.run(options, cluster, metrics, stop))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 2
+    except JobError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 1
+    except KeyboardInterrupt:
+        print("ended by SIGINT", file=sys.stderr, flush=True)
+        return 130
+
+
+if __name__ == "__main__":
+    try:
+        code = main(sys.argv[1:])
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # TensorFlow's server can't be ended, and its threads can hang the interpreter's own end.
+    os._exit(code)

@@ -1,0 +1,135 @@
+"""The graphs of training and evaluation. Names of variables are the same in every mode (see checkpoint.py)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+from hpc_dl import models
+from hpc_dl.data import describe
+from hpc_dl.data.pipeline import test_batches, train_batches
+from hpc_dl.errors import UserError
+from hpc_dl.train.options import Options
+
+tf1 = tf.compat.v1
+
+Device = str | Callable[[Any], str] | None
+
+
+@dataclass(frozen=True)
+class TrainGraph:
+    """One worker's part; `outputs` runs a step: global step after it, loss and accuracy of its batch."""
+
+    outputs: tuple[Any, Any, Any]
+    global_step: Any
+    start_input: Any
+    parameters: int
+
+
+def training(options: Options, workers: int = 1, index: int = 0, device: Device = None) -> TrainGraph:
+    """Build the training graph of one worker in the current graph.
+
+    Args:
+        options: model, data, optimizer.
+        workers: how many share the data.
+        index: which of them this is.
+        device: where operations go: a device name or function, as `tf.compat.v1.device` takes it.
+    """
+    tf1.set_random_seed(options.seed)
+    random.seed(options.seed)  # Keras draws the seeds of initialisers from here
+    dataset = describe(options.data)
+    with tf1.device(device):
+        with tf1.device("/cpu:0"):
+            batches = train_batches(options.data, options.data_dir, options.batch, options.seed, workers, index)
+            iterator = tf1.data.make_initializable_iterator(batches)
+            images, labels = iterator.get_next()
+        global_step = tf1.train.get_or_create_global_step()
+        model = models.build(options.model, dataset.shape, dataset.classes)
+        logits, updates = apply(model, images)
+        loss = tf.reduce_mean(cross_entropy(logits, labels))
+        accuracy = tf.reduce_mean(tf.cast(correct(logits, labels), tf.float32))
+        with tf1.device(global_step.device):  # on the ps, where they are used: two messages fewer per step
+            settings = rate(options, global_step), tf.constant(options.momentum)
+        optimizer = tf1.train.MomentumOptimizer(*settings, use_nesterov=True)
+        gradients = optimizer.compute_gradients(loss, model.trainable_variables)
+        trained = optimizer.apply_gradients(decayed(gradients, options.weight_decay))
+        with tf.control_dependencies([trained, *updates]):
+            counted = tf1.assign_add(global_step, 1)
+        with tf.control_dependencies([counted]):
+            step = tf.identity(counted)
+    return TrainGraph((step, loss, accuracy), global_step, iterator.initializer, count(model))
+
+
+@dataclass(frozen=True)
+class TestGraph:
+    """Evaluation; `outputs` takes the next batch: sum of losses, number of right ones, number of images."""
+
+    outputs: tuple[Any, Any, Any]
+    start_input: Any
+
+
+def testing(options: Options) -> TestGraph:
+    """Build the evaluation graph in the current graph: the network as it is in use, each test image once."""
+    dataset = describe(options.data)
+    with tf1.device("/cpu:0"):
+        iterator = tf1.data.make_initializable_iterator(test_batches(options.data, options.data_dir, options.batch))
+        images, labels = iterator.get_next()
+    tf1.train.get_or_create_global_step()
+    logits = models.build(options.model, dataset.shape, dataset.classes)(images, training=False)
+    losses = tf.reduce_sum(cross_entropy(logits, labels))
+    right = tf.math.count_nonzero(correct(logits, labels))
+    return TestGraph((losses, right, tf.size(labels)), iterator.initializer)
+
+
+def apply(model: Any, images: Any) -> tuple[Any, list[Any]]:
+    """Return the model's logits in training, and the operations that update its batch norm averages.
+
+    Raises:
+        UserError: the model has regularisers of its own, which would be left out without a word.
+    """
+    if model.losses:
+        raise UserError(f"model {model.name!r} has regularisers of its own: leave them out and use --weight-decay")
+    # A functional model was called once already, on its placeholders: those updates are not ours.
+    before = {id(update) for update in model.updates}
+    logits = model(images, training=True)
+    return logits, [update for update in model.updates if id(update) not in before]
+
+
+def cross_entropy(logits: Any, labels: Any) -> Any:
+    """Return the loss of each image [batch]."""
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+
+
+def correct(logits: Any, labels: Any) -> Any:
+    """Return whether each image [batch] is classified right."""
+    return tf.equal(tf.argmax(logits, axis=-1, output_type=labels.dtype), labels)
+
+
+def rate(options: Options, global_step: Any) -> Any:
+    """Return the learning rate: divided by 10 at each boundary."""
+    if not options.lr_boundaries:
+        return tf.constant(options.learning_rate)
+    values = [options.learning_rate / 10**n for n in range(len(options.lr_boundaries) + 1)]
+    passed = global_step >= tf.constant(options.lr_boundaries, tf.int64)
+    return tf.gather(values, tf.math.count_nonzero(passed))
+
+
+def decayed(gradients: list[tuple[Any, Any]], weight_decay: float) -> list[tuple[Any, Any]]:
+    """Add the gradient of L2 weight decay on kernels, where each variable lies: on the ps it costs no traffic."""
+    return [(_decay(gradient, variable, weight_decay), variable) for gradient, variable in gradients]
+
+
+def _decay(gradient: Any, variable: Any, weight_decay: float) -> Any:
+    if not weight_decay or "kernel" not in variable.name.rpartition("/")[2]:
+        return gradient
+    with tf1.device(variable.device):
+        return gradient + weight_decay * variable.read_value()
+
+
+def count(model: Any) -> int:
+    """Return the number of trained parameters."""
+    return sum(int(variable.shape.num_elements()) for variable in model.trainable_variables)

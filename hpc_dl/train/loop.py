@@ -1,0 +1,76 @@
+"""The loop: the same for every mode, which brings the function that makes a step."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hpc_dl.errors import JobError
+from hpc_dl.train.metrics import Metrics
+from hpc_dl.train.options import Options
+from hpc_dl.train.stop import Stop
+
+StepFunction = Callable[[], tuple[int, float, float]]
+"""Makes a step and returns the global step after it, and loss and accuracy of its batch."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where the loop ended: the last step's outputs, and how long this process has been in it."""
+
+    start_step: int
+    step: int
+    local_steps: int
+    loss: float
+    accuracy: float
+    seconds: float
+
+
+def train(
+    step_function: StepFunction,
+    start_step: int,
+    options: Options,
+    metrics: Metrics,
+    stop: Stop,
+    save: Callable[[int], object] | None = None,
+) -> Progress:
+    """Make steps until the global step reaches `options.steps`, or until SIGTERM.
+
+    Args:
+        step_function: makes one step.
+        start_step: the global step now.
+        options: steps, checkpoint_every, log_every.
+        metrics: gets a line after the first step, after every `log_every` steps of this process, and at the end.
+        stop: ends the loop early.
+        save: writes a checkpoint of the given global step; None in processes that don't.
+
+    Raises:
+        JobError: the loss is not finite any more.
+    """
+    begin = time.monotonic()
+    step, local_steps, logged, loss, accuracy = start_step, 0, 0, float("nan"), float("nan")
+    next_save = _next(start_step, options.checkpoint_every)
+    metrics.start()
+    while step < options.steps and not stop.requested:
+        step, loss, accuracy = step_function()
+        local_steps += 1
+        if local_steps == 1 or local_steps % options.log_every == 0:
+            if local_steps == 1:
+                metrics.event("first_step")
+            if not math.isfinite(loss):
+                raise JobError(f"the loss is {loss} at step {step}: try a lower --learning-rate")
+            metrics.line(int(step), local_steps, float(loss), float(accuracy))
+            logged = local_steps
+        if save and step >= next_save:
+            save(int(step))
+            next_save = _next(int(step), options.checkpoint_every)
+    if logged < local_steps:
+        metrics.line(int(step), local_steps, float(loss), float(accuracy))
+    return Progress(start_step, int(step), local_steps, float(loss), float(accuracy), time.monotonic() - begin)
+
+
+def _next(step: int, every: int) -> int:
+    """Return the first multiple of `every` above `step`."""
+    return (step // every + 1) * every

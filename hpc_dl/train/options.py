@@ -1,0 +1,136 @@
+"""The options of the training program, checked before TensorFlow is imported."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hpc_dl import models
+from hpc_dl.data import DATASETS, describe
+from hpc_dl.errors import UserError, allowed, near_match
+from hpc_dl.train import MODES
+
+_DESCRIPTION = """Run one process of a training run. Which one it is, and who the others are, says TF_CONFIG; without it
+this process is the only one. TF_NUM_INTRAOP_THREADS and TF_NUM_INTEROP_THREADS limit its threads."""
+
+# Where it is not given. Gradients that are late by several steps need a lower one, the more so with momentum.
+_LEARNING_RATE = {"single": 0.1, "async": 0.01}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What one training run does; the same for all its processes."""
+
+    run_dir: Path
+    steps: int
+    mode: str = "single"
+    model: str = "small"
+    data: str = "digits"
+    data_dir: Path = Path("data")
+    batch: int = 128
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    lr_boundaries: tuple[int, ...] = (32_000, 48_000)
+    seed: int = 0
+    checkpoint_every: int = 1_000
+    log_every: int = 100
+    start_timeout: float = 600.0
+
+    def __post_init__(self) -> None:
+        """Check all values.
+
+        Raises:
+            UserError: the first wrong value, with what is allowed.
+        """
+        if self.mode not in MODES:
+            raise UserError(f"--mode: unknown mode {self.mode!r}{near_match(self.mode, MODES)}: {allowed(MODES)}")
+        models.check(self.model)
+        describe(self.data)
+        for name in ("steps", "batch", "checkpoint_every", "log_every"):
+            _require(name, getattr(self, name) >= 1, getattr(self, name), "an integer from 1 up")
+        _require("seed", 0 <= self.seed < 2**31, self.seed, "an integer from 0 to 2147483647")
+        for name in ("learning_rate", "start_timeout"):
+            _require(name, getattr(self, name) > 0, getattr(self, name), "a number above 0")
+        _require("momentum", 0 <= self.momentum < 1, self.momentum, "a number from 0 up, below 1")
+        _require("weight_decay", self.weight_decay >= 0, self.weight_decay, "a number from 0 up")
+        rising = all(a < b for a, b in zip((0, *self.lr_boundaries), self.lr_boundaries, strict=False))
+        _require("lr_boundaries", rising, self.lr_boundaries, "rising global steps such as 32000,48000, or ''")
+
+
+def _require(name: str, right: bool, value: object, text: str) -> None:
+    if not right:
+        raise UserError(f"--{name.replace('_', '-')}: {value!r} is not allowed; it must be {text}")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        if message.startswith("unrecognized arguments: "):
+            word = message.split()[2].partition("=")[0]
+            message = f"unknown option {word}{near_match(word, self._option_string_actions)}; --help lists all"
+        raise UserError(message)
+
+
+def _steps(text: str) -> tuple[int, ...]:
+    return tuple(int(word) for word in text.split(",") if word.strip())
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
+# What argparse calls them in "invalid ... value".
+_steps.__name__ = "list of steps"
+_number.__name__ = "number"
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line's grammar."""
+    commands = _Parser(prog="python -m hpc_dl.train", description=_DESCRIPTION, allow_abbrev=False)
+    defaults = Options(Path(), 1)
+
+    def option(name: str, text: str, **kwargs: Any) -> None:
+        default = getattr(defaults, name)
+        shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+        commands.add_argument(
+            f"--{name.replace('_', '-')}", default=default, help=f"{text} (default: {shown})", **kwargs
+        )
+
+    commands.add_argument(
+        "--run-dir", type=Path, required=True, help="folder of this run: metrics, checkpoints, result"
+    )
+    commands.add_argument("--steps", type=int, required=True, help="global steps, of all workers together")
+    option("mode", f"how gradients are combined: {', '.join(MODES)}", metavar="MODE")
+    option("model", f"{', '.join(models.MODELS)}, or your own: package.module:function")
+    option("data", ", ".join(DATASETS))
+    option("data_dir", "where the data sets lie", type=Path)
+    option("batch", "images per step and worker", type=int)
+    rates = ", ".join(f"{mode} {value}" for mode, value in _LEARNING_RATE.items())
+    commands.add_argument("--learning-rate", type=_number, help=f"before the first boundary (default: {rates})")
+    option("momentum", "of Nesterov's method", type=_number)
+    option("weight_decay", "L2, on the kernels of convolutions and dense layers", type=_number)
+    option("lr_boundaries", "global steps at which the learning rate is divided by 10", type=_steps)
+    option("seed", "of initial values, order and augmentation", type=int)
+    option("checkpoint_every", "global steps between checkpoints", type=int)
+    option("log_every", "steps of a process between its lines of metrics", type=int)
+    option("start_timeout", "seconds in which all processes must have found each other", type=_number)
+    return commands
+
+
+def parse(arguments: Sequence[str]) -> Options:
+    """Read the command line.
+
+    Raises:
+        UserError: an unknown option or a wrong value; one line that says what is allowed.
+    """
+    values = vars(parser().parse_args(arguments))
+    if values["learning_rate"] is None:
+        values["learning_rate"] = _LEARNING_RATE.get(values["mode"], Options.learning_rate)
+    return Options(**values)

@@ -1,0 +1,51 @@
+"""A parameter server: holds variables, and ends when the training ends."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import tensorflow as tf
+
+from hpc_dl.errors import JobError
+from hpc_dl.train import session
+from hpc_dl.train.cluster import Cluster
+from hpc_dl.train.metrics import Metrics
+from hpc_dl.train.peers import GONE, PERIOD, reachable
+from hpc_dl.train.rendezvous import POLL, done_queue
+from hpc_dl.train.stop import EXIT_CODE, Stop
+
+tf1 = tf.compat.v1
+
+_GRACE = 8.0  # seconds after SIGTERM in which the chief may still save what lies here
+
+
+def serve(server: Any, cluster: Cluster, metrics: Metrics, stop: Stop, start_timeout: float) -> int:
+    """Serve until the chief says that training is done, and return the exit code.
+
+    Raises:
+        JobError: all workers are gone and none has said that.
+    """
+    stop.grace = _GRACE
+    with tf.Graph().as_default():
+        waiting = done_queue(cluster.task_index).size()
+        filters = (f"/job:ps/task:{cluster.task_index}",)
+        local = session.start(server.target, gpus=False, device_filters=filters)
+        next_look, seen, limit = time.monotonic() + PERIOD, time.monotonic(), start_timeout
+        while not local.run(waiting):
+            time.sleep(POLL)
+            if time.monotonic() < next_look:
+                continue
+            if any(reachable(address) for address in cluster.workers):
+                seen, limit = time.monotonic(), GONE
+            elif stop.requested:
+                break
+            elif time.monotonic() - seen > limit:
+                raise JobError(f"ps {cluster.task_index}: no worker answers, and training was not finished")
+            next_look = time.monotonic() + PERIOD
+    metrics.event("done")
+    if stop.requested:
+        print("ended by SIGTERM", file=sys.stderr, flush=True)
+        return EXIT_CODE
+    return 0

@@ -1,0 +1,52 @@
+"""Is the other process still there? Asked over TCP, since TensorFlow may wait for ever for a lost one."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+import time
+
+PERIOD = 1.0  # seconds between two looks
+GONE = 12.0  # seconds without an answer after which a peer counts as gone
+
+
+def reachable(address: str) -> bool:
+    """Say whether something listens at ``host:port``."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=PERIOD).close()
+    except OSError:
+        return False
+    return True
+
+
+class Watch:
+    """Ends this process, with a clear last line, when a peer is gone; for peers without which it can't go on."""
+
+    def __init__(self, peers: dict[str, str], start_timeout: float) -> None:
+        """Watch from now on.
+
+        Args:
+            peers: address by name.
+            start_timeout: seconds in which each must have answered once.
+        """
+        self._peers = peers
+        self._limit = dict.fromkeys(peers, start_timeout)
+        self._seen = dict.fromkeys(peers, time.monotonic())
+        self._ended = threading.Event()
+        threading.Thread(target=self._look, name="watch-peers", daemon=True).start()
+
+    def end(self) -> None:
+        """Stop watching: from now on peers may leave."""
+        self._ended.set()
+
+    def _look(self) -> None:
+        while not self._ended.wait(PERIOD):
+            for name, address in self._peers.items():
+                if reachable(address):
+                    self._seen[name], self._limit[name] = time.monotonic(), GONE
+                elif time.monotonic() - self._seen[name] > self._limit[name] and not self._ended.is_set():
+                    print(f"error: {name} ({address}) does not answer", file=sys.stderr, flush=True)
+                    os._exit(1)

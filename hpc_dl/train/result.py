@@ -1,0 +1,91 @@
+"""The end of a run: the test set's verdict, and ``RUN/result.json``."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from typing import Any
+
+import tensorflow as tf
+
+from hpc_dl.train import graph, session
+from hpc_dl.train.cluster import Cluster
+from hpc_dl.train.loop import Progress
+from hpc_dl.train.metrics import Metrics
+from hpc_dl.train.options import Options
+
+tf1 = tf.compat.v1
+
+
+def evaluate(options: Options, checkpoint: str) -> tuple[float, float, int]:
+    """Run the whole test set, each image once, through the network as it was saved, in this process alone.
+
+    Returns:
+        Mean cross entropy, accuracy, number of images.
+    """
+    losses, right, images = 0.0, 0, 0
+    with tf.Graph().as_default():
+        test = graph.testing(options)
+        saver = tf1.train.Saver()
+        local = session.start()
+        saver.restore(local, checkpoint)
+        local.run(test.start_input)
+        next_batch = session.function(local, test.outputs)
+        while True:
+            try:
+                batch_losses, batch_right, batch_images = next_batch()
+            except tf.errors.OutOfRangeError:
+                return losses / images, right / images, images
+            losses += float(batch_losses)
+            right += int(batch_right)
+            images += int(batch_images)
+
+
+def finish(
+    options: Options,
+    cluster: Cluster,
+    metrics: Metrics,
+    progress: Progress,
+    checkpoint: str,
+    parameters: int,
+    lost_workers: list[int] | None = None,
+) -> None:
+    """Evaluate the final checkpoint and write the result, atomically."""
+    metrics.event("evaluating")
+    test_loss, test_accuracy, test_images = evaluate(options, checkpoint)
+    metrics.scalars(progress.step, {"test_loss": test_loss, "test_accuracy": test_accuracy})
+    steps = progress.step - progress.start_step  # a continued run counts what it did itself
+    rate = steps / progress.seconds if steps else 0.0
+    write(
+        options,
+        {
+            "mode": options.mode,
+            "model": options.model,
+            "data": options.data,
+            "steps": progress.step,
+            "start_step": progress.start_step,
+            "images": progress.step * options.batch,
+            "workers": len(cluster.workers),
+            "ps": len(cluster.ps),
+            "seconds": progress.seconds,
+            "steps_per_s": rate,
+            "images_per_s": rate * options.batch,
+            "train_loss": progress.loss if progress.local_steps else None,
+            "test_loss": test_loss if math.isfinite(test_loss) else None,  # JSON has no infinity
+            "test_accuracy": test_accuracy,
+            "test_images": test_images,
+            "parameters": parameters,
+            "lost_workers": lost_workers or [],
+        },
+    )
+    print(f"test accuracy {test_accuracy:.4f}  loss {test_loss:.4f}  on {test_images} images", flush=True)
+    metrics.event("done")
+
+
+def write(options: Options, result: dict[str, Any]) -> None:
+    """Write ``result.json``: complete or not there."""
+    target = options.run_dir / "result.json"
+    temporary = target.with_suffix(f".{os.getpid()}")
+    temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(target)

@@ -1,0 +1,60 @@
+"""Sessions on a CPU or GPU, alone or in a cluster."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import tensorflow as tf
+
+from hpc_dl.errors import UserError
+
+tf1 = tf.compat.v1
+
+_open: list[Any] = []  # a session closes itself when nothing refers to it
+
+
+def config(gpus: bool = True, device_filters: tuple[str, ...] = ()) -> Any:
+    """Return the ConfigProto of a session or server.
+
+    Args:
+        gpus: whether this process may use the GPUs that it sees.
+        device_filters: the only processes that this one deals with; without them a dead worker stops all others.
+
+    Raises:
+        UserError: TF_NUM_INTRAOP_THREADS or TF_NUM_INTEROP_THREADS is no number.
+    """
+    return tf1.ConfigProto(
+        intra_op_parallelism_threads=_threads("TF_NUM_INTRAOP_THREADS"),
+        inter_op_parallelism_threads=_threads("TF_NUM_INTEROP_THREADS"),
+        device_count={} if gpus else {"GPU": 0},
+        gpu_options=tf1.GPUOptions(allow_growth=True),  # two processes may share a GPU
+        allow_soft_placement=True,
+        device_filters=device_filters,
+    )
+
+
+def start(target: str = "", gpus: bool = True, device_filters: tuple[str, ...] = ()) -> Any:
+    """Return a new session over the current graph; it stays open until the process ends.
+
+    Closing takes over a second, and in a cluster it asks parameter servers that may have left.
+
+    Args:
+        target: a server's address; empty: this process alone.
+        gpus: see `config`.
+        device_filters: see `config`.
+    """
+    _open.append(tf1.Session(target, config=config(gpus, device_filters)))
+    return _open[-1]
+
+
+def _threads(variable: str) -> int:
+    text = os.environ.get(variable, "0")  # 0: as many as there are cores
+    if not text.isdigit():
+        raise UserError(f"{variable}: {text!r} is not allowed; it must be a number of threads, 0 for all cores")
+    return int(text)
+
+
+def function(session: Any, outputs: tuple[Any, ...]) -> Any:
+    """Return a function that runs `outputs`; it spares the look-up of names that `Session.run` does each time."""
+    return session.make_callable(list(outputs))

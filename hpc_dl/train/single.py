@@ -1,0 +1,49 @@
+"""Mode ``single``: one process, the baseline of every comparison."""
+
+from __future__ import annotations
+
+import sys
+
+import tensorflow as tf
+
+from hpc_dl.errors import UserError
+from hpc_dl.train import graph, session
+from hpc_dl.train.checkpoint import Checkpoints
+from hpc_dl.train.cluster import Cluster
+from hpc_dl.train.loop import train
+from hpc_dl.train.metrics import Metrics
+from hpc_dl.train.options import Options
+from hpc_dl.train.result import finish
+from hpc_dl.train.stop import EXIT_CODE, Stop
+
+tf1 = tf.compat.v1
+
+
+def run(options: Options, cluster: Cluster, metrics: Metrics, stop: Stop) -> int:
+    """Train, evaluate, write the result; return the exit code.
+
+    Raises:
+        UserError: TF_CONFIG names more processes than this one.
+    """
+    if cluster.ps or len(cluster.workers) > 1:
+        raise UserError("--mode: 'single' is one process, but TF_CONFIG names more; did you mean 'async'?")
+    with tf.Graph().as_default():
+        train_graph = graph.training(options)
+        checkpoints = Checkpoints(options.run_dir)
+        init = tf1.global_variables_initializer()
+        local = session.start()
+        if not checkpoints.restore(local):
+            local.run(init)
+        local.run(train_graph.start_input)
+        metrics.event("session")
+        start_step = int(local.run(train_graph.global_step))
+        step = session.function(local, train_graph.outputs)
+        stop.grace = 10.0
+        progress = train(step, start_step, options, metrics, stop, lambda n: checkpoints.save(local, n))
+        checkpoint = checkpoints.save(local, progress.step)
+        stop.grace = 0.0
+    if stop.requested:
+        print(f"ended by SIGTERM at step {progress.step}, which is saved", file=sys.stderr, flush=True)
+        return EXIT_CODE
+    finish(options, cluster, metrics, progress, checkpoint, train_graph.parameters)
+    return 0

@@ -1,0 +1,36 @@
+"""A clean end on SIGTERM, which is what Slurm sends before it kills a job."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+
+EXIT_CODE = 128 + signal.SIGTERM
+
+
+class Stop:
+    """Says whether SIGTERM has come.
+
+    TensorFlow may hold the main thread in a call for as long as a step takes, or for ever when a peer is gone, and
+    Python runs signal handlers in the main thread only. So a thread of its own waits for the signal, and ends the
+    process when the main thread has not done so in `grace` seconds.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.grace = 0.0  # seconds that the main thread needs to save what it has; 0: nothing to save
+
+    def listen(self) -> None:
+        """Start to wait for SIGTERM; call this before any other thread is started."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # inherited by all threads started from now on
+        threading.Thread(target=self._wait, name="wait-for-SIGTERM", daemon=True).start()
+
+    def _wait(self) -> None:
+        signal.sigwait({signal.SIGTERM})
+        self.requested = True
+        time.sleep(self.grace)
+        print("ended by SIGTERM", file=sys.stderr, flush=True)
+        os._exit(EXIT_CODE)

@@ -1,0 +1,118 @@
+"""Real training processes on this machine, ended with the test however it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
+
+
+class Processes:
+    """The processes of one run, by task name."""
+
+    def __init__(self, run_dir: Path, data_dir: Path) -> None:
+        self.run_dir, self.data_dir = run_dir, data_dir
+        self.by_task: dict[str, subprocess.Popen[bytes]] = {}
+        run_dir.mkdir(exist_ok=True)
+
+    def start(self, *arguments: str, ps: int = 0, workers: int = 1) -> Processes:
+        """Start a whole run: one process, or `ps` and `workers` on free ports."""
+        if not ps:
+            self._start("worker-0", {}, "--mode", "single", *arguments)
+            return self
+        addresses = _free_addresses(ps + workers)
+        cluster = {"ps": addresses[:ps], "worker": addresses[ps:]}
+        for task_type, members in cluster.items():
+            for index in range(len(members)):
+                config = json.dumps({"cluster": cluster, "task": {"type": task_type, "index": index}})
+                self._start(f"{task_type}-{index}", {"TF_CONFIG": config}, "--mode", "async", *arguments)
+        return self
+
+    def _start(self, task: str, environment: dict[str, str], *arguments: str) -> None:
+        command = [sys.executable, "-m", "hpc_dl.train", "--run-dir", str(self.run_dir)]
+        command += ["--data-dir", str(self.data_dir), "--batch", "32", *arguments]
+        with (self.run_dir / f"{task}.log").open("ab") as log:
+            self.by_task[task] = subprocess.Popen(
+                command, env={**os.environ, **_ENVIRONMENT, **environment}, stdout=log, stderr=log
+            )
+
+    def wait(self, seconds: float = 90) -> dict[str, int]:
+        """Return the exit code of each process; those that have not ended in time fail the test."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            codes = {task: process.poll() for task, process in self.by_task.items()}
+            if None not in codes.values():
+                return {task: code for task, code in codes.items() if code is not None}
+            time.sleep(0.05)
+        running = [task for task, process in self.by_task.items() if process.poll() is None]
+        logs = "\n".join(self.log(task) for task in running)
+        return pytest.fail(f"{', '.join(running)} still run after {seconds} s:\n{logs}")
+
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 60) -> None:
+        """Wait until something is so."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, "\n".join(f"{task}:\n{self.log(task)}" for task in self.by_task)
+            time.sleep(0.1)
+
+    def log(self, task: str) -> str:
+        return (self.run_dir / f"{task}.log").read_text()
+
+    def result(self) -> dict[str, Any]:
+        result: dict[str, Any] = json.loads((self.run_dir / "result.json").read_text())
+        return result
+
+    def lines(self, task: str) -> list[dict[str, Any]]:
+        """Return the metrics of a process, events included."""
+        path = self.run_dir / "metrics" / f"{task}.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def step(self, task: str) -> int:
+        """Return the last global step that a process reported, 0 before the first."""
+        return max((line["step"] for line in self.lines(task) if "step" in line), default=0)
+
+    def end(self) -> None:
+        for process in self.by_task.values():
+            process.kill()
+        for process in self.by_task.values():
+            process.wait()
+
+
+def _free_addresses(count: int) -> list[str]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    addresses = [f"127.0.0.1:{opened.getsockname()[1]}" for opened in sockets]
+    for opened in sockets:
+        opened.close()
+    return addresses
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the shards of digits."""
+    folder = tmp_path_factory.mktemp("data")
+    subprocess.run([sys.executable, "-m", "hpc_dl.data", "prepare", "digits", "--data-dir", folder], check=True)
+    return folder
+
+
+@pytest.fixture
+def processes(tmp_path: Path, data_dir: Path) -> Iterator[Callable[[str], Processes]]:
+    """Return a function that makes the processes of the run with a name; the same name is the same run folder."""
+    made = []
+
+    def make(name: str = "run") -> Processes:
+        made.append(Processes(tmp_path / name, data_dir))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.end()

@@ -1,0 +1,81 @@
+"""The networks by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpc_dl import models
+from hpc_dl.errors import UserError
+
+pytest.importorskip("tensorflow")
+
+
+def trained_parameters(model: Any) -> int:
+    return sum(int(variable.shape.num_elements()) for variable in model.trainable_variables)
+
+
+def bottleneck_parameters(n: int) -> int:
+    """Count by hand what section 4.1 of the paper describes, with projections where the shape changes."""
+
+    def conv_bn(size: int, inputs: int, outputs: int) -> int:
+        return size * size * inputs * outputs + 2 * outputs
+
+    total, channels = conv_bn(3, 3, 16), 16
+    for width in (16, 32, 64):
+        for block in range(n):
+            total += conv_bn(1, channels, width) + conv_bn(3, width, width) + conv_bn(1, width, 4 * width)
+            total += 0 if block else conv_bn(1, channels, 4 * width)
+            channels = 4 * width
+    return total + channels * 10 + 10
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "layers"),
+    # He et al. 2015, table 6: ResNet-20 0.27 M, ResNet-56 0.85 M.
+    [("resnet20", 269_722, 20), ("resnet56", 853_018, 56), ("resnet83", bottleneck_parameters(9), 83)],
+)
+def test_parameters_and_layers_are_those_of_the_paper(name: str, parameters: int, layers: int) -> None:
+    model = models.build(name, (32, 32, 3), 10)
+    assert trained_parameters(model) == parameters
+    counted = [layer for layer in model.layers if type(layer).__name__ in {"Conv2D", "Dense"}]
+    assert len([layer for layer in counted if "shortcut" not in layer.name]) == layers
+    assert model.output_shape == (None, 10)
+
+
+def test_variable_names_are_the_same_in_every_build() -> None:
+    names = [[variable.name for variable in models.build("resnet8", (32, 32, 3), 10).variables] for _ in range(2)]
+    assert names[0] == names[1]
+    assert len(set(names[0])) == len(names[0])
+
+
+def test_unknown_names_get_the_near_match() -> None:
+    with pytest.raises(
+        UserError, match=r"unknown model 'resnet65' \(did you mean 'resnet56'\?\): .*package\.module:function"
+    ):
+        models.build("resnet65", (32, 32, 3), 10)
+
+
+def test_own_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "from hpc_dl.models.keras import keras\n"
+        "def linear(shape, classes):\n"
+        "    return keras.Sequential([keras.Input(shape), keras.layers.Flatten(), keras.layers.Dense(classes)])\n"
+        "def wrong(shape, classes):\n"
+        "    return linear(shape, classes + 1)\n"
+        "def none(shape, classes):\n"
+        "    return None\n"
+    )
+    assert trained_parameters(models.build("mine:linear", (32, 32, 3), 10)) == 32 * 32 * 3 * 10 + 10
+    with pytest.raises(UserError, match=r"'mine:wrong' returned output of shape \(None, 11\); .*\(None, 10\)"):
+        models.build("mine:wrong", (32, 32, 3), 10)
+    with pytest.raises(UserError, match="'mine:none' returned a NoneType"):
+        models.build("mine:none", (32, 32, 3), 10)
+    with pytest.raises(UserError, match="'os:path' is a module, not a function"):
+        models.build("os:path", (32, 32, 3), 10)
+    for name in ("mine:absent", "absent:linear"):
+        with pytest.raises(UserError, match=f"model '{name}' can't be imported: .*absent"):
+            models.build(name, (32, 32, 3), 10)

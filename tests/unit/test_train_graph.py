@@ -1,0 +1,78 @@
+"""The training graph: what lies where, which names variables have, how the learning rate falls."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpc_dl.errors import UserError
+from hpc_dl.train.cluster import Cluster
+from hpc_dl.train.options import Options
+
+tf = pytest.importorskip("tensorflow")
+
+from hpc_dl.train import graph, placement  # noqa: E402
+
+tf1 = tf.compat.v1
+
+
+def build(ps: int, **settings: Any) -> list[Any]:
+    """Build worker 1's graph and return all variables."""
+    cluster = Cluster(tuple(f"a:{port}" for port in range(ps)), ("b:1", "b:2"), "worker", 1)
+    with tf.Graph().as_default():
+        options = Options(Path("run"), 10, model="resnet8", data="synthetic", batch=4, **settings)
+        graph.training(options, 2, 1, placement.device(cluster) if ps else None)
+        variables: list[Any] = tf1.global_variables()
+        return variables
+
+
+def test_variables_have_the_agreed_names() -> None:
+    names = [variable.name.removesuffix(":0") for variable in build(0)]
+    slots = {name for name in names if name.endswith("/Momentum")}
+    trained = {name for name in names if re.search(r"/(kernel|bias|gamma|beta)$", name)}
+    assert slots == {f"{name}/Momentum" for name in trained}
+    averages = {name for name in names if name.endswith(("/moving_mean", "/moving_variance"))}
+    assert set(names) == slots | trained | averages | {"global_step"}
+    assert "conv1_conv/kernel" in trained
+
+
+@pytest.mark.parametrize("ps", [1, 2, 5])
+def test_variables_are_spread_over_the_parameter_servers_by_size(ps: int) -> None:
+    variables = build(ps)
+    load = dict.fromkeys(range(ps), 0)
+    for variable in variables:
+        match = re.fullmatch(r"/job:ps/task:(\d+)", variable.device)
+        assert match, (variable.name, variable.device)
+        load[int(match[1])] += variable.shape.num_elements()
+    largest = max(variable.shape.num_elements() for variable in variables)
+    assert max(load.values()) - min(load.values()) <= 2 * largest  # each kernel has its momentum beside it
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"), [(0, 0.1), (31_999, 0.1), (32_000, 0.01), (47_999, 0.01), (48_000, 0.001), (10**6, 0.001)]
+)
+def test_learning_rate_is_divided_by_10_at_each_boundary(step: int, expected: float) -> None:
+    rate = graph.rate(Options(Path("run"), 10), tf.constant(step, tf.int64))
+    assert float(rate) == pytest.approx(expected)
+
+
+def test_weight_decay_is_on_kernels_only() -> None:
+    kernel, bias = tf.Variable([2.0], name="fc/kernel"), tf.Variable([2.0], name="fc/bias")
+    gradients = [(tf.constant([1.0]), kernel), (tf.constant([1.0]), bias)]
+    assert [float(gradient[0]) for gradient, _ in graph.decayed(gradients, 0.1)] == pytest.approx([1.2, 1.0])
+
+
+def test_a_model_with_regularisers_of_its_own_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "regularised.py").write_text(
+        "from hpc_dl.models.keras import keras\n"
+        "def model(shape, classes):\n"
+        "    dense = keras.layers.Dense(classes, kernel_regularizer='l2')\n"
+        "    return keras.Sequential([keras.Input(shape), keras.layers.Flatten(), dense])\n"
+    )
+    options = Options(Path("run"), 10, model="regularised:model", data="synthetic", batch=4)
+    with tf.Graph().as_default(), pytest.raises(UserError, match="use --weight-decay"):
+        graph.training(options)
