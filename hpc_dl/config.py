@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import sys
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +23,16 @@ else:
 
 T = TypeVar("T", bound=msgspec.Struct)
 
-_KEY = re.compile(r"\$(?:\.|\[\.\.\.\])(\w+)")
+# The end of msgspec's messages: "- at `$.args[1]`", "- at `key` in `$.env`". What stands before may be the user's text.
+_KEY = re.compile(r" - at (?:`key` in )?`\$\.(\w+)[^`]*`$")
+
+
+class BadValueError(UserError):
+    """A value that its type allows and that is wrong all the same; `build` adds where `key` was set."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.key = key
 
 
 class Layer:
@@ -38,12 +47,19 @@ class Layer:
     def __init__(self, values: Mapping[str, Any], origin: str, lines: Mapping[str, int] | None = None) -> None:
         self.values = values
         self._origin = origin
-        self._lines = lines or {}
+        self._lines = lines
 
     def where(self, key: str) -> str:
-        """Return the place of `key` in words."""
-        place = self._origin.replace("{key}", key.replace("_", "-"))
-        return f"{place}, line {self._lines[key]}" if key in self._lines else place
+        """Return the place of `key`, or of ``key.part`` or ``key[0]``, in words."""
+        place = self._origin.replace("{key}", _top(key))
+        lines = self._lines or {}
+        line = lines.get(key) or lines.get(_top(key))
+        return f"{place}, line {line}" if line else place
+
+    @property
+    def file(self) -> str:
+        """Return the file's name; empty where the source is none."""
+        return self._origin if self._lines is not None else ""
 
 
 def read_toml(path: Path) -> Layer:
@@ -58,9 +74,14 @@ def read_toml(path: Path) -> Layer:
         raise UserError(f"{path}: can't be read: {getattr(error, 'strerror', None) or error}") from None
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also for a number of 5,000 digits, or brackets as deep
         raise UserError(f"{path}: {error}") from None
     return Layer(values, str(path), _line_numbers(text))
+
+
+def _top(key: str) -> str:
+    """Return ``key`` of ``key.part`` and ``key[0]``."""
+    return re.split(r"[.\[]", key, maxsplit=1)[0]
 
 
 def _line_numbers(text: str) -> dict[str, int]:
@@ -68,22 +89,23 @@ def _line_numbers(text: str) -> dict[str, int]:
     lines: dict[str, int] = {}
     table = ""
     for number, line in enumerate(text.splitlines(), 1):
-        if header := re.match(r"\s*\[\s*([\w-]+)\s*\]", line):
+        if header := re.fullmatch(r"\s*\[\s*([\w-]+)\s*\]\s*(#.*)?", line):
             table = header[1]
             lines.setdefault(table, number)
-        elif entry := re.match(r"\s*([\w-]+|\"[^\"]+\")\s*=", line):
+        elif entry := re.match(r"\s*([\w-]+|\"[^\"]+\")(\s*\.[^=]+)?\s*=", line):
             key = entry[1].strip('"')
             lines.setdefault(f"{table}.{key}" if table else key, number)
     return lines
 
 
-def build(kind: type[T], layers: Sequence[Layer], what: str) -> T:
+def build(kind: type[T], layers: Sequence[Layer], what: str, check: Callable[[T], None] | None = None) -> T:
     """Merge `layers`, the last wins, and convert them to `kind`. Text such as ``"4"`` is taken for a number.
 
     Args:
         kind: a `msgspec.Struct`; its field types and `msgspec.Meta` say what is valid.
         layers: the sources, weakest first.
         what: "job" or "site", for messages.
+        check: looks at the whole object and raises `BadValueError` for what the types of single fields can't show.
 
     Raises:
         UserError: an unknown key or an invalid value, with its origin, what was found and what is allowed.
@@ -94,19 +116,25 @@ def build(kind: type[T], layers: Sequence[Layer], what: str) -> T:
     for layer in layers:
         for key, value in layer.values.items():
             if key not in names:
-                raise UserError(
-                    f"{layer.where(key)}: unknown {what} key {key!r}{near_match(key, names)}; known keys: {allowed(names)}"
-                )
+                unknown = f"unknown {what} key {key!r}{near_match(key, names)}"
+                raise UserError(f"{layer.where(key)}: {unknown}; known keys: {allowed(names)}")
             old = merged.get(key)
             merged[key] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
             origins[key] = layer
     try:
-        return msgspec.convert(merged, kind, strict=False)
+        value = msgspec.convert(merged, kind, strict=False)
+        if check is not None:
+            check(value)
+        return value
+    except BadValueError as error:
+        source = origins.get(_top(error.key))
+        raise UserError(f"{source.where(error.key)}: {error}" if source else str(error)) from None
     except msgspec.ValidationError as error:
         found = _KEY.search(str(error))
         key = found[1] if found else ""
-        if key not in origins:
-            raise UserError(f"{what}: {error}") from None
+        if key not in origins:  # no value is wrong: one is missing
+            place = next((layer.file for layer in layers if layer.file), what)
+            raise UserError(f"{place}: {_plain(str(error))}") from None
         reason = _reason(kind, key, merged[key], str(error))
         raise UserError(f"{origins[key].where(key)}: {key} = {merged[key]!r}: {reason}") from None
 
@@ -119,6 +147,35 @@ def _reason(kind: type[msgspec.Struct], key: str, value: object, message: str) -
     for field in msgspec.structs.fields(kind):
         for meta in typing.get_args(field.type)[1:]:
             if field.name == key and isinstance(meta, msgspec.Meta) and meta.pattern and meta.title:
-                return f"expected {meta.title}"
-    text = message.split(" - at ")[0].replace("`", "")
+                return f"expected {meta.title}" + ("" if isinstance(value, str) else "; as text, in quotes")
+    return _plain(message)
+
+
+def _plain(message: str) -> str:
+    """Return a message of msgspec without its place and its backquotes."""
+    text = _KEY.sub("", message).replace("`", "")
     return text[0].lower() + text[1:]
+
+
+def check_lines(values: Mapping[str, Any]) -> None:
+    """Check that every text in `values` can stand in one line of a script, also inside lists and tables.
+
+    Raises:
+        BadValueError: one has a control character, or bytes that are no UTF-8.
+    """
+    for key, value in values.items():
+        if isinstance(value, str):
+            if odd := re.search(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]", value):
+                raise BadValueError(key, f"{key} = {value!r}: {odd[0]!r} can't stand in a line of a script")
+        elif isinstance(value, Mapping):
+            check_lines({f"{key}.{name}": item for name, item in value.items()})
+        elif isinstance(value, (list, tuple)):
+            check_lines({f"{key}[{number}]": item for number, item in enumerate(value)})
+
+
+def is_file(path: Path) -> bool:
+    """Return whether there is a file that we may see; a name that no file can have is no error."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False

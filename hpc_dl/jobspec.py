@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,29 +11,14 @@ import msgspec
 from msgspec import Meta
 
 from hpc_dl import data, models
-from hpc_dl.config import Layer, build, read_toml
+from hpc_dl.config import BadValueError, Layer, build, check_lines, is_file, read_toml
 from hpc_dl.errors import UserError, allowed, near_match
 from hpc_dl.resources import share
-from hpc_dl.site import Scalar
+from hpc_dl.site import Scalar, check_env, check_slurm_options
 
 Mode = Literal["async", "single"]
 Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
-
-# Options that hpc_dl sets itself, and the job key that stands for each.
-_OWN_OPTIONS = {
-    "job-name": "name",
-    "nodes": "nodes",
-    "gres": "gpus",
-    "gpus": "gpus",
-    "gpus-per-node": "gpus",
-    "gpus-per-task": "gpus",
-    "cpus-per-task": "cores",
-    "time": "time",
-    "partition": "partition",
-    "chdir": "workdir",
-}
-_FIXED_OPTIONS = {"ntasks", "ntasks-per-node", "output", "error", "open-mode", "array", "wrap", "parsable", "test-only"}
 
 
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -41,7 +26,10 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     name: Annotated[
         str,
-        Meta(pattern=r"^[A-Za-z0-9][\w.-]{0,63}$", title="a letter or digit, then letters, digits, '_', '.', '-'"),
+        Meta(
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z",
+            title="a letter or digit, then letters, digits, '_', '.', '-'",
+        ),
         Meta(description="name of the job and of its run folder"),
     ] = "job"
     mode: Annotated[Mode, Meta(description="how the processes train together")] = "async"
@@ -54,7 +42,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ps_cores: Annotated[Positive, Meta(description="cores of each ps; default: as many as a worker")] | None = None
     time: Annotated[
         str,
-        Meta(pattern=r"^(\d+-)?\d+(:\d{1,2}){0,2}$", title="minutes, HH:MM:SS or D-HH:MM:SS"),
+        Meta(pattern=r"^([0-9]{1,9}-)?[0-9]{1,9}(:[0-9]{1,2}){0,2}\Z", title="minutes, HH:MM:SS or D-HH:MM:SS"),
         Meta(description="time limit, as Slurm writes it"),
     ] = "01:00:00"
     partition: Annotated[str, Meta(description="partition; default: the site's")] = ""
@@ -72,10 +60,10 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     data: Annotated[str, Meta(description="data set")] = "digits"
     steps: Annotated[int, Meta(ge=1, description="global steps, of all workers together")] = 600
     batch: Annotated[int, Meta(ge=1, description="images per step of one worker")] = 32
-    learning_rate: Annotated[float, Meta(gt=0, description="initial learning rate")] = 0.05
+    learning_rate: Annotated[float, Meta(gt=0, le=sys.float_info.max, description="initial learning rate")] = 0.05
     lr_boundaries: Annotated[tuple[Positive, ...], Meta(description="global steps that divide it by 10")] = ()
     momentum: Annotated[float, Meta(ge=0, lt=1, description="Nesterov momentum")] = 0.9
-    weight_decay: Annotated[float, Meta(ge=0, description="L2 weight decay")] = 1e-4
+    weight_decay: Annotated[float, Meta(ge=0, le=sys.float_info.max, description="L2 weight decay")] = 1e-4
     seed: Annotated[int, Meta(ge=0, lt=2**31, description="seed of everything random")] = 0
     checkpoint_every: Annotated[int, Meta(ge=1, description="global steps between checkpoints")] = 200
     log_every: Annotated[int, Meta(ge=1, description="a worker's own steps between lines of metrics")] = 20
@@ -85,7 +73,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     @property
     def per_node(self) -> int:
         """Return the number of workers on each node, once `gpus` is known."""
-        return self.workers or self.gpus or 1
+        return 1 if self.mode == "single" else self.workers or self.gpus or 1
 
 
 def job_folders() -> Iterator[Path]:
@@ -101,7 +89,7 @@ def job_file(name: str) -> Path:
         UserError: there is none.
     """
     if name.endswith(".toml") or "/" in name:
-        if not Path(name).is_file():
+        if not is_file(Path(name)):
             raise UserError(f"job {name!r}: no such file")
         return Path(name)
     known: dict[str, Path] = {}
@@ -116,7 +104,8 @@ def job_file(name: str) -> Path:
 def load_job(path: Path | None, overrides: Sequence[Layer] = ()) -> JobSpec:
     """Read a job file, or start from the defaults, then apply `overrides`, weakest first.
 
-    Paths become absolute: in a job file they are relative to it if they exist there, else to the current folder.
+    Paths become absolute: `workdir` from the current folder; `script` from `workdir`, or from the job file's folder,
+    which comes first where the job file itself names the script.
 
     Raises:
         UserError: a key or value is not valid, or a value does not fit another.
@@ -124,78 +113,63 @@ def load_job(path: Path | None, overrides: Sequence[Layer] = ()) -> JobSpec:
     layers = list(overrides)
     if path is not None:
         layers = [Layer({"name": path.stem}, "file name"), read_toml(path), *layers]
-    job = build(JobSpec, layers, "job")
-    job = msgspec.structs.replace(job, workdir=str(Path(job.workdir or Path.cwd()).absolute()))
-    if job.script:
-        job = msgspec.structs.replace(job, script=_find_script(job, path))
-    check(job)
-    return job
+    here = Path.cwd()
+    folders = [] if path is None else [path.absolute().parent]
+    first = not any("script" in layer.values for layer in overrides)
+
+    def find_script(job: JobSpec) -> str:
+        return _find_script(job.script, [*folders, here / job.workdir] if first else [here / job.workdir, *folders])
+
+    def check_all(job: JobSpec) -> None:
+        check(job)
+        check_lines({"current folder": str(here)})
+        find_script(job)
+
+    job = build(JobSpec, layers, "job", check_all)
+    return msgspec.structs.replace(job, workdir=str(here / job.workdir), script=find_script(job))
 
 
-def _find_script(job: JobSpec, path: Path | None) -> str:
-    places = [Path(job.workdir) / job.script]
-    if path is not None:
-        places.append(path.absolute().parent / job.script)
-    for place in places:
-        if place.is_file():
-            return str(place)
-    raise UserError(f"script = {job.script!r}: no such file; looked for {' and '.join(map(str, places))}")
+def _find_script(script: str, folders: Sequence[Path]) -> str:
+    if not script:
+        return ""
+    places = [folder / script for folder in folders]
+    for place in filter(is_file, places):
+        return str(place)
+    looked = " and ".join(map(str, places))
+    raise BadValueError("script", f"script = {script!r}: no such file; looked for {looked}")
 
 
 def check(job: JobSpec) -> None:
     """Check what one field alone can't show.
 
     Raises:
-        UserError: two values don't fit each other, or a text can't stand in a script.
+        BadValueError: two values don't fit each other, or a text can't stand in a script.
     """
+    check_lines(msgspec.structs.asdict(job))
     if job.mode == "single":
-        for key, value in {"nodes": job.nodes - 1, "workers": (job.workers or 1) - 1, "ps": job.ps}.items():
-            if value:
-                raise UserError(f"{key} = {getattr(job, key)}: mode 'single' is one process on one node, without ps")
-    if job.chief and not job.script:
-        raise UserError("chief = true: only a script of your own can use it; the built-in program's chief is worker 0")
-    if job.classic_flags and not job.script:
-        raise UserError("classic_flags = true: only a script of your own can use it; the built-in program reads TF_CONFIG")
+        others = {"nodes": job.nodes > 1, "workers": (job.workers or 1) > 1, "ps": job.ps, "chief": job.chief}
+        for key in filter(others.get, others):
+            value = str(getattr(job, key)).lower()
+            raise BadValueError(key, f"{key} = {value}: mode 'single' is one process on one node, without ps or chief")
+    own = {
+        "chief": "the built-in program's chief is worker 0",
+        "classic_flags": "the built-in program reads TF_CONFIG",
+    }
+    for key, reason in own.items():
+        if getattr(job, key) and not job.script:
+            raise BadValueError(key, f"{key} = true: only a script of your own can use it; {reason}")
     check_env(job.env)
-    for index, arg in enumerate(job.args):
-        _check_one_line(f"args[{index}]", arg)
     check_slurm_options(job.slurm)
     if not job.script:
-        models.check(job.model)
-        data.describe(job.data)
+        _check_known("model", models.check, job.model)
+        _check_known("data", data.describe, job.data)
 
 
-def check_env(env: Mapping[str, str]) -> None:
-    """Check names and values of environment variables.
-
-    Raises:
-        UserError: a name that no shell can set, or a value with a line break.
-    """
-    for key, value in env.items():
-        if not re.fullmatch(r"[A-Za-z_]\w*", key, re.ASCII):
-            raise UserError(f"env.{key}: not a name of an environment variable; allowed: letters, digits, '_'")
-        _check_one_line(f"env.{key}", value)
-
-
-def check_slurm_options(options: Mapping[str, Scalar]) -> None:
-    """Check the sbatch options that are passed through.
-
-    Raises:
-        UserError: not the form of an option, or one that hpc_dl sets itself.
-    """
-    for key, value in options.items():
-        if not re.fullmatch(r"[a-z][a-z0-9-]+", key):
-            raise UserError(f"slurm.{key}: not an sbatch option; expected its long name without dashes, such as 'qos'")
-        if key in _OWN_OPTIONS:
-            raise UserError(f"slurm.{key}: set the job key {_OWN_OPTIONS[key]!r} in its place")
-        if key in _FIXED_OPTIONS:
-            raise UserError(f"slurm.{key}: hpc_dl sets this option itself, it can't be changed")
-        _check_one_line(f"slurm.{key}", str(value))
-
-
-def _check_one_line(where: str, value: str) -> None:
-    if odd := re.search(r"[\x00-\x08\x0a-\x1f\x7f]", value):
-        raise UserError(f"{where} = {value!r}: has the control character {odd[0]!r}, which can't stand in one line")
+def _check_known(key: str, look_up: Callable[[str], object], name: str) -> None:
+    try:
+        look_up(name)
+    except UserError as error:
+        raise BadValueError(key, str(error)) from None
 
 
 def pairs(texts: Sequence[str], origin: str) -> dict[str, str]:

@@ -125,8 +125,12 @@ def resolve(job: JobSpec, site: Site) -> JobSpec:
     cores = job.cores or (site.cores if whole else max(1, site.cores * gpus // site.gpus))
     if cores > site.cores:
         raise UserError(f"cores = {cores}: a node of site {site.name!r} has {site.cores}")
+    if (job.ps_cores or 0) > cores:
+        raise UserError(f"ps_cores = {job.ps_cores}: the job has {cores} cores on each node")
     ps = None if job.mode == "single" else job.ps or 1
     resolved = msgspec.structs.replace(job, gpus=gpus, cores=cores, ps=ps)
+    if (ps or 0) > (workers := resolved.nodes * resolved.per_node):
+        raise UserError(f"ps = {ps}: more parameter servers than workers, of which the job has {workers}")
     if gpus and gpus % resolved.per_node:
         raise UserError(f"workers = {resolved.per_node}: {gpus} GPUs can't be shared out equally among them")
     return resolved
@@ -175,7 +179,7 @@ def _roles(job: JobSpec, nodes: int) -> list[list[tuple[Role, int]]]:
     """Return each node's (role, task_index) list: ps first, then the chief, then workers."""
     table: list[list[tuple[Role, int]]] = [[] for _ in range(nodes)]
     for index in range(job.ps or 0):
-        table[index * nodes // (job.ps or 1) % nodes].append(("ps", index))
+        table[index * nodes // (job.ps or 1)].append(("ps", index))
     if job.chief:
         table[0].append(("chief", 0))
     for node, here in enumerate(table):

@@ -44,9 +44,7 @@ class Plan(msgspec.Struct, frozen=True):
         """
         names = expand(self.site.nodes)
         if len(names) < self.job.nodes:
-            raise UserError(
-                f"nodes = {self.job.nodes}: site {self.site.name!r} has {len(names)} ({self.site.nodes})"
-            )
+            raise UserError(f"nodes = {self.job.nodes}: site {self.site.name!r} has {len(names)} ({self.site.nodes})")
         return names[: self.job.nodes]
 
     def script(self) -> str:
@@ -86,7 +84,7 @@ def make_plan(
         site: where to run.
         site_path: the site's file, beside which its templates stand.
         overrides: what the command line, make or keywords change, weakest first.
-        nodelist: nodes of a preview; sets the number of nodes where nothing else does.
+        nodelist: nodes of a preview; they set the number of nodes, unless `overrides` do.
 
     Raises:
         UserError: something is not valid.
@@ -146,7 +144,15 @@ def command(job: JobSpec, site: Site, run: str) -> list[str]:
 
 
 def directives(job: JobSpec, site: Site, runs: Path) -> dict[str, Scalar]:
-    """Return the ``#SBATCH`` options of a resolved job (man sbatch); True stands for an option without a value."""
+    """Return the ``#SBATCH`` options of a resolved job (man sbatch); True stands for an option without a value.
+
+    Raises:
+        UserError: Slurm can't write a log into this path.
+    """
+    if "\\" in str(runs) and site.scheduler == "slurm":
+        raise UserError(
+            f"run folders in {str(runs)!r}: Slurm replaces no %j in a path with a backslash; set workdir or runs"
+        )
     options: dict[str, Scalar] = {
         "job-name": job.name,
         "nodes": job.nodes,
@@ -166,7 +172,7 @@ def directives(job: JobSpec, site: Site, runs: Path) -> dict[str, Scalar]:
     if partition := job.partition or site.partition:
         options["partition"] = partition
     for key, value in {**site.slurm, **job.slurm}.items():
-        if value in (False, "false"):
+        if value is False or value == "false":
             options.pop(key, None)
         else:
             options[key] = True if value == "true" else value

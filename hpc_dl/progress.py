@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ class Progress:
         whole = appended[: appended.rfind(b"\n") + 1]
         self._offsets[path] = self._offsets.get(path, 0) + len(whole)
         for line in whole.splitlines():
-            record = msgspec.json.decode(line, type=dict[str, Any])
+            record: dict[str, Any] = json.loads(line)  # not msgspec: a loss may be NaN
             if "event" in record:
                 self._events.setdefault(path, set()).add(record["event"])
             else:

@@ -74,7 +74,7 @@ class Renderer:
         self.folders = [*folders, ours]
         own = jinja2.FileSystemLoader(str(ours))
         loaders = [jinja2.FileSystemLoader([str(f) for f in folders]), own, jinja2.PrefixLoader({"hpc_dl": own})]
-        self._environment = _Environment(  # noqa: S701 - `finalize` quotes everything
+        self._environment = _Environment(
             loader=jinja2.ChoiceLoader(loaders),
             undefined=jinja2.StrictUndefined,
             finalize=shell,
@@ -98,13 +98,19 @@ class Renderer:
             raise UserError(f"template {error.name}: not found; looked in {places}") from None
         except jinja2.TemplateSyntaxError as error:
             raise UserError(f"template {error.filename or error.name}, line {error.lineno}: {error.message}") from None
-        except jinja2.UndefinedError as error:
-            raise UserError(f"template {_where(error, name)}: {error.message}") from None
+        except RecursionError:
+            ours = f'; a template that builds on ours of its own name extends "hpc_dl/{name}"'
+            raise UserError(f"template {name}: extends or includes itself without end{ours}") from None
+        except Exception as error:
+            # What template code raises is the template's fault, be it a StrictUndefined or a TypeError.
+            if not (place := _where(error)):
+                raise
+            raise UserError(f"template {place}: {error}") from error
 
 
-def _where(error: BaseException, name: str) -> str:
+def _where(error: BaseException) -> str:
     """Return file and line of the template code that raised `error`, which Jinja writes into the traceback."""
-    place = name
+    place = ""
     trace = error.__traceback__
     while trace is not None:
         code = trace.tb_frame.f_code

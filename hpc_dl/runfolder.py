@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -35,7 +36,9 @@ class Failure(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         how = f"was killed by signal {self.signal}" if self.signal else f"ended with exit code {self.exit_code}"
         lines = "".join(f"\n    {line}" for line in self.last_lines)
-        return f"{self.process} on node {self.node} {how}" + (f"; its last lines:{lines}" if lines else "; it said nothing")
+        return f"{self.process} on node {self.node} {how}" + (
+            f"; its last lines:{lines}" if lines else "; it said nothing"
+        )
 
 
 class Summary(msgspec.Struct, frozen=True):
@@ -54,7 +57,10 @@ class RunFolder:
     """The files of one job; reading is by whoever shares the disk, writing by the job alone."""
 
     def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+        self._name_files(Path(path))
+
+    def _name_files(self, path: Path) -> None:
+        self.path = path
         self.job_file = self.path / "job.toml"
         self.site_file = self.path / "site.toml"
         self.local = self.path / "local.json"
@@ -90,13 +96,13 @@ class RunFolder:
         path.mkdir(mode=0o700)
         return cls(path)
 
-    def rename(self, name: str) -> RunFolder:
-        """Give the folder its name.
+    def rename(self, name: str) -> None:
+        """Give the folder another name, beside where it is.
 
         Raises:
             OSError: the name is taken.
         """
-        return type(self)(self.path.rename(self.path.with_name(name)))
+        self._name_files(self.path.rename(self.path.with_name(name)))
 
     def log_of(self, process: str) -> Path:
         """Return the log of process ``worker:3``."""
@@ -144,8 +150,12 @@ class RunFolder:
         return _read(self.failure, Failure)
 
     def read_result(self) -> dict[str, Any] | None:
-        """Return what the training program reported at its end."""
-        return _read(self.result, dict[str, Any])
+        """Return what the training program reported at its end; None if that is no object of JSON."""
+        try:
+            result = json.loads(self.result.read_bytes())  # not msgspec: a loss may be NaN
+        except (FileNotFoundError, ValueError):
+            return None
+        return result if isinstance(result, dict) else None
 
     def read_summary(self) -> Summary | None:
         """Return how the job ended, if it did."""

@@ -3,20 +3,41 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
-from hpc_dl.config import Layer, build, read_toml
+from hpc_dl.config import BadValueError, Layer, build, check_lines, is_file, read_toml
 from hpc_dl.errors import UserError, allowed, near_match
 from hpc_dl.resources import share
 
 Count = Annotated[int, Meta(ge=0)]
 Port = Annotated[int, Meta(ge=1024, le=65535)]
 Scalar = str | int | float | bool
+
+# Options that hpc_dl sets itself, and the job key that stands for each.
+_OWN_OPTIONS = {
+    "job-name": "name",
+    "nodes": "nodes",
+    "gres": "gpus",
+    "gpus": "gpus",
+    "gpus-per-node": "gpus",
+    "gpus-per-task": "gpus",
+    "cpus-per-task": "cores",
+    "time": "time",
+    "partition": "partition",
+    "chdir": "workdir",
+}
+_FIXED_OPTIONS = {"ntasks", "ntasks-per-node", "output", "error", "open-mode", "array", "wrap", "parsable", "test-only"}
+_FIXED_OPTIONS |= {"hold", "wait", "help", "usage", "version"}
+# Variables that the job script needs for itself, and those that bash lets nobody set.
+_TAKEN_VARIABLES = {"run", "step", "started", "code"}
+_TAKEN_VARIABLES |= {"BASHOPTS", "BASH_VERSINFO", "EUID", "PPID", "SHELLOPTS", "UID"}
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -26,14 +47,16 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     description: Annotated[str, Meta(description="one line for people")] = ""
     scheduler: Annotated[Literal["slurm", "local"], Meta(description="who starts jobs")] = "slurm"
     cluster: Annotated[str, Meta(description="Slurm's ClusterName; the site is chosen by itself there")] = ""
-    nodes: Annotated[str, Meta(description="node names, such as nvb[1-39]; for previews, and for local runs")] = "node[1-64]"
+    nodes: Annotated[str, Meta(description="node names, such as nvb[1-39]; for previews, and for local runs")] = (
+        "node[1-64]"
+    )
 
     cores: Annotated[int, Meta(ge=1, description="cores of a node")]
     sockets: Annotated[int, Meta(ge=1, description="sockets of a node")] = 1
-    memory_gb: Annotated[float, Meta(gt=0, description="memory of a node")] | None = None
+    memory_gb: Annotated[float, Meta(gt=0, le=sys.float_info.max, description="memory of a node")] | None = None
     gpus: Annotated[Count, Meta(description="GPUs of a node")] = 0
     gpu_type: Annotated[str, Meta(description="the type in gres, as in gpu:k80:4; empty where gres has none")] = ""
-    gpu_memory_gb: Annotated[float, Meta(gt=0, description="memory of a GPU")] | None = None
+    gpu_memory_gb: Annotated[float, Meta(gt=0, le=sys.float_info.max, description="memory of a GPU")] | None = None
     exclusive: Annotated[bool, Meta(description="jobs get whole nodes, with all their cores")] = False
 
     interconnect_suffix: Annotated[str, Meta(description="what follows a node's name on the fast network: -ib0")] = ""
@@ -52,10 +75,6 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     runs: Annotated[str, Meta(description="where run folders go, on a disk that all nodes share")] = "runs"
     data: Annotated[str, Meta(description="where data sets are, on a disk that all nodes share")] = "data"
-
-    def __post_init__(self) -> None:
-        if self.ports[0] > self.ports[1]:
-            raise ValueError("ports: the first is above the last")
 
     @property
     def gres(self) -> str:
@@ -87,7 +106,7 @@ def site_file(name: str) -> Path:
         UserError: there is none.
     """
     if name.endswith(".toml") or "/" in name:
-        if not Path(name).is_file():
+        if not is_file(Path(name)):
             raise UserError(f"site {name!r}: no such file")
         return Path(name).resolve()
     files = site_files()
@@ -103,4 +122,49 @@ def load_site(path: Path, **changes: Any) -> Site:
         UserError: the file or a change is not valid.
     """
     layers = [Layer({"name": path.stem}, "file name"), read_toml(path), Layer(changes, "keyword {key}")]
-    return build(Site, layers, "site")
+    return build(Site, layers, "site", check)
+
+
+def check(site: Site) -> None:
+    """Check what one field alone can't show.
+
+    Raises:
+        BadValueError: two values don't fit each other, or a text can't stand in a script.
+    """
+    check_lines(msgspec.structs.asdict(site))
+    if site.ports[0] > site.ports[1]:
+        raise BadValueError("ports", f"ports = {list(site.ports)}: the first is above the last")
+    check_env(site.env)
+    check_slurm_options(site.slurm)
+
+
+def check_env(env: Mapping[str, str]) -> None:
+    """Check the names of environment variables.
+
+    Raises:
+        BadValueError: one that no shell can set, or that the job script needs itself.
+    """
+    for key in env:
+        if not re.fullmatch(r"[A-Za-z_]\w*", key, re.ASCII):
+            message = f"env: {key!r} is not a name of an environment variable; allowed: letters, digits, '_'"
+            raise BadValueError(f"env.{key}", message)
+        if key in _TAKEN_VARIABLES:
+            raise BadValueError(f"env.{key}", f"env: {key!r} is a variable that the job script can't change")
+
+
+def check_slurm_options(options: Mapping[str, Scalar]) -> None:
+    """Check the sbatch options that are passed through.
+
+    Raises:
+        BadValueError: not the form of an option, or one that hpc_dl sets itself.
+    """
+    for key in options:
+        if not re.fullmatch(r"[a-z][a-z0-9-]+", key):
+            reason = "is not an sbatch option; expected its long name without dashes, such as 'qos'"
+        elif key in _OWN_OPTIONS:
+            reason = f"has the job key {_OWN_OPTIONS[key]!r} in its place"
+        elif key in _FIXED_OPTIONS:
+            reason = "is set by hpc_dl itself, it can't be changed"
+        else:
+            continue
+        raise BadValueError(f"slurm.{key}", f"slurm: {key!r} {reason}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -101,9 +102,7 @@ def watch(job: Job, console: Console, steps: int | None) -> SlurmState:
         return _follow(job, show, steps, every=0.0)
 
 
-def _follow(
-    job: Job, show: Callable[[str, Totals], None], steps: int | None, every: float = _LINE
-) -> SlurmState:
+def _follow(job: Job, show: Callable[[str, Totals], None], steps: int | None, every: float = _LINE) -> SlurmState:
     progress = Progress(job.run)
     local = job.run.local.exists()
     pause = _ASK_LOCAL if local else _ASK_SLURM[0]
@@ -137,8 +136,9 @@ def summary_lines(job: Job, state: SlurmState, summary: Summary | None) -> list[
         lines += [f"    {line}" for line in job.stdout().splitlines()[-8:]]
     result = summary.result if summary else None
     if result and "test_accuracy" in result:
+        loss = math.nan if result["test_loss"] is None else result["test_loss"]  # JSON has no NaN
         lines.append(
-            f"test accuracy {result['test_accuracy']:.2%}, test loss {result['test_loss']:.3f};"
+            f"test accuracy {result['test_accuracy']:.2%}, test loss {loss:.3f};"
             f" {result['steps']} steps, {result['steps_per_s']:.1f} steps/s, {result['images_per_s']:.0f} images/s"
         )
     lines.append(f"Run folder: {job.run.path}")

@@ -8,7 +8,11 @@ import subprocess
 
 from hpc_dl.config import Layer, build
 from hpc_dl.errors import UserError
+from hpc_dl.nodelist import fold
 from hpc_dl.site import Site
+
+# A "+" stands behind numbers that differ between nodes.
+_ROW = re.compile(r"([^|]+)\|(\d+)\+?\|(\d+)\+?\|(\d+)\+?\|([^|]*)\|([\w.-]+)\s*", re.ASCII)
 
 
 def cluster_name() -> str:
@@ -42,7 +46,7 @@ def parse_sinfo(text: str, name: str) -> Site:
     Raises:
         UserError: there is no such line.
     """
-    rows = [line.strip().split("|") for line in text.splitlines() if line.count("|") == 5]
+    rows = [row.groups() for row in map(_ROW.fullmatch, text.splitlines()) if row]
     if not rows:
         raise UserError("sinfo names no node: write a site file in env/sites")
     default = next((row[0] for row in rows if row[0].endswith("*")), rows[0][0])
@@ -52,16 +56,14 @@ def parse_sinfo(text: str, name: str) -> Site:
             kinds[cpus, sockets, memory, gres].append(node)
     (cpus, sockets, memory, gres), nodes = max(kinds.items(), key=lambda item: len(item[1]))
     gpu = re.search(r"\bgpu(?::([^:,()]+))?:(\d+)", gres)
-    from hpc_dl.nodelist import fold
-
     values = {
         "name": name,
         "cluster": name,
         "description": f"made from sinfo: partition {default.rstrip('*')}",
         "nodes": fold(nodes),
-        "cores": cpus.rstrip("+"),
-        "sockets": sockets.rstrip("+"),
-        "memory_gb": int(memory.rstrip("+")) / 1024,
+        "cores": cpus,
+        "sockets": sockets,
+        "memory_gb": int(memory) / 1024,
         "partition": default.rstrip("*"),
         "gpus": gpu[2] if gpu else 0,
         "gpu_type": (gpu[1] or "") if gpu else "",

@@ -15,7 +15,9 @@ from hpc_dl.errors import UserError, allowed, near_match
 from hpc_dl.tasks.model import Task
 
 _SETTINGS = ("node",)
-_DEPENDENCY = re.compile(r"(?P<first>\d+)\s*-\s*(?P<last>\d+)|-\s*(?P<back>\d+)|(?P<number>\d+)")
+_DEPENDENCY = re.compile(
+    r"(?P<first>\d{1,18})\s*-\s*(?P<last>\d{1,18})|-\s*(?P<back>\d{1,18})|(?P<number>\d{1,18})", re.ASCII
+)
 
 
 class _LineError(Exception):
@@ -55,7 +57,7 @@ def parse(text: str, name: str = "task file") -> list[Task]:
             elif line.strip() and not line.lstrip().startswith("#"):
                 tasks[number] = _task(number, line, tasks, settings)
                 settings = {}
-        except _LineError as error:
+        except _LineError as error:  # noqa: PERF203 - all invalid lines are named
             caret = re.sub(r"[^\t]", " ", line[: error.column]) + "^"
             problems.append(f"{name}, line {number}: {error}\n  {line}\n  {caret}")
     if problems:
@@ -130,4 +132,4 @@ def _numbers(dependency: re.Match[str], number: int) -> Iterable[int]:
         return [int(dependency["number"])]
     first, last = sorted((int(dependency["first"]), int(dependency["last"])))
     # A range that ends after this line names a task that isn't earlier: one number shows it, however long the range.
-    return range(first, min(last, number) + 1)
+    return range(first, max(first, min(last, number)) + 1)

@@ -10,10 +10,11 @@ from types import FrameType
 from typing import NoReturn
 
 from hpc_dl.errors import UserError, near_match
-from hpc_dl.process import die_with_parent
+from hpc_dl.process import die_with_parent, end_with_parent, kill_group
 from hpc_dl.tasks.model import Task
 
-_SHELL = "/bin/sh"
+# Not sh: of one command bash makes its own process, so that signals reach the launcher and no shell is in between.
+_SHELL = "/bin/bash"
 
 
 def become_node_task(tasks: Sequence[Task], node: str) -> NoReturn:
@@ -34,9 +35,21 @@ def become_node_task(tasks: Sequence[Task], node: str) -> NoReturn:
 def run_all(tasks: Sequence[Task]) -> int:
     """Run all tasks at once as processes of this machine; return the exit code of the first that failed, else 0.
 
-    When one fails the others get SIGTERM, as under ``srun --kill-on-bad-exit``. SIGTERM and SIGINT are passed on.
+    When one fails the others get SIGTERM, as under ``srun --kill-on-bad-exit``. SIGTERM and SIGINT are passed on, and
+    the end of the job script that started this process counts as SIGTERM.
     """
-    running = {}
+    running: dict[int, subprocess.Popen[bytes]] = {}
+    told = False
+
+    def end(_number: int = 0, _frame: FrameType | None = None) -> None:
+        nonlocal told
+        told = True
+        for pid in running:
+            kill_group(pid, signal.SIGTERM)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    end_with_parent()
     for task in tasks:
         process = subprocess.Popen(
             [_SHELL, "-c", task.command],
@@ -46,13 +59,8 @@ def run_all(tasks: Sequence[Task]) -> int:
             preexec_fn=die_with_parent(),
         )
         running[process.pid] = process
-
-    def end(_number: int = 0, _frame: FrameType | None = None) -> None:
-        for process in running.values():
-            os.killpg(process.pid, signal.SIGTERM)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
+    if told:  # before all of them had started
+        end()
     first = 0
     while running:
         pid, status = os.wait()

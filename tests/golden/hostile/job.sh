@@ -1,0 +1,80 @@
+#!/bin/bash
+# hpc_dl VERSION: job hostile, mode async, site minotauro
+# from template SHARE/templates/sbatch.sh.j2
+# and job description keywords
+#SBATCH --job-name=hostile
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-task=16
+#SBATCH --time=01:00:00
+#SBATCH --output='/FOLDER/w $(touch x) '"'"'q'"'"' "d" # 100%%/runs $(x) 100%% '"'"'r'"'"'/hostile-%j/job.log'
+#SBATCH --open-mode=append
+#SBATCH --gres='gpu:k 80:1'
+#SBATCH --exclusive
+#SBATCH --partition='it'"'"'s "p"\\'
+#SBATCH --comment='$(touch x) # a b # it'"'"'s # say "hi" # back\\slash # a#b # 100% # %j # ::: # `id` #  # * # tab	here # é'
+
+set -u -o pipefail
+umask 077
+run='/FOLDER/w $(touch x) '"'"'q'"'"' "d" # 100%/runs $(x) 100% '"'"'r'"'"''/hostile-"$SLURM_JOB_ID"
+
+# However the script ends, it writes the outcome; its exit code is that of the first process that failed.
+started=$(date +%s.%N)
+finish() {
+  local code=$?
+  trap - EXIT
+  PYTHON -m hpc_dl finish "$run" --code "$code" --started "$started"
+  exit
+}
+trap finish EXIT
+
+# A signal goes on to the step, and the script waits on for it; without a step it ends here.
+step=
+trap '[ -n "$step" ] || exit 143; kill -TERM "$step" 2>/dev/null' TERM INT
+await() {
+  local code
+  step=$1
+  while :; do
+    wait "$step"
+    code=$?
+    kill -0 "$step" 2>/dev/null || break
+  done
+  step=
+  return "$code"
+}
+
+# What an earlier run of this job, before a requeue, said of its end does not count.
+rm -rf -- "$run/state" "$run/summary.json" "$run/result.json"
+cd '/FOLDER/w $(touch x) '"'"'q'"'"' "d" # 100%' || exit
+
+# shellcheck disable=SC1090,SC1091
+source '/etc/module init.sh' || exit
+module load 'a b' || { echo "hpc-dl: module load failed; see modules in the site file:" 'a b' >&2; exit 1; }
+module load '$(touch x)' || { echo "hpc-dl: module load failed; see modules in the site file:" '$(touch x)' >&2; exit 1; }
+module load 'it'"'"'s' || { echo "hpc-dl: module load failed; see modules in the site file:" 'it'"'"'s' >&2; exit 1; }
+
+export SITE_VALUE=''"'"'; touch x #'
+export VALUE_0='$(touch x)'
+export VALUE_1='a b'
+export VALUE_2='it'"'"'s'
+export VALUE_3='say "hi"'
+export VALUE_4='back\slash'
+export VALUE_5='a#b'
+export VALUE_6=100%
+export VALUE_7=%j
+export VALUE_8=:::
+export VALUE_9='`id`'
+export VALUE_10=''
+export VALUE_11='*'
+export VALUE_12='tab	here'
+export VALUE_13='é'
+
+
+# What each node has for this job decides the placement, which gives the task file.
+srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task=16 --export=ALL '--opt=a b' PYTHON -m hpc_dl facts "$run" > "$run/nodes.jsonl" &
+await $! || exit
+PYTHON -m hpc_dl place "$run" --nodelist "$SLURM_JOB_NODELIST" --job-id "$SLURM_JOB_ID" || exit
+
+# One task per node; each runs the line of its node. A task that fails ends the others.
+srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task=16 --export=ALL '--opt=a b' --kill-on-bad-exit=1 PYTHON -m hpc_dl tasks node "$run/tasks.txt" &
+await $!

@@ -1,0 +1,51 @@
+#!/bin/bash
+# hpc_dl VERSION: job train, mode async, site local
+# from template SHARE/templates/local.sh.j2
+# and job description SHARE/jobs/train.toml
+
+set -u -o pipefail
+umask 077
+run=/FOLDER/work/runs/train-"$HPC_DL_JOB_ID"
+
+# However the script ends, it writes the outcome; its exit code is that of the first process that failed.
+started=$(date +%s.%N)
+finish() {
+  local code=$?
+  trap - EXIT
+  PYTHON -m hpc_dl finish "$run" --code "$code" --started "$started"
+  exit
+}
+trap finish EXIT
+
+# A signal goes on to the step, and the script waits on for it; without a step it ends here.
+step=
+trap '[ -n "$step" ] || exit 143; kill -TERM "$step" 2>/dev/null' TERM INT
+await() {
+  local code
+  step=$1
+  while :; do
+    wait "$step"
+    code=$?
+    kill -0 "$step" 2>/dev/null || break
+  done
+  step=
+  return "$code"
+}
+
+# What an earlier run of this job, before a requeue, said of its end does not count.
+rm -rf -- "$run/state" "$run/summary.json" "$run/result.json"
+cd /FOLDER/work || exit
+
+
+
+# The data set is made ready once, before the processes that read it.
+PYTHON -m hpc_dl.data prepare digits --data-dir /FOLDER/work/data &
+await $! || exit
+
+# What this machine has for each node decides the placement, which gives the task file.
+PYTHON -m hpc_dl facts "$run" --nodelist 'node[1-2]' > "$run/nodes.jsonl" || exit
+PYTHON -m hpc_dl place "$run" --nodelist 'node[1-2]' --job-id "$HPC_DL_JOB_ID" || exit
+
+# All nodes are this machine: every line of the task file runs here. A line that fails ends the others.
+PYTHON -m hpc_dl tasks run "$run/tasks.txt" &
+await $!

@@ -1,0 +1,152 @@
+"""Task files: Greasy's format, read and written."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from hpc_dl.errors import UserError
+from hpc_dl.tasks.model import Task
+from hpc_dl.tasks.parser import parse, read_task_file
+from hpc_dl.tasks.writer import write
+
+
+def test_a_task_has_the_number_of_its_line() -> None:
+    text = "# first\n\n/bin/a\n  /bin/b 'x y' # c\n"
+    assert parse(text) == [Task(3, "/bin/a"), Task(4, "/bin/b 'x y' # c")]
+
+
+@pytest.mark.parametrize(
+    ("brackets", "after"),
+    [
+        ("[# 3 #]", (3,)),
+        ("[#1,3#]", (1, 3)),
+        ("[# 1-3 #]", (1, 2, 3)),
+        ("[# 3 - 1 #]", (1, 2, 3)),
+        ("[# -1 #]", (3,)),
+        ("[# - 2, 3 #]", (2, 3)),
+        ("[# 3, 3, -1 #]", (3,)),
+        ("[##]", ()),
+        ("[# , #]", ()),
+    ],
+)
+def test_dependencies(brackets: str, after: tuple[int, ...]) -> None:
+    assert parse(f"a\nb\nc\n{brackets} d")[-1] == Task(4, "d", after)
+    assert parse(f"a\nb\nc\n{brackets}d")[-1] == Task(4, "d", after)
+
+
+@pytest.mark.parametrize("line", ["[# 1 #] [@ /a b @] c", "[@ /a b @] [# 1 #] c", "[@/a b@][#1#]c"])
+def test_a_folder_may_stand_before_or_after_the_dependencies(line: str) -> None:
+    assert parse(f"a\n{line}")[-1] == Task(2, "c", (1,), "/a b")
+
+
+def test_a_setting_belongs_to_the_next_task_alone() -> None:
+    assert parse("#@ node='n 1'\na\nb") == [Task(2, "a", node="n 1"), Task(3, "b")]
+
+
+def test_windows_line_ends_do_no_harm() -> None:
+    assert parse("#@ node=n1\r\na b\r\n") == [Task(2, "a b", node="n1")]
+
+
+@pytest.mark.parametrize(
+    ("line", "column", "message"),
+    [
+        ("[# 2 #] b", 3, "there is no task 2 before this one"),
+        ("[# 1, 7-9 #] b", 6, "there is no task 7 before this one"),
+        ("[# 1-999999999 #] b", 3, "there is no task 2 before this one"),
+        ("[# -2 #] b", 3, "there is no task 0 before this one"),
+        ("[# -0 #] b", 3, "there is no task 2 before this one"),
+        ("[# 1 x #] b", 3, "'1 x' is no dependency"),
+        ("[# " + "9" * 5000 + " #] b", 3, "is no dependency"),
+        ("[# ٣ #] b", 3, "is no dependency"),
+        ("[# 1 b", 0, "'[#' without '#]'"),
+        ("[@ /a b", 0, "'[@' without '@]'"),
+        ("[@ @] b", 2, "expected a folder"),
+        ("[# 1 #] [# 1 #] b", 8, "a second '[#'"),
+        ("[# 1 #]", 7, "expected a command"),
+        ("#@ nod=n1", 3, "(did you mean 'node'?); known keys: 'node'"),
+        ("#@ node", 3, "expected KEY=VALUE"),
+        ("#@ node='n1", 11, "no closing quotation"),
+    ],
+)
+def test_an_error_points_at_its_place(line: str, column: int, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        parse(f"a\n{line}", "tasks.txt")
+    first, shown, caret = str(caught.value).split("\n")
+    assert first.startswith("tasks.txt, line 2: ")
+    assert message in first
+    assert (shown, caret) == (f"  {line}", " " * (column + 2) + "^")
+
+
+def test_all_invalid_lines_are_named() -> None:
+    with pytest.raises(UserError) as caught:
+        parse("[# 9 #] a\nb\n[@ @] c")
+    assert [line[:17] for line in str(caught.value).split("\n")[::3]] == ["task file, line 1", "task file, line 3"]
+
+
+def test_the_dependency_on_an_invalid_task_is_invalid() -> None:
+    with pytest.raises(UserError, match="there is no task 1 before this one"):
+        parse("[# 9 #] a\n[# 1 #] b")
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "tasks.txt"
+    file.write_bytes(b"echo \xff\n")
+    with pytest.raises(UserError, match=f"{file}: can't be read"):
+        read_task_file(file)
+    with pytest.raises(UserError, match="No such file"):
+        read_task_file(tmp_path / "none")
+
+
+@pytest.mark.parametrize("item", ["1-999999999", "999999999-1", "999999999", "-999999999", "1-" + "9" * 18])
+def test_a_huge_range_costs_nothing(item: str) -> None:
+    started = time.process_time()
+    with pytest.raises(UserError, match="there is no task"):
+        parse("a\n" * 3 + f"[# {item} #] b")
+    assert time.process_time() - started < 1
+
+
+PIECES = st.sampled_from(
+    ["[#", "#]", "[@", "@]", "#@", "node=", "1", "-", ",", "9" * 20, "a", " ", "\n", "\t", "'", "#"]
+)
+
+
+@given(st.text(max_size=60) | st.lists(PIECES, max_size=25).map("".join))
+def test_any_text_gives_tasks_or_a_user_error(text: str) -> None:
+    try:
+        tasks = parse(text)
+    except UserError:
+        return
+    assert all(task.command for task in tasks)
+    assert all(other < task.number for task in tasks for other in task.after)
+    # What was read once is written and read again.
+    assert parse(write(tasks)) == tasks
+
+
+WORD = st.text(
+    st.characters(min_codepoint=33, max_codepoint=0x3FF, exclude_categories=["Cc", "Z"]), min_size=1, max_size=12
+)
+
+
+@st.composite
+def task_lists(draw: st.DrawFn) -> list[Task]:
+    tasks: list[Task] = []
+    number = 0
+    for command in draw(st.lists(WORD, max_size=8)):
+        assume(not command.startswith(("#", "[#", "[@")))
+        number += draw(st.integers(2, 4))
+        earlier = [task.number for task in tasks]
+        after = draw(st.sets(st.sampled_from(earlier), max_size=4)) if earlier else ()
+        node = draw(st.just("") | WORD)
+        workdir = draw(st.just("") | WORD.filter(lambda word: "@]" not in word and not word.endswith("@")))
+        tasks.append(Task(number, command, tuple(sorted(after)), workdir, node))
+    return tasks
+
+
+@given(task_lists())
+def test_what_is_written_is_read_the_same(tasks: list[Task]) -> None:
+    assert parse(write(tasks)) == tasks
