@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from hpc_dl.data.description import Dataset, describe
-from hpc_dl.data.download import download, unpack
 from hpc_dl.data.folders import build_once
 
 META = "meta.json"
@@ -39,6 +38,8 @@ def fetch(name: str, data_dir: Path) -> Path | None:
 
     def build(target: Path) -> None:
         if dataset.needs_download:
+            from hpc_dl.data.download import download, unpack  # the HTTP client: 25 ms that most commands need not pay
+
             archive = dataset.folder(data_dir) / dataset.url.rpartition("/")[2]
             download(dataset.url, dataset.md5, archive)
             unpack(archive, names, target)
