@@ -49,16 +49,21 @@ def visible_gpus(environ: Mapping[str, str]) -> tuple[str, ...]:
     """
     for key in ("CUDA_VISIBLE_DEVICES", "SLURM_STEP_GPUS", "SLURM_JOB_GPUS"):
         if value := environ.get(key):
-            return tuple(value.split(","))
+            return _gpu_list(value)
     return ()
 
 
 def local_gpus() -> tuple[str, ...]:
     """Return the numbers of this machine's NVIDIA GPUs, or those that CUDA_VISIBLE_DEVICES leaves."""
     if (chosen := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return tuple(filter(None, chosen.split(",")))
+        return _gpu_list(chosen)
     numbers = (re.fullmatch(r"nvidia(\d+)", path.name) for path in Path("/dev").glob("nvidia*"))
     return tuple(sorted((match[1] for match in numbers if match), key=int))
+
+
+def _gpu_list(value: str) -> tuple[str, ...]:
+    """Return the GPUs that CUDA_VISIBLE_DEVICES names; ``-1`` and Slurm's ``NoDevFiles`` stand for none."""
+    return () if value in ("-1", "NoDevFiles") else tuple(filter(None, value.split(",")))
 
 
 def ports_in_use(between: tuple[int, int]) -> frozenset[int]:

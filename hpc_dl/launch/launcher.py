@@ -6,7 +6,6 @@ failure. So the same line works under srun, under Greasy and by hand.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import signal
@@ -19,9 +18,10 @@ import msgspec
 from hpc_dl.errors import UserError
 from hpc_dl.launch.outcome import all_workers_done, mark_done, report_failure
 from hpc_dl.placement import classic_flags, tf_config
-from hpc_dl.process import die_with_parent
+from hpc_dl.process import Guard, adopt_orphans, die_with_parent, kill_group
 from hpc_dl.runfolder import Failure, RunFolder
 
+_TOLD = 0.5  # seconds in which a SIGTERM that has ended a process reaches the launcher too, if it was meant for all
 _POLL = 1.0  # seconds between looks at the run folder, on a disk that many nodes share
 _TAIL = 8  # lines of a failed process's log that a message repeats
 
@@ -87,10 +87,9 @@ class _Child:
                 preexec_fn=_child_setup(),
             )
 
-    def signal(self, number: int) -> None:
-        """Send a signal to the whole process group, also when its leader is gone."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.popen.pid, number)
+    def signal(self, number: int) -> bool:
+        """Send a signal to the whole process group, also when its leader is gone; return whether anyone is left."""
+        return kill_group(self.popen.pid, number)
 
     def tail(self) -> tuple[str, ...]:
         with self.log.open("rb") as log:
@@ -142,6 +141,8 @@ class Launcher:
             0, or the exit code of the first process of the job that failed, or 143 after SIGTERM.
         """
         signal.pthread_sigmask(signal.SIG_BLOCK, self._SIGNALS)
+        adopt_orphans()
+        self._guard = Guard()
         self._run.logs.mkdir(exist_ok=True)
         try:
             for line in lines:
@@ -153,8 +154,7 @@ class Launcher:
                 self._reap()
                 self._look_around()
         finally:
-            for child in self._children.values():
-                child.signal(signal.SIGKILL)
+            self._guard.close()
         return self._exit_code
 
     def _start(self, line: ProcessLine, flags: bool) -> None:
@@ -166,30 +166,50 @@ class Launcher:
         try:
             child = _Child(line, self._run, env, command)
         except OSError as error:
-            self._fail(Failure(line.name, self._node, 127, 0, time.time(), (f"{command[0]}: {error.strerror}",)))
+            code = 127 if isinstance(error, FileNotFoundError) else 126  # as shells say it
+            self._fail(Failure(line.name, self._node, code, 0, time.time(), (f"{command[0]}: {error.strerror}",)))
             return
+        self._guard.add(child.popen.pid)
         self._children[child.popen.pid] = child
 
     def _reap(self) -> None:
+        """Take note of every process that has ended, our own and the orphans that they left."""
+        while self._children:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if not pid:
+                break
+            if child := self._children.get(pid):
+                child.popen.returncode = os.waitstatus_to_exitcode(status)
+                self._ended(child, child.popen.returncode)
         for pid, child in list(self._children.items()):
-            status = child.popen.poll()
-            if status is None:
-                continue
-            del self._children[pid]
-            child.signal(signal.SIGKILL)  # what it left behind
-            if self._kill_at is not None or (child.line.role == "ps" and self._ps_until is not None):
-                continue
-            if status == 0:
-                if child.line.role != "ps":
-                    mark_done(self._run, child.line.name)
-                continue
-            code, number = (status, 0) if status > 0 else (128 - status, -status)
-            self._fail(Failure(child.line.name, self._node, code, number, time.time(), child.tail()))
+            # What a process has started has the grace too.
+            if child.popen.returncode is not None and not (self._kill_at is not None and child.signal(0)):
+                child.signal(signal.SIGKILL)
+                self._guard.drop(pid)
+                del self._children[pid]
+
+    def _ended(self, child: _Child, status: int) -> None:
+        if self._kill_at is not None:
+            return
+        if child.line.role == "ps" and (self._ps_until is not None or all_workers_done(self._run, self._cluster)):
+            return
+        if status == 0:
+            if child.line.role != "ps":
+                mark_done(self._run, child.line.name)
+            return
+        code, number = (status, 0) if status > 0 else (128 - status, -status)
+        if code == 128 + signal.SIGTERM and (told := signal.sigtimedwait((signal.SIGTERM, signal.SIGINT), _TOLD)):
+            # scancel signals every process of a step: nobody has failed.
+            self._end(128 + told.si_signo)
+            return
+        self._fail(Failure(child.line.name, self._node, code, number, time.time(), child.tail()))
 
     def _fail(self, failure: Failure) -> None:
-        report_failure(self._run, failure)
         print(f"hpc-dl: {failure}", flush=True)
-        self._end(failure.exit_code)
+        self._end(report_failure(self._run, failure).exit_code)
 
     def _look_around(self) -> None:
         """See what happened on the other nodes, and how long is left."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Mapping, Sequence
 
@@ -21,16 +20,17 @@ def mark_done(run: RunFolder, process: str) -> None:
 def all_workers_done(run: RunFolder, cluster: Mapping[str, Sequence[str]]) -> bool:
     """Return whether every process of the cluster spec but the ps has ended well."""
     expected = sum(len(addresses) for role, addresses in cluster.items() if role != "ps")
-    return run.done.is_dir() and len(os.listdir(run.done)) >= expected
+    return run.done.is_dir() and sum(1 for _ in run.done.iterdir()) >= expected
 
 
-def report_failure(run: RunFolder, failure: Failure) -> None:
-    """Record a failure if it is the job's first: linking a finished file to the name is atomic on every disk."""
+def report_failure(run: RunFolder, failure: Failure) -> Failure:
+    """Record a failure if it is the job's first, and return the first: linking a file is atomic on every disk."""
     run.state.mkdir(parents=True, exist_ok=True)
     own = run.state / f"failure-{failure.process.replace(':', '-')}.json"
     write_text(own, msgspec.json.encode(failure))
     with contextlib.suppress(FileExistsError):
         run.failure.hardlink_to(own)
+    return run.read_failure() or failure
 
 
 def finish(run: RunFolder, code: int, started: float) -> Summary:

@@ -25,8 +25,9 @@ started=$(date +%s.%N)
 finish() {
   local code=$?
   trap - EXIT
+  trap '' TERM INT
   PYTHON -m hpc_dl finish "$run" --code "$code" --started "$started"
-  exit
+  exit $?  # without a number it would be the code from before the trap
 }
 trap finish EXIT
 
