@@ -10,7 +10,11 @@ from typing import Any
 from hpc_dl import local
 from hpc_dl.errors import JobError, UserError
 from hpc_dl.runfolder import RunFolder, Summary
-from hpc_dl.slurm import executor, state
+from hpc_dl.slurm import executor
+from hpc_dl.slurm.state import ENDED, SlurmState
+from hpc_dl.slurm.state import query as ask_slurm
+
+FORGOTTEN = 60.0  # seconds of UNKNOWN after which a job counts as forgotten: a busy controller answers by then
 
 
 class Job:
@@ -37,26 +41,30 @@ class Job:
         """Return the state in Slurm's words: PENDING, RUNNING, COMPLETED, FAILED, …; UNKNOWN where nobody knows."""
         return self.query().state
 
-    def query(self) -> state.SlurmState:
+    def query(self) -> SlurmState:
         """Return the state, why it waits and where it runs.
 
         Slurm comes first; the job's own summary counts where Slurm has forgotten the job.
         """
         if self._local is None:
-            said = state.query([self.job_id])[self.job_id]
+            said = ask_slurm([self.job_id])[self.job_id]
             if said.state != "UNKNOWN":
                 return said
-        summary = self.run.read_summary()
-        if summary is not None:
-            return state.SlurmState(summary.state)
+        # Asked first: the summary is the last thing that its script writes.
+        alive = self._local is not None and self._local.alive
+        if summary := self.run.read_summary():
+            return SlurmState(summary.state)
         if self._local is None:
-            return state.SlurmState("UNKNOWN")
-        # Its script writes the summary whatever happens, unless it is killed itself.
-        return state.SlurmState("RUNNING" if self._local.alive else "FAILED")
+            return SlurmState("UNKNOWN")
+        if alive:
+            return SlurmState("RUNNING")
+        # Its script was killed itself, or told to end before it could write one.
+        last = local.load(self.run)
+        return SlurmState("CANCELLED" if last and last.cancelled else "FAILED")
 
     def done(self) -> bool:
         """Return whether it has ended, well or not."""
-        return self.state in state.ENDED
+        return self.state in ENDED
 
     def wait(self, timeout: float | None = None) -> None:
         """Return when it has ended.
@@ -65,11 +73,18 @@ class Job:
             timeout: seconds.
 
         Raises:
+            JobError: nobody knows the job any more, and it left no summary.
             TimeoutError: it has not ended by then.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        pause = 0.2
-        while not self.done():
+        pause, known = 0.2, time.monotonic()
+        while (state := self.state) not in ENDED:
+            if state != "UNKNOWN":
+                known = time.monotonic()
+            elif time.monotonic() - known > FORGOTTEN:
+                raise JobError(
+                    f"job {self.job_id}: Slurm no longer knows it, and it left no summary in {self.run.path}"
+                )
             if deadline is not None and time.monotonic() > deadline:
                 raise TimeoutError(f"job {self.job_id} has not ended after {timeout} s")
             time.sleep(pause)
@@ -77,7 +92,7 @@ class Job:
             pause = min(pause * 1.5, 0.5 if self._local else 10)
 
     def result(self, timeout: float | None = None) -> dict[str, Any]:
-        """Wait for the end and return what the training program reported: ``test_accuracy``, ``steps_per_s``, …
+        """Wait for the end and return what the training program reported, such as ``test_accuracy``.
 
         A script of the user's own reports by writing ``result.json`` into the folder that HPC_DL_RUN names.
 
@@ -93,7 +108,7 @@ class Job:
     def exception(self) -> JobError | None:
         """Return why it ended badly; None if it ended well or has not ended."""
         final = self.state
-        if final == "COMPLETED" or final not in state.ENDED:
+        if final == "COMPLETED" or final not in ENDED:
             return None
         summary = self.summary()
         cause = summary.failure if summary and summary.failure else f"see {self.run.log}"
@@ -106,7 +121,7 @@ class Job:
     def cancel(self) -> None:
         """End it. One that has ended is left as it is."""
         if self._local is not None:
-            local.cancel(self._local)
+            local.cancel(self.run, self._local)
         else:
             executor.cancel(self.job_id)
 
@@ -115,7 +130,7 @@ class Job:
         return self.run.log.read_text(errors="replace") if self.run.log.exists() else ""
 
     def logs(self) -> dict[str, Path]:
-        """Return each process's log file: ``ps:0``, ``worker:0``, …"""
+        """Return each process's log file by its name, such as ``worker:0``."""
         return {name: self.run.log_of(name) for name in self.run.processes()}
 
 
@@ -139,5 +154,5 @@ def find_job(name: str, folder: Path) -> Job:
     matching = [run for run in runs if not name or name in (run.job_id, run.path.name)]
     if not matching:
         known = ", ".join(run.job_id for run in runs[-5:]) or "none"
-        raise UserError(f"no job {name!r} in {folder}; newest jobs there: {known}")
+        raise UserError(f"no job{f' {name!r}' if name else ''} in {folder}; newest jobs there: {known}")
     return Job(matching[-1])

@@ -9,7 +9,7 @@ import subprocess
 
 import msgspec
 
-from hpc_dl.process import start_time
+from hpc_dl.process import inheritable, start_time
 from hpc_dl.runfolder import RunFolder, write_text
 
 
@@ -19,11 +19,13 @@ class LocalProcess(msgspec.Struct, frozen=True):
     pid: int
     started: str
     """Its start time in clock ticks since boot, so that a reused number is not taken for it."""
+    cancelled: bool = False
+    """Whether it was told to end; counts where it was too early for it to say how it ended."""
 
     @property
     def alive(self) -> bool:
         """Return whether it still runs."""
-        return start_time(self.pid) == self.started
+        return bool(self.started) and start_time(self.pid) == self.started
 
 
 def start(run: RunFolder, job_id: str) -> LocalProcess:
@@ -31,7 +33,7 @@ def start(run: RunFolder, job_id: str) -> LocalProcess:
     with run.log.open("ab") as log:
         process = subprocess.Popen(
             ["bash", str(run.script)],
-            env={**os.environ, "HPC_DL_JOB_ID": job_id},
+            env={**inheritable(os.environ), "HPC_DL_JOB_ID": job_id},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -46,9 +48,10 @@ def start(run: RunFolder, job_id: str) -> LocalProcess:
 _detached: list[subprocess.Popen[bytes]] = []
 
 
-def cancel(local: LocalProcess) -> None:
+def cancel(run: RunFolder, local: LocalProcess) -> None:
     """End a local run as Slurm would: its script passes SIGTERM on and writes the summary."""
     if local.alive:
+        save(run, msgspec.structs.replace(local, cancelled=True))
         with contextlib.suppress(ProcessLookupError):
             os.kill(local.pid, signal.SIGTERM)
 
@@ -61,6 +64,6 @@ def save(run: RunFolder, local: LocalProcess) -> None:
 def load(run: RunFolder) -> LocalProcess | None:
     """Return the remembered local run; None if the folder is not one of a local run."""
     try:
-        return msgspec.json.decode((run.local).read_bytes(), type=LocalProcess)
+        return msgspec.json.decode(run.local.read_bytes(), type=LocalProcess)
     except FileNotFoundError:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hpc_dl import data, local
+from hpc_dl.errors import UserError
 from hpc_dl.job import Job
 from hpc_dl.plan import Plan
 from hpc_dl.rendering import Renderer
@@ -27,21 +29,13 @@ def submit_plan(plan: Plan) -> Job:
         UserError: Slurm refuses the job, or the data set can't be had; no run folder is left then.
     """
     script = plan.script()
-    if not plan.job.script:
+    if not plan.job.script and data.describe(plan.job.data).needs_download:
         data.fetch(plan.job.data, Path(plan.job.workdir, plan.site.data))
     with _new_folder(plan.runs) as run:
         run.freeze(plan.job, plan.site, script, Renderer(plan.templates).folders)
         if plan.site.scheduler == "local":
             return Job(_start_local(plan, run))
-        job_id = executor.ScriptExecutor(run.path / "submitit", script).submit_script()
-        shutil.rmtree(run.path / "submitit")
-        try:
-            final = run.rename(f"{plan.job.name}-{job_id}")
-        except OSError:
-            executor.cancel(job_id)
-            raise
-    executor.release(job_id)
-    return Job(final)
+        return Job(_start_slurm(plan, run, script))
 
 
 def check_plan(plan: Plan) -> str:
@@ -60,19 +54,41 @@ def check_plan(plan: Plan) -> str:
         return said
 
 
+def _start_slurm(plan: Plan, run: RunFolder, script: str) -> RunFolder:
+    job_id = executor.submit(script)
+    try:
+        run.rename(f"{plan.job.name}-{job_id}")
+        executor.release(job_id)
+    except (OSError, UserError) as error:
+        executor.cancel(job_id)
+        # The name is taken where an earlier cluster gave the same number.
+        reason = f"{error.filename2}: {error.strerror}" if isinstance(error, OSError) else error
+        raise UserError(f"{reason}; job {job_id} was cancelled") from None
+    except BaseException:
+        executor.cancel(job_id)
+        raise
+    return run
+
+
 def _start_local(plan: Plan, run: RunFolder) -> RunFolder:
     number = 1 + max((_local_number(path) for path in plan.runs.glob("*-L*")), default=0)
-    while True:
-        try:
-            final = run.rename(f"{plan.job.name}-L{number}")
-        except OSError:
-            # Another submission took the number between the look and now.
-            if not (plan.runs / f"{plan.job.name}-L{number}").exists():
-                raise
-            number += 1
-            continue
-        local.save(final, local.start(final, f"L{number}"))
-        return final
+    # Whoever has the folder .L7 may give number 7, whatever the names of the jobs that are submitted at once.
+    while not _renamed(run, f".L{number}") or any(plan.runs.glob(f"*-L{number}")):
+        number += 1
+    run.rename(f"{plan.job.name}-L{number}")
+    local.save(run, local.start(run, f"L{number}"))
+    return run
+
+
+def _renamed(run: RunFolder, name: str) -> bool:
+    """Give the folder a name; return False if the name is taken."""
+    try:
+        run.rename(name)
+    except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+        return False
+    return True
 
 
 def _local_number(path: Path) -> int:

@@ -6,19 +6,23 @@ tests/unit/test_executor.py holds them to what we expect.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import re
 import subprocess
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from hpc_dl.errors import UserError
+from hpc_dl.process import inheritable
 
-# Set inside jobs; sbatch would take them as options of the new job.
-_INHERITED = ("SLURM_", "SBATCH_", "SRUN_", "PMI_", "PMIX_")
+# Set inside jobs; sbatch would take them as options of the new job. Outside, SBATCH_* are the user's own defaults.
+_INHERITED = ("SLURM_", "SRUN_", "PMI_", "PMIX_")
 _KEPT = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT")
 
 
@@ -26,7 +30,7 @@ class ScriptExecutor(submitit.SlurmExecutor):
     """Submits one script as it is, held, so that its run folder can get its name before it starts.
 
     Args:
-        folder: where submitit keeps its copy of the script.
+        folder: where submitit keeps its copy of the script for a moment; it takes a ``%`` in it for its own.
         script: the sbatch script.
     """
 
@@ -43,8 +47,8 @@ class ScriptExecutor(submitit.SlurmExecutor):
         Raises:
             UserError: sbatch refused it; the message is sbatch's own.
         """
-        self.folder.mkdir(parents=True)
-        with _outside_any_job():
+        said = io.StringIO()  # submitit prints sbatch's words, which our error repeats
+        with _outside_any_job(), contextlib.redirect_stderr(said):
             try:
                 return str(self._submit_command("").job_id)
             except (FailedJobError, FailedSubmissionError) as error:
@@ -55,6 +59,16 @@ class ScriptExecutor(submitit.SlurmExecutor):
 
     def _make_submission_command(self, submission_file_path: Path) -> list[str]:
         return ["sbatch", "--hold", str(submission_file_path)]
+
+
+def submit(script: str) -> str:
+    """Submit a script, held, and return the job id.
+
+    Raises:
+        UserError: there is no Slurm here, or sbatch refused the script.
+    """
+    with tempfile.TemporaryDirectory(prefix="hpc_dl-") as folder:
+        return ScriptExecutor(Path(folder), script).submit_script()
 
 
 def test_only(script: Path) -> str:
@@ -75,12 +89,11 @@ def release(job_id: str) -> None:
     """Let a held job start.
 
     Raises:
-        UserError: Slurm did not; the job is cancelled then.
+        UserError: Slurm did not.
     """
     done = subprocess.run(["scontrol", "release", job_id], capture_output=True, text=True, check=False)
     if done.returncode:
-        cancel(job_id)
-        raise UserError(f"scontrol release {job_id}: {done.stderr.strip()}; the job was cancelled")
+        raise UserError(f"scontrol release {job_id}: {done.stderr.strip()}")
 
 
 def cancel(job_id: str) -> None:
@@ -94,10 +107,12 @@ def cancel(job_id: str) -> None:
         raise UserError(f"scancel {job_id}: {done.stderr.strip()}")
 
 
-@contextmanager
+@contextlib.contextmanager
 def _outside_any_job() -> Iterator[None]:
-    """Hide the variables of a job around us, which sbatch would pass on to the new one."""
-    hidden = {k: v for k, v in os.environ.items() if k.startswith(_INHERITED) and k not in _KEPT}
+    """Hide the variables of a job around us, and those of our command, which sbatch would pass on to the new job."""
+    foreign = (*_INHERITED, "SBATCH_") if "SLURM_JOB_ID" in os.environ else _INHERITED
+    passed = {k: v for k, v in inheritable(os.environ).items() if not k.startswith(foreign) or k in _KEPT}
+    hidden = {k: v for k, v in os.environ.items() if k not in passed}
     for key in hidden:
         del os.environ[key]
     try:
@@ -107,5 +122,5 @@ def _outside_any_job() -> Iterator[None]:
 
 
 def _sbatch_message(error: Exception) -> str:
-    lines = [line.replace("sbatch: ", "").strip() for line in str(error).splitlines()]
-    return " ".join(line for line in lines if line.startswith("error:")) or str(error)
+    found = re.findall(r"^sbatch: error: (.*)", str(error), re.MULTILINE)
+    return "; ".join(found) or str(error)

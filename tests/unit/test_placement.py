@@ -176,7 +176,7 @@ def test_a_node_with_too_few_gpus_is_named() -> None:
         ({}, K80, {"gpus": 4, "cores": 16, "ps": 1}),
         ({"gpus": 2}, K80, {"gpus": 2, "cores": 8, "ps": 1}),
         ({"gpus": 1, "nodes": 4, "ps": 2}, K80, {"gpus": 1, "cores": 4, "ps": 2}),
-        ({"gpus": 0}, K80, {"gpus": 0, "cores": 1}),
+        ({"gpus": 0}, K80, {"gpus": 0, "cores": 16}),
         ({"gpus": 2}, msgspec.structs.replace(K80, exclusive=True), {"cores": 16}),
         ({"cores": 3}, K80, {"cores": 3}),
         ({"mode": "single"}, K80, {"gpus": 1, "cores": 4, "ps": None}),
@@ -221,3 +221,10 @@ def test_no_core_belongs_to_a_node_where_all_nodes_are_one_machine() -> None:
     placement = place(job, site, expected_facts(job, site, ["n1", "n2"]))
     assert all(not process.cores and process.threads == 1 for process in placement.processes)
     assert {process.host for process in placement.processes} == {"127.0.0.1"}
+
+
+def test_nodes_of_a_local_run_share_the_gpus_of_this_machine() -> None:
+    site = Site(name="local", cores=8, gpus=4, scheduler="local", address="127.0.0.1")
+    assert resolve(JobSpec(nodes=2), site).gpus == 2
+    with pytest.raises(UserError, match=r"gpus = 3: a node of site 'local' has 2 \(allowed: 0 to 2\)"):
+        resolve(JobSpec(nodes=2, gpus=3), site)
