@@ -35,7 +35,8 @@ def main() -> None:
     if len(sys.argv) > 1:
         print(*measure(int(sys.argv[1])))
         return
-    print(f"{'nodes':>6} {'processes':>10} {'plan s':>8} {'place s':>8} {'tasks s':>8} {'total s':>8} {'us/process':>11} {'MB':>6}")
+    headings = ("plan s", "place s", "tasks s", "total s")
+    print(f"{'nodes':>6} {'processes':>10} {' '.join(f'{h:>8}' for h in headings)} {'us/process':>11} {'MB':>6}")
     for nodes in _NODES:
         rows = []
         for _ in range(_RUNS):  # fresh processes: caches of the run before would flatter

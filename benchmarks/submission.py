@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import statistics
@@ -31,7 +32,7 @@ def parts(job: hpc_dl.Job, before: float, after: float) -> list[float]:
     placed = job.run.tasks.stat().st_mtime
     marks = [before, after, summary.started, placed, events["imported"], events["session"], events["first_step"]]
     # A job may start before the submitting call has returned.
-    return [*(max(0.0, b - a) for a, b in zip(marks, marks[1:], strict=False)), marks[-1] - marks[0]]
+    return [*(max(0.0, b - a) for a, b in itertools.pairwise(marks)), marks[-1] - marks[0]]
 
 
 def measure(site: str) -> None:

@@ -29,12 +29,11 @@ def choose_site(name: str = "") -> tuple[Site, Path]:
         return _load(site_file(name))
     if "SLURM_CONF" not in os.environ and running():
         return _load(site_file("minicluster"))
-    if shutil.which("sbatch") and _configured():
-        if cluster := cluster_name():
-            for path in site_files().values():
-                if read_toml(path).values.get("cluster") == cluster:
-                    return _load(path)
-            return describe(cluster), next(iter(site_folders())) / f"{cluster}.toml"
+    if shutil.which("sbatch") and _configured() and (cluster := cluster_name()):
+        for path in site_files().values():
+            if read_toml(path).values.get("cluster") == cluster:
+                return _load(path)
+        return describe(cluster), next(iter(site_folders())) / f"{cluster}.toml"
     return _load(site_file("local"))
 
 

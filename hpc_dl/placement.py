@@ -118,10 +118,12 @@ def resolve(job: JobSpec, site: Site) -> JobSpec:
     Raises:
         UserError: the job asks for more than a node of the site has.
     """
-    gpus = (site.gpus if job.mode != "single" else min(site.gpus, 1)) if job.gpus is None else job.gpus
-    if gpus > site.gpus:
-        raise UserError(f"gpus = {gpus}: a node of site {site.name!r} has {site.gpus} (allowed: 0 to {site.gpus})")
-    whole = site.exclusive or not site.gpus or gpus == site.gpus
+    # In a local run all nodes share this machine's GPUs.
+    most = site.gpus // job.nodes if site.scheduler == "local" else site.gpus
+    gpus = (most if job.mode != "single" else min(most, 1)) if job.gpus is None else job.gpus
+    if gpus > most:
+        raise UserError(f"gpus = {gpus}: a node of site {site.name!r} has {most} (allowed: 0 to {most})")
+    whole = site.exclusive or not gpus or gpus == site.gpus
     cores = job.cores or (site.cores if whole else max(1, site.cores * gpus // site.gpus))
     if cores > site.cores:
         raise UserError(f"cores = {cores}: a node of site {site.name!r} has {site.cores}")

@@ -36,7 +36,9 @@ def process_text(plan: Plan, placement: Placement, name: str) -> str:
     """
     named = {process.name: process for process in placement.processes}
     if name not in named:
-        raise UserError(f"process {name!r}: not in this job{near_match(name, named)}; it has {allowed(list(named)[:20])}")
+        raise UserError(
+            f"process {name!r}: not in this job{near_match(name, named)}; it has {allowed(list(named)[:20])}"
+        )
     process = named[name]
     cluster = placement.cluster()
     lines = [

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from hpc_dl.job import Job
+from hpc_dl.job import FORGOTTEN, Job
 from hpc_dl.placement import Placement
 from hpc_dl.progress import Progress, Totals
 from hpc_dl.runfolder import Summary
@@ -22,6 +22,7 @@ _FRAME = 0.5  # seconds between looks at the metrics files
 _ASK_LOCAL = 0.5  # seconds between questions for the state
 _ASK_SLURM = (2.0, 30.0)  # the same for Slurm, at first and at most
 _LINE = 5.0  # seconds between plain lines
+_RESULT = {"test_accuracy", "test_loss", "steps", "steps_per_s", "images_per_s"}  # what the built-in program reports
 _ROWS = 24  # nodes that the placement table shows
 
 
@@ -107,6 +108,7 @@ def _follow(job: Job, show: Callable[[str, Totals], None], steps: int | None, ev
     local = job.run.local.exists()
     pause = _ASK_LOCAL if local else _ASK_SLURM[0]
     state, ask_at, shown_at, shown = SlurmState(""), 0.0, 0.0, ("", 0)
+    known = time.monotonic()
     while True:
         now = time.monotonic()
         totals = progress.look()
@@ -115,7 +117,8 @@ def _follow(job: Job, show: Callable[[str, Totals], None], steps: int | None, ev
             state = job.query()
             ask_at = now + pause
             pause = pause if local else min(pause * 1.2, _ASK_SLURM[1])
-        ended = state.state in ENDED
+            known = now if state.state != "UNKNOWN" else known
+        ended = state.state in ENDED or now - known > FORGOTTEN
         mark = (state.state + state.reason + str(totals.evaluating), totals.step)
         if mark[0] != shown[0] or ended or (mark != shown and now - shown_at >= every):
             show(describe(state, totals, steps or 0), totals)
@@ -135,7 +138,9 @@ def summary_lines(job: Job, state: SlurmState, summary: Summary | None) -> list[
         lines.append(f"The end of {job.run.log}:")
         lines += [f"    {line}" for line in job.stdout().splitlines()[-8:]]
     result = summary.result if summary else None
-    if result and "test_accuracy" in result:
+    if result and not result.keys() >= _RESULT:  # of a script of the user's own
+        lines.append("Result: " + ", ".join(f"{key} = {value}" for key, value in result.items()))
+    elif result:
         loss = math.nan if result["test_loss"] is None else result["test_loss"]  # JSON has no NaN
         lines.append(
             f"test accuracy {result['test_accuracy']:.2%}, test loss {loss:.3f};"

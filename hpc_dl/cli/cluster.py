@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import click
+
+
+def _number(name: str, variable: str, default: int, text: str) -> Callable[..., Any]:
+    return click.option(name, envvar=variable, default=default, show_default=True, metavar="N", help=text)
 
 
 @click.group()
@@ -13,9 +19,9 @@ def cluster() -> None:
 
 
 @cluster.command()
-@click.option("--nodes", envvar="HPC_DL_NODES", default=2, show_default=True, metavar="N", help="Nodes, named mini1, mini2 and so on.")
-@click.option("--gpus", envvar="HPC_DL_GPUS", default=4, show_default=True, metavar="G", help="GPUs of a node; they need not exist.")
-@click.option("--cpus", envvar="HPC_DL_CORES", default=16, show_default=True, metavar="C", help="CPUs of a node; they need not exist.")
+@_number("--nodes", "HPC_DL_NODES", 2, "Nodes, named mini1, mini2 and so on.")
+@_number("--gpus", "HPC_DL_GPUS", 4, "GPUs of a node; they need not exist.")
+@_number("--cpus", "HPC_DL_CORES", 16, "CPUs of a node; they need not exist.")
 def start(nodes: int, gpus: int, cpus: int) -> None:
     """Start the cluster; it runs until `stop`."""
     from hpc_dl.minicluster import ClusterConfig, MiniCluster, NodeGroup

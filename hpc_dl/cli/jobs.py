@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,10 +26,13 @@ def follow(job: Job, console: Console) -> int:
     try:
         state = watch(job, console, None if spec.script else spec.steps)
     except KeyboardInterrupt:
+        # The id alone finds it where `watch` looks by itself.
+        name = job.job_id if job.run.path.parent.absolute() == Path("runs").absolute() else str(job.run.path)
+        word = shlex.quote(name)
         click.echo(
             f"\nDetached; job {job.job_id} goes on."
-            f"\n  come back:  hpc-dl watch {job.job_id}   (make watch JOB={job.job_id})"
-            f"\n  end it:     hpc-dl cancel {job.job_id}  (make cancel JOB={job.job_id})"
+            f"\n  come back:  hpc-dl watch {word}   (make watch JOB={word})"
+            f"\n  end it:     hpc-dl cancel {word}  (make cancel JOB={word})"
         )
         return 0
     summary = job.summary()

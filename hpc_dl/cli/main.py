@@ -51,8 +51,12 @@ def main(args: list[str] | None = None) -> None:
     """Run the command line; errors of the user's end with one message and exit code 2."""
     try:
         result: Any = _command.main(args=args, prog_name="hpc-dl", standalone_mode=False)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        text = error.format_message()
+        click.echo(f"hpc-dl: error: {text[:1].lower()}{text[1:].rstrip('.')}", err=True)
         sys.exit(error.exit_code)
     except UserError as error:
         click.echo(f"hpc-dl: error: {error}", err=True)
@@ -60,10 +64,6 @@ def main(args: list[str] | None = None) -> None:
     except JobError as error:
         click.echo(f"hpc-dl: {error}", err=True)
         sys.exit(1)
-    except BrokenPipeError:
-        # The reader has gone, as `head` does; Python would complain once more at its exit.
-        sys.stderr.close()
-        sys.exit(141)
     except OSError as error:
         # A folder that can't be written, a disk that is full: the place and the reason say it all.
         click.echo(f"hpc-dl: error: {error.filename or 'system'}: {error.strerror or error}", err=True)

@@ -50,6 +50,7 @@ def layers(settings: dict[str, Any]) -> list[Layer]:
         origin = f"--{key.replace('_', '-')}"
         if context.get_parameter_source(key) == ParameterSource.ENVIRONMENT:
             origin = _variable(key)
+        _check_text(value, origin)
         if key in _TABLES:
             if text := os.environ.get(f"HPC_DL_{key.upper()}"):
                 found.append(Layer({key: pairs(_words(text, _variable(key)), _variable(key))}, _variable(key)))
@@ -66,6 +67,13 @@ def layers(settings: dict[str, Any]) -> list[Layer]:
 def _variable(key: str) -> str:
     """Return what to call the environment variable of a key: make users have set a make variable."""
     return f"make variable {key.upper()}" if "HPC_DL_MAKE" in os.environ else f"HPC_DL_{key.upper()}"
+
+
+def _check_text(value: Any, origin: str) -> None:
+    try:
+        "".join(value if isinstance(value, tuple) else str(value)).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{origin} = {value!r}: is not UTF-8") from None
 
 
 def _words(text: str, origin: str) -> list[str]:
