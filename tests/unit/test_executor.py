@@ -131,3 +131,23 @@ def test_release_and_cancel_repeat_slurms_words(slurm: FakeSlurm) -> None:
         slurm.answer(name, err="Access denied\n", code=1)
         with pytest.raises(UserError, match=f"{name}.* 7: Access denied"):
             act("7")
+
+
+def test_options_of_the_submitting_command_do_not_reach_the_job(
+    slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in ("HPC_DL_NODES", "HPC_DL_DRY_RUN", "HPC_DL_MAKE"):
+        monkeypatch.setenv(key, "1")
+    monkeypatch.setenv("HPC_DL_CLUSTER_DIR", "/c")
+    executor.submit("#!/bin/sh\n")
+    passed = {key for key in slurm.environment("sbatch") if key.startswith("HPC_DL_")}
+    assert passed == {"HPC_DL_CLUSTER_DIR"}
+
+
+def test_a_users_own_sbatch_defaults_reach_sbatch_outside_a_job(
+    slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.setenv("SBATCH_ACCOUNT", "project1")
+    executor.submit("#!/bin/sh\n")
+    assert slurm.environment("sbatch")["SBATCH_ACCOUNT"] == "project1"
