@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -166,7 +167,8 @@ class Launcher:
         try:
             child = _Child(line, self._run, env, command)
         except OSError as error:
-            code = 127 if isinstance(error, FileNotFoundError) else 126  # as shells say it
+            # As shells say it; a folder on PATH that may not be searched does not make a missing command a forbidden one.
+            code = 126 if shutil.which(command[0], os.F_OK) else 127
             self._fail(Failure(line.name, self._node, code, 0, time.time(), (f"{command[0]}: {error.strerror}",)))
             return
         self._guard.add(child.popen.pid)
