@@ -18,6 +18,7 @@ from hpc_dl.site import Scalar, check_env, check_slurm_options
 from hpc_dl.train import ONLY_IN
 
 Mode = Literal["async", "mixed", "sync", "single"]
+Compression = Literal["none", "fp16", "1bit"]
 Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
 
@@ -72,6 +73,10 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     log_every: Annotated[int, Meta(ge=1, description="a worker's own steps between lines of metrics")] = 20
     towers: Annotated[Positive, Meta(description="parts of a worker's batch; default: one per GPU")] | None = None
     backup_workers: Annotated[Count, Meta(description="sync: workers that a step does not wait for")] = 0
+    staleness: Annotated[Count, Meta(description="steps that a worker may be ahead of the slowest")] | None = None
+    n_fetch: Annotated[Positive, Meta(description="steps between a worker's fetches of the variables")] = 1
+    n_push: Annotated[Positive, Meta(description="steps whose gradients a worker sends together")] = 1
+    compression: Annotated[Compression, Meta(description="of gradients on their way to the ps")] = "none"
 
     workdir: Annotated[str, Meta(description="where the processes start; default: where the job was submitted")] = ""
 
@@ -164,9 +169,9 @@ def check(job: JobSpec) -> None:
         for key in filter(others.get, others):
             value = str(getattr(job, key)).lower()
             raise BadValueError(key, f"{key} = {value}: mode 'single' is one process on one node, without ps or chief")
-    for key, value in job.mode_settings.items():
+    for key, setting in job.mode_settings.items():
         if job.mode not in (modes := ONLY_IN[key]):
-            raise BadValueError(key, f"{key} = {value}: mode {job.mode!r} has no use for it; only {allowed(modes)}")
+            raise BadValueError(key, f"{key} = {setting}: mode {job.mode!r} has no use for it; only {allowed(modes)}")
     own = {
         "chief": "the built-in program's chief is worker 0",
         "classic_flags": "the built-in program reads TF_CONFIG",

@@ -17,4 +17,9 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     # Setting: the modes in which it means something.
     "towers": ("mixed", "single"),
     "backup_workers": ("sync",),
+    "staleness": ("async", "mixed"),
+    "n_fetch": ("async", "mixed"),
+    "n_push": ("async", "mixed"),
+    "compression": ("async", "mixed", "sync"),
 }
+COMPRESSIONS = ("none", "fp16", "1bit")

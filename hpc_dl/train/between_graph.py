@@ -18,6 +18,8 @@ from hpc_dl.errors import JobError, UserError
 from hpc_dl.train import graph, placement, session
 from hpc_dl.train.checkpoint import Checkpoints
 from hpc_dl.train.cluster import Cluster
+from hpc_dl.train.compression import compressed
+from hpc_dl.train.downpour import Downpour
 from hpc_dl.train.loop import train
 from hpc_dl.train.metrics import Metrics
 from hpc_dl.train.options import Options
@@ -26,6 +28,7 @@ from hpc_dl.train.peers import Watch
 from hpc_dl.train.rendezvous import Rendezvous
 from hpc_dl.train.result import finish
 from hpc_dl.train.shared import shared_variables
+from hpc_dl.train.staleness import Staleness
 from hpc_dl.train.stop import EXIT_CODE, Stop
 from hpc_dl.train.sync import Sync
 
@@ -71,12 +74,23 @@ def _work(server: Any, options: Options, cluster: Cluster, metrics: Metrics, sto
     with tf.Graph().as_default():
         device = placement.device(cluster)
         sync = Sync(cluster, options.backup_workers) if options.mode == "sync" else None
-        exchange = sync or graph.at_once
-        train_graph = graph.training(options, len(cluster.workers), cluster.task_index, device, exchange)
+        exchange = compressed(sync or graph.at_once, options.compression)
+        own_copy = options.n_fetch > 1 or options.n_push > 1
+        downpour = Downpour(options, f"/job:worker/task:{cluster.task_index}", exchange) if own_copy else None
+        train_graph = graph.training(
+            options,
+            len(cluster.workers),
+            cluster.task_index,
+            device,
+            downpour or exchange,
+            downpour.own if downpour else None,
+        )
+        staleness = Staleness(cluster, options.staleness) if options.staleness is not None else None
         with tf1.device(device):
             checkpoints = Checkpoints(options.run_dir)
             init = tf1.global_variables_initializer()
             init_shared = tf1.variables_initializer(shared_variables())
+            init_local = tf1.local_variables_initializer()
             uninitialised = tf1.report_uninitialized_variables([*tf1.global_variables(), *shared_variables()])
         rendezvous = Rendezvous(cluster)
         filters = ("/job:ps", f"/job:worker/task:{cluster.task_index}")
@@ -89,13 +103,17 @@ def _work(server: Any, options: Options, cluster: Cluster, metrics: Metrics, sto
                     remote.run(init)
         else:
             _wait_for_chief(remote, uninitialised, options.start_timeout)
-        remote.run(train_graph.start_input)
+        remote.run([init_local, train_graph.start_input])
         if sync:
             sync.start(remote, options.steps, options.start_timeout, stop)
         metrics.event("session")
 
         start_step = int(remote.run(train_graph.global_step))
         step = session.function(remote, train_graph.outputs)
+        if downpour:
+            step = downpour.scheduled(step, remote, start_step)
+        if staleness:
+            step = staleness.bounded(step, remote, options, stop)
         if not cluster.is_chief:
             progress = train(step, start_step, options, metrics, stop)
             watch.end()

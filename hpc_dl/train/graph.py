@@ -42,7 +42,12 @@ def at_once(gradients: Gradients, updates: list[Any], apply_gradients: Apply) ->
 
 
 def training(
-    options: Options, workers: int = 1, index: int = 0, device: Device = None, exchange: Exchange = at_once
+    options: Options,
+    workers: int = 1,
+    index: int = 0,
+    device: Device = None,
+    exchange: Exchange = at_once,
+    own: Callable[[Any, Callable[[], Any]], Any] | None = None,
 ) -> TrainGraph:
     """Build the training graph of one worker in the current graph.
 
@@ -52,6 +57,7 @@ def training(
         index: which of them this is.
         device: where operations go: a device name or function, as `tf.compat.v1.device` takes it.
         exchange: what is done with the gradients.
+        own: returns the network that computes, from the one with the shared variables and what builds another.
     """
     tf1.set_random_seed(options.seed)
     random.seed(options.seed)  # Keras draws the seeds of initialisers from here
@@ -62,8 +68,13 @@ def training(
             iterator = tf1.data.make_initializable_iterator(batches)
             images, labels = iterator.get_next()
         global_step = tf1.train.get_or_create_global_step()
-        with read_once(options.towers):
-            model = models.build(options.model, dataset.shape, dataset.classes)
+
+        def build() -> Any:
+            with read_once(options.towers):
+                return models.build(options.model, dataset.shape, dataset.classes)
+
+        shared = build()
+        model = own(shared, build) if own else shared
         with tf1.device(global_step.device):  # on the ps, where they are used: two messages fewer per step
             settings = rate(options, global_step), tf.constant(options.momentum)
         optimizer = tf1.train.MomentumOptimizer(*settings, use_nesterov=True)
@@ -78,7 +89,7 @@ def training(
         def apply_gradients(gradients: Gradients, updates: list[Any]) -> Any:
             trained = optimizer.apply_gradients(decayed(gradients, options.weight_decay))
             with tf.control_dependencies([trained, *updates]):
-                counted = tf1.assign_add(global_step, 1)
+                counted = tf1.assign_add(global_step, options.n_push)
             with tf.control_dependencies([counted]):
                 return tf.identity(counted)
 

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from hpc_dl import models
 from hpc_dl.data import DATASETS, describe
 from hpc_dl.errors import UserError, allowed, near_match
-from hpc_dl.train import MODES, ONLY_IN
+from hpc_dl.train import COMPRESSIONS, MODES, ONLY_IN
 
 _DESCRIPTION = """Run one process of a training run. Which one it is, and who the others are, says TF_CONFIG; without it
 this process is the only one. TF_NUM_INTRAOP_THREADS and TF_NUM_INTEROP_THREADS limit its threads."""
@@ -42,6 +42,10 @@ class Options:
     start_timeout: float = 600.0
     towers: int = 1
     backup_workers: int = 0
+    staleness: int | None = None
+    n_fetch: int = 1
+    n_push: int = 1
+    compression: str = "none"
 
     def __post_init__(self) -> None:
         """Check all values.
@@ -53,7 +57,7 @@ class Options:
             raise UserError(f"--mode: unknown mode {self.mode!r}{near_match(self.mode, MODES)}: {allowed(MODES)}")
         models.check(self.model)
         describe(self.data)
-        for name in ("steps", "batch", "checkpoint_every", "log_every"):
+        for name in ("steps", "batch", "checkpoint_every", "log_every", "towers", "n_fetch", "n_push"):
             _require(name, getattr(self, name) >= 1, getattr(self, name), "an integer from 1 up")
         _require("seed", 0 <= self.seed < 2**31, self.seed, "an integer from 0 to 2147483647")
         for name in ("learning_rate", "start_timeout"):
@@ -62,8 +66,9 @@ class Options:
         _require("weight_decay", self.weight_decay >= 0, self.weight_decay, "a number from 0 up")
         rising = all(a < b for a, b in zip((0, *self.lr_boundaries), self.lr_boundaries, strict=False))
         _require("lr_boundaries", rising, self.lr_boundaries, "rising global steps such as 32000,48000, or ''")
-        _require("towers", self.towers >= 1, self.towers, "an integer from 1 up")
         _require("backup_workers", self.backup_workers >= 0, self.backup_workers, "an integer from 0 up")
+        _require("staleness", (self.staleness or 0) >= 0, self.staleness, "an integer from 0 up")
+        _require("compression", self.compression in COMPRESSIONS, self.compression, f"one of {allowed(COMPRESSIONS)}")
         for name, modes in ONLY_IN.items():
             value, default = getattr(self, name), type(self).__dataclass_fields__[name].default
             if value != default and self.mode not in modes:
@@ -138,6 +143,10 @@ def parser() -> argparse.ArgumentParser:
     option("start_timeout", "seconds in which all processes must have found each other", type=_number)
     option("towers", "mixed, single: parts of a batch that a worker computes side by side, one per GPU", type=int)
     option("backup_workers", "sync: how many workers' gradients a step does not wait for", type=int)
+    option("staleness", "async, mixed: how many steps a worker may be ahead of the slowest", type=int)
+    option("n_fetch", "async, mixed: steps between fetches of the variables; a worker has copies", type=int)
+    option("n_push", "async, mixed: steps whose gradients are sent together", type=int)
+    option("compression", f"of gradients sent to the ps: {', '.join(COMPRESSIONS)}")
     return commands
 
 
