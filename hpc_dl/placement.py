@@ -119,7 +119,8 @@ def resolve(job: JobSpec, site: Site) -> JobSpec:
     Raises:
         UserError: the job asks for more than a node of the site has.
     """
-    gpus = (site.gpus if job.mode != "single" else min(site.gpus, 1)) if job.gpus is None else job.gpus
+    usual = site.gpus if job.mode != "single" else min(site.gpus, job.towers or 1)
+    gpus = usual if job.gpus is None else job.gpus
     if gpus > site.gpus:
         raise UserError(f"gpus = {gpus}: a node of site {site.name!r} has {site.gpus} (allowed: 0 to {site.gpus})")
     whole = site.exclusive or not site.gpus or gpus == site.gpus

@@ -58,10 +58,10 @@ class Downpour:
             added = [one.assign_add(gradient) for one, (gradient, _) in zip(sums, gradients, strict=True)]
 
         fresh = graph.rate(self._options, tf1.train.get_global_step())
-        self._fetch = [rate.assign(fresh), *(own.assign(variable.read_value()) for own, variable in self._pairs)]
+        self._fetch = [rate.assign(fresh), *(own.assign(graph.read(variable)) for own, variable in self._pairs)]
         # The ps take the batch norm averages of the last one to push.
         averages = [variable.assign(own) for own, variable in self._pairs if id(own) not in trained]
-        pushed = [(one.read_value(), there[id(own)]) for one, (_, own) in zip(sums, gradients, strict=True)]
+        pushed = [(graph.read(one), there[id(own)]) for one, (_, own) in zip(sums, gradients, strict=True)]
         step = self._exchange(pushed, averages, apply_gradients)
         with tf.control_dependencies([step]):
             cleared = [one.assign(tf.zeros(one.shape)) for one in sums]

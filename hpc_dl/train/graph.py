@@ -70,7 +70,7 @@ def training(
         global_step = tf1.train.get_or_create_global_step()
 
         def build() -> Any:
-            with read_once(options.towers):
+            with read_once(options.towers, images.device):
                 return models.build(options.model, dataset.shape, dataset.classes)
 
         shared = build()
@@ -161,7 +161,13 @@ def _decay(gradient: Any, variable: Any, weight_decay: float) -> Any:
     if not weight_decay or "kernel" not in variable.name.rpartition("/")[2]:
         return gradient
     with tf1.device(variable.device):
-        return gradient + weight_decay * variable.read_value()
+        return gradient + weight_decay * read(variable)
+
+
+def read(variable: Any) -> Any:
+    """Return a variable's value where it lies, past a worker's cache of it."""
+    with tf1.device(variable.device):
+        return tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
 
 
 def count(model: Any) -> int:

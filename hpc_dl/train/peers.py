@@ -44,7 +44,7 @@ class Watch:
         self._ended.set()
 
     def _look(self) -> None:
-        while not self._ended.wait(PERIOD):
+        while not self._ended.is_set():
             for name in filter(lambda name: reachable(self._peers[name]), self._peers):
                 self._seen[name], self._limit[name] = time.monotonic(), GONE
             gone = [name for name in self._peers if time.monotonic() - self._seen[name] > self._limit[name]]
@@ -52,3 +52,4 @@ class Watch:
                 for name in gone:
                     print(f"error: {name} ({self._peers[name]}) does not answer", file=sys.stderr, flush=True)
                 os._exit(1)
+            self._ended.wait(PERIOD)

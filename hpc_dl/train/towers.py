@@ -43,11 +43,11 @@ def devices(towers: int) -> list[str]:
     return [f"/device:{'GPU' if gpus else 'CPU'}:{tower}" for tower in range(towers)]
 
 
-def read_once(towers: int) -> Any:
-    """Return a scope for making variables that a worker reads once per step for all its towers, not once for each."""
+def read_once(towers: int, device: str) -> Any:
+    """Return a scope for making variables that are read once per step, to `device`, for all towers of a worker."""
 
     def make(next_creator: Any, **settings: Any) -> Any:
-        return next_creator(**{**settings, "caching_device": "/device:CPU:0"})
+        return next_creator(**{**settings, "caching_device": device})
 
     return tf1.variable_creator_scope(make) if towers > 1 else contextlib.nullcontext()
 

@@ -119,7 +119,7 @@ def test_a_run_goes_on_in_another_mode(processes: Make) -> None:
 
 def test_the_job_ends_when_sync_has_too_few_workers_left(processes: Make) -> None:
     run = processes().start("--steps", "1000000", "--log-every", "10", ps=1, workers=2, mode="sync")
-    run.wait_for(lambda: run.step("worker-0") > 0)
+    run.wait_for(lambda: run.step("worker-0") > 200)
     run.by_task["worker-1"].kill()
     assert run.wait(60) == {"ps-0": 1, "worker-0": 1, "worker-1": -signal.SIGKILL}
     assert re.match(r"error: worker 1 \(.*\) does not answer", run.log("worker-0").splitlines()[-1])
@@ -156,7 +156,6 @@ def test_a_saver_sends_few_bytes_and_trains_as_well(processes: Make, tmp_path: P
     assert set(run.wait().values()) == {0}
     result = run.result()
     assert result["test_accuracy"] > 0.9
-    print(result, (tmp_path/'sent').read_text())
     per_step = int((tmp_path / "sent").read_text()) / result["steps"]
     own_messages = 12_000  # what a step sends anyway: batch norm averages, requests
     assert share * 4 * result["parameters"] / 2 < per_step < share * 4 * result["parameters"] + own_messages
