@@ -15,8 +15,10 @@ from hpc_dl.config import BadValueError, Layer, build, check_lines, is_file, rea
 from hpc_dl.errors import UserError, allowed, near_match
 from hpc_dl.resources import share
 from hpc_dl.site import Scalar, check_env, check_slurm_options
+from hpc_dl.train import ONLY_IN
 
-Mode = Literal["async", "single"]
+Mode = Literal["async", "mixed", "sync", "single"]
+Compression = Literal["none", "fp16", "1bit"]
 Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
 
@@ -36,7 +38,9 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     nodes: Annotated[int, Meta(ge=1, description="number of nodes")] = 1
     gpus: Annotated[Count, Meta(description="GPUs per node; default: all that the site has")] | None = None
-    workers: Annotated[Positive, Meta(description="workers per node; default: one per GPU, or one")] | None = None
+    workers: (
+        Annotated[Positive, Meta(description="workers per node; default: one per GPU, or one; mixed: one")] | None
+    ) = None
     ps: Annotated[Positive, Meta(description="parameter servers, spread over the nodes")] | None = None
     cores: Annotated[Positive, Meta(description="cores per node; default: the GPUs' share of the node")] | None = None
     ps_cores: Annotated[Positive, Meta(description="cores of each ps; default: as many as a worker")] | None = None
@@ -59,7 +63,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     model: Annotated[str, Meta(description="network: a known name, or package.module:function")] = "small"
     data: Annotated[str, Meta(description="data set")] = "digits"
     steps: Annotated[int, Meta(ge=1, description="global steps, of all workers together")] = 600
-    batch: Annotated[int, Meta(ge=1, description="images per step of one worker")] = 32
+    batch: Annotated[int, Meta(ge=1, description="images per step of one worker, or of one of its towers")] = 32
     learning_rate: Annotated[float, Meta(gt=0, le=sys.float_info.max, description="initial learning rate")] = 0.05
     lr_boundaries: Annotated[tuple[Positive, ...], Meta(description="global steps that divide it by 10")] = ()
     momentum: Annotated[float, Meta(ge=0, lt=1, description="Nesterov momentum")] = 0.9
@@ -67,13 +71,27 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     seed: Annotated[int, Meta(ge=0, lt=2**31, description="seed of everything random")] = 0
     checkpoint_every: Annotated[int, Meta(ge=1, description="global steps between checkpoints")] = 200
     log_every: Annotated[int, Meta(ge=1, description="a worker's own steps between lines of metrics")] = 20
+    towers: Annotated[Positive, Meta(description="parts of a worker's batch; default: one per GPU")] | None = None
+    backup_workers: Annotated[Count, Meta(description="sync: workers that a step does not wait for")] = 0
+    staleness: Annotated[Count, Meta(description="steps that a worker may be ahead of the slowest")] | None = None
+    n_fetch: Annotated[Positive, Meta(description="steps between a worker's fetches of the variables")] = 1
+    n_push: Annotated[Positive, Meta(description="steps whose gradients a worker sends together")] = 1
+    compression: Annotated[Compression, Meta(description="of gradients on their way to the ps")] = "none"
 
     workdir: Annotated[str, Meta(description="where the processes start; default: where the job was submitted")] = ""
 
     @property
     def per_node(self) -> int:
         """Return the number of workers on each node, once `gpus` is known."""
-        return 1 if self.mode == "single" else self.workers or self.gpus or 1
+        if self.mode == "single":
+            return 1
+        return self.workers or (1 if self.mode == "mixed" else self.gpus) or 1
+
+    @property
+    def mode_settings(self) -> dict[str, object]:
+        """Return the settings that only some modes have, where they differ from their defaults."""
+        defaults = JobSpec()
+        return {key: value for key in ONLY_IN if (value := getattr(self, key)) != getattr(defaults, key)}
 
 
 def job_folders() -> Iterator[Path]:
@@ -151,6 +169,9 @@ def check(job: JobSpec) -> None:
         for key in filter(others.get, others):
             value = str(getattr(job, key)).lower()
             raise BadValueError(key, f"{key} = {value}: mode 'single' is one process on one node, without ps or chief")
+    for key, setting in job.mode_settings.items():
+        if job.mode not in (modes := ONLY_IN[key]):
+            raise BadValueError(key, f"{key} = {setting}: mode {job.mode!r} has no use for it; only {allowed(modes)}")
     own = {
         "chief": "the built-in program's chief is worker 0",
         "classic_flags": "the built-in program reads TF_CONFIG",

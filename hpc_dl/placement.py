@@ -1,7 +1,7 @@
 """Placement: which process runs on which node, with which address, GPUs and cores. A pure function.
 
 The layout is that of "Image Recognition with Deep Learning Techniques and TensorFlow" (UPC/BSC, 2016): parameter
-servers take no GPU and share their nodes with workers, one worker per GPU.
+servers take no GPU and share their nodes with workers: one worker per GPU, in mode mixed one per node with all GPUs.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import msgspec
 from hpc_dl.errors import UserError
 from hpc_dl.jobspec import JobSpec
 from hpc_dl.site import Site
+from hpc_dl.train import ONLY_IN
 
 Role = Literal["ps", "chief", "worker"]
 
@@ -113,14 +114,15 @@ def classic_flags(cluster: Mapping[str, Sequence[str]], role: str, index: int) -
 
 
 def resolve(job: JobSpec, site: Site) -> JobSpec:
-    """Return `job` with the site's defaults for GPUs, cores and ps filled in.
+    """Return `job` with the site's defaults for GPUs, cores, ps and towers filled in.
 
     Raises:
         UserError: the job asks for more than a node of the site has.
     """
     # In a local run all nodes share this machine's GPUs.
     most = site.gpus // job.nodes if site.scheduler == "local" else site.gpus
-    gpus = (most if job.mode != "single" else min(most, 1)) if job.gpus is None else job.gpus
+    usual = most if job.mode != "single" else min(most, job.towers or 1)
+    gpus = usual if job.gpus is None else job.gpus
     if gpus > most:
         raise UserError(f"gpus = {gpus}: a node of site {site.name!r} has {most} (allowed: 0 to {most})")
     whole = site.exclusive or not gpus or gpus == site.gpus
@@ -135,7 +137,14 @@ def resolve(job: JobSpec, site: Site) -> JobSpec:
         raise UserError(f"ps = {ps}: more parameter servers than workers, of which the job has {workers}")
     if gpus and gpus % resolved.per_node:
         raise UserError(f"workers = {resolved.per_node}: {gpus} GPUs can't be shared out equally among them")
-    return resolved
+    if job.backup_workers >= workers:
+        raise UserError(f"backup_workers = {job.backup_workers}: must be less than the workers, which are {workers}")
+    if job.mode not in ONLY_IN["towers"]:
+        return resolved
+    own = gpus // resolved.per_node
+    if 0 < own < (job.towers or 0):
+        raise UserError(f"towers = {job.towers}: a worker of this job has {own} GPUs (allowed: 1 to {own})")
+    return msgspec.structs.replace(resolved, towers=job.towers or own or 1)
 
 
 def expected_facts(job: JobSpec, site: Site, nodes: Iterable[str]) -> list[NodeFacts]:

@@ -139,6 +139,7 @@ def command(job: JobSpec, site: Site, run: str) -> list[str]:
         "checkpoint-every": job.checkpoint_every,
         "log-every": job.log_every,
     }
+    options |= {key.replace("_", "-"): value for key, value in job.mode_settings.items()}
     words = [f"--{key}={value}" for key, value in options.items()]
     return [_python(site), "-m", "hpc_dl.train", *words, *job.args]
 

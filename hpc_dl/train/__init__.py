@@ -9,4 +9,17 @@ MODES: dict[str, str] = {
     # Name of the mode: module with `run(options, cluster, metrics, stop) -> exit code`.
     "single": "hpc_dl.train.single",
     "async": "hpc_dl.train.between_graph",
+    "mixed": "hpc_dl.train.between_graph",
+    "sync": "hpc_dl.train.between_graph",
 }
+
+ONLY_IN: dict[str, tuple[str, ...]] = {
+    # Setting: the modes in which it means something.
+    "towers": ("mixed", "single"),
+    "backup_workers": ("sync",),
+    "staleness": ("async", "mixed"),
+    "n_fetch": ("async", "mixed"),
+    "n_push": ("async", "mixed"),
+    "compression": ("async", "mixed", "sync"),
+}
+COMPRESSIONS = ("none", "fp16", "1bit")

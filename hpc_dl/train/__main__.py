@@ -24,7 +24,7 @@ def main(arguments: Sequence[str]) -> int:
         options = parse(arguments)
         cluster = from_tf_config(os.environ.get("TF_CONFIG"))
         stop.listen()
-        metrics = Metrics(options.run_dir, cluster.task, options.steps, options.batch)
+        metrics = Metrics(options.run_dir, cluster.task, options.steps, options.worker_batch)
         # Before TensorFlow is imported, which reads it then: no log lines that only its authors can use.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
         logging.getLogger("tensorflow").setLevel(logging.ERROR)

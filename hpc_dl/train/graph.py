@@ -14,10 +14,16 @@ from hpc_dl.data import describe
 from hpc_dl.data.pipeline import test_batches, train_batches
 from hpc_dl.errors import UserError
 from hpc_dl.train.options import Options
+from hpc_dl.train.towers import Step, compute, read_once
 
 tf1 = tf.compat.v1
 
 Device = str | Callable[[Any], str] | None
+Gradients = list[tuple[Any, Any]]  # (gradient, variable)
+Apply = Callable[[Gradients, list[Any]], Any]
+"""Builds the update of the variables: gradients, and what else is to be done before the step counts; the new step."""
+Exchange = Callable[[Gradients, list[Any], Apply], Any]
+"""Builds a mode's way from a worker's gradients to `Apply`: gradients, other updates; the global step after it."""
 
 
 @dataclass(frozen=True)
@@ -30,38 +36,66 @@ class TrainGraph:
     parameters: int
 
 
-def training(options: Options, workers: int = 1, index: int = 0, device: Device = None) -> TrainGraph:
+def at_once(gradients: Gradients, updates: list[Any], apply_gradients: Apply) -> Any:
+    """Apply a worker's gradients as they are, without asking for others."""
+    return apply_gradients(gradients, updates)
+
+
+def training(
+    options: Options,
+    workers: int = 1,
+    index: int = 0,
+    device: Device = None,
+    exchange: Exchange = at_once,
+    own: Callable[[Any, Callable[[], Any]], Any] | None = None,
+) -> TrainGraph:
     """Build the training graph of one worker in the current graph.
 
     Args:
-        options: model, data, optimizer.
+        options: model, data, optimizer, towers.
         workers: how many share the data.
         index: which of them this is.
         device: where operations go: a device name or function, as `tf.compat.v1.device` takes it.
+        exchange: what is done with the gradients.
+        own: returns the network that computes, from the one with the shared variables and what builds another.
     """
     tf1.set_random_seed(options.seed)
     random.seed(options.seed)  # Keras draws the seeds of initialisers from here
     dataset = describe(options.data)
     with tf1.device(device):
         with tf1.device("/cpu:0"):
-            batches = train_batches(options.data, options.data_dir, options.batch, options.seed, workers, index)
+            batches = train_batches(options.data, options.data_dir, options.worker_batch, options.seed, workers, index)
             iterator = tf1.data.make_initializable_iterator(batches)
             images, labels = iterator.get_next()
         global_step = tf1.train.get_or_create_global_step()
-        model = models.build(options.model, dataset.shape, dataset.classes)
-        logits, updates = apply(model, images)
-        loss = tf.reduce_mean(cross_entropy(logits, labels))
-        accuracy = tf.reduce_mean(tf.cast(correct(logits, labels), tf.float32))
+
+        def build() -> Any:
+            with read_once(options.towers, images.device):
+                return models.build(options.model, dataset.shape, dataset.classes)
+
+        shared = build()
+        model = own(shared, build) if own else shared
         with tf1.device(global_step.device):  # on the ps, where they are used: two messages fewer per step
             settings = rate(options, global_step), tf.constant(options.momentum)
         optimizer = tf1.train.MomentumOptimizer(*settings, use_nesterov=True)
-        gradients = optimizer.compute_gradients(loss, model.trainable_variables)
-        trained = optimizer.apply_gradients(decayed(gradients, options.weight_decay))
-        with tf.control_dependencies([trained, *updates]):
-            counted = tf1.assign_add(global_step, 1)
-        with tf.control_dependencies([counted]):
-            step = tf.identity(counted)
-    return TrainGraph((step, loss, accuracy), global_step, iterator.initializer, count(model))
+
+        def tower(images: Any, labels: Any, towers: int) -> Step:
+            logits, updates = apply(model, images)
+            loss = tf.reduce_mean(cross_entropy(logits, labels))
+            accuracy = tf.reduce_mean(tf.cast(correct(logits, labels), tf.float32))
+            scaled = loss / towers if towers > 1 else loss
+            return Step(optimizer.compute_gradients(scaled, model.trainable_variables), updates, scaled, accuracy)
+
+        def apply_gradients(gradients: Gradients, updates: list[Any]) -> Any:
+            trained = optimizer.apply_gradients(decayed(gradients, options.weight_decay))
+            with tf.control_dependencies([trained, *updates]):
+                counted = tf1.assign_add(global_step, options.n_push)
+            with tf.control_dependencies([counted]):
+                return tf.identity(counted)
+
+        done = compute(tower, images, labels, options.towers)
+        step = exchange(done.gradients, done.updates, apply_gradients)
+    return TrainGraph((step, done.loss, done.accuracy), global_step, iterator.initializer, count(model))
 
 
 @dataclass(frozen=True)
@@ -118,7 +152,7 @@ def rate(options: Options, global_step: Any) -> Any:
     return tf.gather(values, tf.math.count_nonzero(passed))
 
 
-def decayed(gradients: list[tuple[Any, Any]], weight_decay: float) -> list[tuple[Any, Any]]:
+def decayed(gradients: Gradients, weight_decay: float) -> Gradients:
     """Add the gradient of L2 weight decay on kernels, where each variable lies: on the ps it costs no traffic."""
     return [(_decay(gradient, variable, weight_decay), variable) for gradient, variable in gradients]
 
@@ -127,7 +161,13 @@ def _decay(gradient: Any, variable: Any, weight_decay: float) -> Any:
     if not weight_decay or "kernel" not in variable.name.rpartition("/")[2]:
         return gradient
     with tf1.device(variable.device):
-        return gradient + weight_decay * variable.read_value()
+        return gradient + weight_decay * read(variable)
+
+
+def read(variable: Any) -> Any:
+    """Return a variable's value where it lies, past a worker's cache of it."""
+    with tf1.device(variable.device):
+        return tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
 
 
 def count(model: Any) -> int:

@@ -52,7 +52,7 @@ def train(
     begin = time.monotonic()
     step, local_steps, logged, loss, accuracy = start_step, 0, 0, float("nan"), float("nan")
     next_save = _next(start_step, options.checkpoint_every)
-    metrics.start()
+    metrics.start(start_step)
     while step < options.steps and not stop.requested:
         step, loss, accuracy = step_function()
         local_steps += 1

@@ -28,7 +28,7 @@ class Metrics:
         self._steps, self._batch = steps, batch
         self._events_folder = run_dir / "tensorboard" / task
         self._events: Any = None
-        self._last_time, self._last_step = time.time(), 0
+        self._last_time, self._last_step, self._last_global_step = time.time(), 0, 0
         try:
             (run_dir / "metrics").mkdir(parents=True, exist_ok=True)
             self._lines = (run_dir / "metrics" / f"{task}.jsonl").open("a", buffering=1, encoding="utf-8")
@@ -39,9 +39,9 @@ class Metrics:
         """Mark that a part of the start or the end is reached, for splitting up the time that it takes."""
         self._write({"time": time.time(), "event": name})
 
-    def start(self) -> None:
-        """Start the clock: the loop begins now."""
-        self._last_time, self._last_step = time.time(), 0
+    def start(self, step: int) -> None:
+        """Start the clock: the loop begins now, at this global step."""
+        self._last_time, self._last_step, self._last_global_step = time.time(), 0, step
 
     def line(self, step: int, local_step: int, loss: float, accuracy: float) -> None:
         """Report the state after a step.
@@ -53,10 +53,12 @@ class Metrics:
             accuracy: share of that batch that was classified right, during training.
         """
         now = time.time()
-        rate = (local_step - self._last_step) / max(now - self._last_time, 1e-9)
-        self._last_time, self._last_step = now, local_step
+        seconds = max(now - self._last_time, 1e-9)
+        rate, global_rate = (local_step - self._last_step) / seconds, (step - self._last_global_step) / seconds
+        self._last_time, self._last_step, self._last_global_step = now, local_step, step
         values = {"steps_per_s": rate, "images_per_s": rate * self._batch, "loss": loss, "accuracy": accuracy}
-        self._write({"time": now, "step": step, "local_step": local_step, **values})
+        record = {"time": now, "step": step, "local_step": local_step, "global_steps_per_s": global_rate}
+        self._write({**record, **values})
         self.scalars(step, values)
         print(
             f"step {step}/{self._steps}  loss {loss:.4f}  accuracy {accuracy:.3f}  "

@@ -12,13 +12,13 @@ from typing import Any, NoReturn
 from hpc_dl import models
 from hpc_dl.data import DATASETS, describe
 from hpc_dl.errors import UserError, allowed, near_match
-from hpc_dl.train import MODES
+from hpc_dl.train import COMPRESSIONS, MODES, ONLY_IN
 
 _DESCRIPTION = """Run one process of a training run. Which one it is, and who the others are, says TF_CONFIG; without it
 this process is the only one. TF_NUM_INTRAOP_THREADS and TF_NUM_INTEROP_THREADS limit its threads."""
 
 # Where it is not given. Gradients that are late by several steps need a lower one, the more so with momentum.
-_LEARNING_RATE = {"single": 0.1, "async": 0.01}
+_LEARNING_RATE = {"single": 0.1, "async": 0.01, "mixed": 0.01, "sync": 0.1}
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,12 @@ class Options:
     checkpoint_every: int = 1_000
     log_every: int = 100
     start_timeout: float = 600.0
+    towers: int = 1
+    backup_workers: int = 0
+    staleness: int | None = None
+    n_fetch: int = 1
+    n_push: int = 1
+    compression: str = "none"
 
     def __post_init__(self) -> None:
         """Check all values.
@@ -51,7 +57,7 @@ class Options:
             raise UserError(f"--mode: unknown mode {self.mode!r}{near_match(self.mode, MODES)}: {allowed(MODES)}")
         models.check(self.model)
         describe(self.data)
-        for name in ("steps", "batch", "checkpoint_every", "log_every"):
+        for name in ("steps", "batch", "checkpoint_every", "log_every", "towers", "n_fetch", "n_push"):
             _require(name, getattr(self, name) >= 1, getattr(self, name), "an integer from 1 up")
         _require("seed", 0 <= self.seed < 2**31, self.seed, "an integer from 0 to 2147483647")
         for name in ("learning_rate", "start_timeout"):
@@ -60,6 +66,20 @@ class Options:
         _require("weight_decay", self.weight_decay >= 0, self.weight_decay, "a number from 0 up")
         rising = all(a < b for a, b in zip((0, *self.lr_boundaries), self.lr_boundaries, strict=False))
         _require("lr_boundaries", rising, self.lr_boundaries, "rising global steps such as 32000,48000, or ''")
+        _require("backup_workers", self.backup_workers >= 0, self.backup_workers, "an integer from 0 up")
+        _require("staleness", (self.staleness or 0) >= 0, self.staleness, "an integer from 0 up")
+        _require("compression", self.compression in COMPRESSIONS, self.compression, f"one of {allowed(COMPRESSIONS)}")
+        for name, modes in ONLY_IN.items():
+            value, default = getattr(self, name), type(self).__dataclass_fields__[name].default
+            if value != default and self.mode not in modes:
+                raise UserError(
+                    f"--{name.replace('_', '-')}: {value!r} is for {allowed(modes)} only, not {self.mode!r}"
+                )
+
+    @property
+    def worker_batch(self) -> int:
+        """Return the images of one worker's step."""
+        return self.batch * self.towers
 
 
 def _require(name: str, right: bool, value: object, text: str) -> None:
@@ -111,7 +131,7 @@ def parser() -> argparse.ArgumentParser:
     option("model", f"{', '.join(models.MODELS)}, or your own: package.module:function")
     option("data", ", ".join(DATASETS))
     option("data_dir", "where the data sets lie", type=Path)
-    option("batch", "images per step and worker", type=int)
+    option("batch", "images per step of one worker, in mixed and single of one tower", type=int)
     rates = ", ".join(f"{mode} {value}" for mode, value in _LEARNING_RATE.items())
     commands.add_argument("--learning-rate", type=_number, help=f"before the first boundary (default: {rates})")
     option("momentum", "of Nesterov's method", type=_number)
@@ -121,6 +141,12 @@ def parser() -> argparse.ArgumentParser:
     option("checkpoint_every", "global steps between checkpoints", type=int)
     option("log_every", "steps of a process between its lines of metrics", type=int)
     option("start_timeout", "seconds in which all processes must have found each other", type=_number)
+    option("towers", "mixed, single: parts of a batch that a worker computes side by side, one per GPU", type=int)
+    option("backup_workers", "sync: how many workers' gradients a step does not wait for", type=int)
+    option("staleness", "async, mixed: how many steps a worker may be ahead of the slowest", type=int)
+    option("n_fetch", "async, mixed: steps between fetches of the variables; a worker has copies", type=int)
+    option("n_push", "async, mixed: steps whose gradients are sent together", type=int)
+    option("compression", f"of gradients sent to the ps: {', '.join(COMPRESSIONS)}")
     return commands
 
 

@@ -23,16 +23,17 @@ def reachable(address: str) -> bool:
 
 
 class Watch:
-    """Ends this process, with a clear last line, when a peer is gone; for peers without which it can't go on."""
+    """Ends this process, with a clear last line, when peers are gone without which it can't go on."""
 
-    def __init__(self, peers: dict[str, str], start_timeout: float) -> None:
+    def __init__(self, peers: dict[str, str], start_timeout: float, spare: int = 0) -> None:
         """Watch from now on.
 
         Args:
             peers: address by name.
             start_timeout: seconds in which each must have answered once.
+            spare: how many may be gone.
         """
-        self._peers = peers
+        self._peers, self._spare = peers, spare
         self._limit = dict.fromkeys(peers, start_timeout)
         self._seen = dict.fromkeys(peers, time.monotonic())
         self._ended = threading.Event()
@@ -43,10 +44,12 @@ class Watch:
         self._ended.set()
 
     def _look(self) -> None:
-        while not self._ended.wait(PERIOD):
-            for name, address in self._peers.items():
-                if reachable(address):
-                    self._seen[name], self._limit[name] = time.monotonic(), GONE
-                elif time.monotonic() - self._seen[name] > self._limit[name] and not self._ended.is_set():
-                    print(f"error: {name} ({address}) does not answer", file=sys.stderr, flush=True)
-                    os._exit(1)
+        while not self._ended.is_set():
+            for name in filter(lambda name: reachable(self._peers[name]), self._peers):
+                self._seen[name], self._limit[name] = time.monotonic(), GONE
+            gone = [name for name in self._peers if time.monotonic() - self._seen[name] > self._limit[name]]
+            if len(gone) > self._spare and not self._ended.is_set():
+                for name in gone:
+                    print(f"error: {name} ({self._peers[name]}) does not answer", file=sys.stderr, flush=True)
+                os._exit(1)
+            self._ended.wait(PERIOD)

@@ -50,6 +50,7 @@ def finish(
     checkpoint: str,
     parameters: int,
     lost_workers: list[int] | None = None,
+    dropped_gradients: int = 0,
 ) -> None:
     """Evaluate the final checkpoint and write the result, atomically."""
     metrics.event("evaluating")
@@ -57,6 +58,9 @@ def finish(
     metrics.scalars(progress.step, {"test_loss": test_loss, "test_accuracy": test_accuracy})
     steps = progress.step - progress.start_step  # a continued run counts what it did itself
     rate = steps / progress.seconds if steps else 0.0
+    # Of one global step: in sync, several workers' batches.
+    batches = len(cluster.workers) - options.backup_workers if options.mode == "sync" else 1
+    batch = options.worker_batch * batches
     write(
         options,
         {
@@ -65,18 +69,19 @@ def finish(
             "data": options.data,
             "steps": progress.step,
             "start_step": progress.start_step,
-            "images": progress.step * options.batch,
+            "images": progress.step * batch,
             "workers": len(cluster.workers),
             "ps": len(cluster.ps),
             "seconds": progress.seconds,
             "steps_per_s": rate,
-            "images_per_s": rate * options.batch,
+            "images_per_s": rate * batch,
             "train_loss": progress.loss if progress.local_steps else None,
             "test_loss": test_loss if math.isfinite(test_loss) else None,  # JSON has no infinity
             "test_accuracy": test_accuracy,
             "test_images": test_images,
             "parameters": parameters,
             "lost_workers": lost_workers or [],
+            "dropped_gradients": dropped_gradients,
         },
     )
     print(f"test accuracy {test_accuracy:.4f}  loss {test_loss:.4f}  on {test_images} images", flush=True)

@@ -14,12 +14,13 @@ tf1 = tf.compat.v1
 _open: list[Any] = []  # a session closes itself when nothing refers to it
 
 
-def config(gpus: bool = True, device_filters: tuple[str, ...] = ()) -> Any:
+def config(gpus: bool = True, device_filters: tuple[str, ...] = (), cpus: int = 1) -> Any:
     """Return the ConfigProto of a session or server.
 
     Args:
         gpus: whether this process may use the GPUs that it sees.
         device_filters: the only processes that this one deals with; without them a dead worker stops all others.
+        cpus: logical CPU devices, one for each tower where there are no GPUs.
 
     Raises:
         UserError: TF_NUM_INTRAOP_THREADS or TF_NUM_INTEROP_THREADS is no number.
@@ -27,14 +28,14 @@ def config(gpus: bool = True, device_filters: tuple[str, ...] = ()) -> Any:
     return tf1.ConfigProto(
         intra_op_parallelism_threads=_threads("TF_NUM_INTRAOP_THREADS"),
         inter_op_parallelism_threads=_threads("TF_NUM_INTEROP_THREADS"),
-        device_count={} if gpus else {"GPU": 0},
+        device_count={"CPU": cpus} if gpus else {"CPU": cpus, "GPU": 0},
         gpu_options=tf1.GPUOptions(allow_growth=True),  # two processes may share a GPU
         allow_soft_placement=True,
         device_filters=device_filters,
     )
 
 
-def start(target: str = "", gpus: bool = True, device_filters: tuple[str, ...] = ()) -> Any:
+def start(target: str = "", gpus: bool = True, device_filters: tuple[str, ...] = (), cpus: int = 1) -> Any:
     """Return a new session over the current graph; it stays open until the process ends.
 
     Closing takes over a second, and in a cluster it asks parameter servers that may have left.
@@ -43,8 +44,9 @@ def start(target: str = "", gpus: bool = True, device_filters: tuple[str, ...] =
         target: a server's address; empty: this process alone.
         gpus: see `config`.
         device_filters: see `config`.
+        cpus: see `config`.
     """
-    _open.append(tf1.Session(target, config=config(gpus, device_filters)))
+    _open.append(tf1.Session(target, config=config(gpus, device_filters, cpus)))
     return _open[-1]
 
 

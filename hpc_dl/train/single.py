@@ -31,7 +31,7 @@ def run(options: Options, cluster: Cluster, metrics: Metrics, stop: Stop) -> int
         train_graph = graph.training(options)
         checkpoints = Checkpoints(options.run_dir)
         init = tf1.global_variables_initializer()
-        local = session.start()
+        local = session.start(cpus=options.towers)
         if not checkpoints.restore(local):
             local.run(init)
         local.run(train_graph.start_input)

@@ -25,8 +25,8 @@ class Processes:
         self.by_task: dict[str, subprocess.Popen[bytes]] = {}
         run_dir.mkdir(exist_ok=True)
 
-    def start(self, *arguments: str, ps: int = 0, workers: int = 1) -> Processes:
-        """Start a whole run: one process, or `ps` and `workers` on free ports."""
+    def start(self, *arguments: str, ps: int = 0, workers: int = 1, mode: str = "async") -> Processes:
+        """Start a whole run: one process, or `ps` and `workers` on free ports, which train in `mode`."""
         if not ps:
             self._start("worker-0", {}, "--mode", "single", *arguments)
             return self
@@ -35,7 +35,7 @@ class Processes:
         for task_type, members in cluster.items():
             for index in range(len(members)):
                 config = json.dumps({"cluster": cluster, "task": {"type": task_type, "index": index}})
-                self._start(f"{task_type}-{index}", {"TF_CONFIG": config}, "--mode", "async", *arguments)
+                self._start(f"{task_type}-{index}", {"TF_CONFIG": config}, "--mode", mode, *arguments)
         return self
 
     def _start(self, task: str, environment: dict[str, str], *arguments: str) -> None:

@@ -78,6 +78,12 @@ def test_an_unknown_job_shows_the_nearest() -> None:
         ("mode = 'single'\nps = 1", 2, "ps = 1: mode 'single' is one process"),
         ("mode = 'single'\nworkers = 2", 2, "workers = 2: mode 'single' is one process"),
         ("mode = 'single'\nchief = true", 2, "chief = true: mode 'single' is one process"),
+        ("backup_workers = 1", 1, "backup_workers = 1: mode 'async' has no use for it; only 'sync'"),
+        ("mode = 'sync'\ntowers = 2", 2, "towers = 2: mode 'sync' has no use for it; only 'mixed', 'single'"),
+        ("mode = 'sync'\nstaleness = 0", 2, "staleness = 0: mode 'sync' has no use for it; only 'async', 'mixed'"),
+        ("mode = 'single'\nn_push = 2", 2, "n_push = 2: mode 'single' has no use for it; only 'async', 'mixed'"),
+        ("compression = '2bit'", 1, "not a known compression (did you mean '1bit'?); allowed: 'none', 'fp16', '1bit'"),
+        ("n_fetch = 0", 1, "n_fetch = 0: expected int >= 1"),
         ("args = [\n  'x',\n  '''a\nb''',\n]", 1, "args[1] = 'a\\nb': '\\n' can't stand in a line"),
         ("[env]\nB = 'b'\nA = '''a\nb'''", 3, "env.A = 'a\\nb'"),
         ("[env]\n1A = 'a'", 2, "env: '1A' is not a name of an environment variable"),
@@ -156,7 +162,8 @@ def test_a_current_folder_with_a_line_break_is_refused(tmp_path: Path, monkeypat
 
 @pytest.mark.parametrize(
     ("gpus", "workers", "mode", "per_node"),
-    [(4, None, "async", 4), (0, None, "async", 1), (4, 2, "async", 2), (0, 3, "async", 3), (4, None, "single", 1)],
+    [(4, None, "async", 4), (0, None, "async", 1), (4, 2, "async", 2), (0, 3, "async", 3), (4, None, "single", 1)]
+    + [(4, None, "mixed", 1), (4, 2, "mixed", 2), (4, None, "sync", 4)],
 )
 def test_workers_per_node(gpus: int, workers: int | None, mode: Any, per_node: int) -> None:
     assert JobSpec(gpus=gpus, workers=workers, mode=mode).per_node == per_node

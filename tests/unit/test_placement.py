@@ -182,7 +182,13 @@ def test_a_node_with_too_few_gpus_is_named() -> None:
         ({"mode": "single"}, K80, {"gpus": 1, "cores": 4, "ps": None}),
         ({"mode": "single", "gpus": 4}, K80, {"gpus": 4, "cores": 16, "ps": None}),
         ({}, Site(cores=8), {"gpus": 0, "cores": 8, "ps": 1}),
-        ({"mode": "single"}, Site(cores=8), {"gpus": 0, "cores": 8, "ps": None}),
+        ({"mode": "single"}, Site(cores=8), {"gpus": 0, "cores": 8, "ps": None, "towers": 1}),
+        ({"mode": "single", "towers": 2}, K80, {"gpus": 2, "towers": 2}),
+        ({"mode": "mixed"}, K80, {"gpus": 4, "cores": 16, "ps": 1, "towers": 4}),
+        ({"mode": "mixed", "workers": 2}, K80, {"towers": 2}),
+        ({"mode": "mixed", "towers": 3}, K80, {"towers": 3}),
+        ({"mode": "mixed", "towers": 3}, Site(cores=8), {"towers": 3}),
+        ({"mode": "sync"}, K80, {"ps": 1, "towers": None}),
     ],
 )
 def test_what_the_site_fills_in(job: dict[str, Any], site: Site, expected: dict[str, Any]) -> None:
@@ -200,6 +206,11 @@ def test_what_the_site_fills_in(job: dict[str, Any], site: Site, expected: dict[
         ({"gpus": 1, "ps_cores": 5}, "ps_cores = 5: the job has 4 cores on each node"),
         ({"workers": 3}, "workers = 3: 4 GPUs can't be shared out equally among them"),
         ({"workers": 8}, "workers = 8: 4 GPUs can't be shared out equally among them"),
+        ({"mode": "mixed", "towers": 5}, "towers = 5: a worker of this job has 4 GPUs (allowed: 1 to 4)"),
+        (
+            {"mode": "sync", "backup_workers": 4},
+            "backup_workers = 4: must be less than the workers, which are 4",
+        ),
         ({"nodes": 2, "ps": 9}, "ps = 9: more parameter servers than workers, of which the job has 8"),
     ],
 )
@@ -228,3 +239,13 @@ def test_nodes_of_a_local_run_share_the_gpus_of_this_machine() -> None:
     assert resolve(JobSpec(nodes=2), site).gpus == 2
     with pytest.raises(UserError, match=r"gpus = 3: a node of site 'local' has 2 \(allowed: 0 to 2\)"):
         resolve(JobSpec(nodes=2, gpus=3), site)
+
+
+def test_mixed_is_one_worker_per_node_with_all_gpus() -> None:
+    job = resolve(JobSpec(mode="mixed", nodes=2), K80)
+    ps, *workers = place(job, K80, expected_facts(job, K80, ["n1", "n2"])).processes
+    assert (ps.name, ps.visible_gpus) == ("ps:0", "")
+    assert [(worker.name, worker.node, worker.visible_gpus) for worker in workers] == [
+        ("worker:0", "n1", "0,1,2,3"),
+        ("worker:1", "n2", "0,1,2,3"),
+    ]

@@ -17,6 +17,8 @@ from hpc_dl.jobspec import JobSpec
 from hpc_dl.placement import NodeFacts, resolve
 from hpc_dl.plan import Plan, command, directives, first_port, make_plan, minutes, placed
 from hpc_dl.site import Site, load_site, site_file
+from hpc_dl.train import ONLY_IN
+from hpc_dl.train.options import Options, parse
 
 K80 = Site(name="k80", cores=16, gpus=4, gpu_type="k80", partition="projects")
 
@@ -131,6 +133,22 @@ def test_the_built_in_program_gets_every_setting() -> None:
     assert words[-2:] == ["--x", "y"]
     given_options = dict(word.removeprefix("--").split("=", 1) for word in words[3:-2])
     assert given_options.items() >= {"steps": "7", "lr-boundaries": "10,20", "run-dir": "/run", "mode": "async"}.items()
+
+
+@pytest.mark.parametrize(
+    ("mode", "settings"),
+    [
+        ("async", {"staleness": 0, "compression": "1bit"}),
+        ("mixed", {"towers": 2, "n_fetch": 3, "n_push": 4}),
+        ("sync", {"backup_workers": 1, "compression": "fp16"}),
+        ("single", {"towers": 2}),
+    ],
+)
+def test_what_only_some_modes_have_reaches_the_built_in_program(mode: str, settings: dict[str, Any]) -> None:
+    defaults = {key: getattr(Options(Path(), 1), key) for key in ONLY_IN}
+    job = plan(mode=mode, gpus=2, **settings).job
+    found = parse(command(job, K80, "/run")[3:])
+    assert {key: getattr(found, key) for key in ONLY_IN} == {**defaults, **settings}
 
 
 @pytest.mark.parametrize(("name", "interpreter"), [("train.py", ["/opt/python"]), ("train.sh", [])])

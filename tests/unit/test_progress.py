@@ -17,7 +17,8 @@ def record(step: int, **values: Any) -> dict[str, Any]:
     return {
         "time": 1.0,
         "step": step,
-        "steps_per_s": 2.0,
+        "steps_per_s": 1.0,
+        "global_steps_per_s": 2.0,
         "images_per_s": 64.0,
         "loss": 0.5,
         "accuracy": 0.25,
@@ -42,9 +43,9 @@ def line(*args: Any, **values: Any) -> str:
 
 
 def test_the_jobs_figures_are_those_of_all_workers() -> None:
-    last = {Path("a"): record(40), Path("b"): record(42, steps_per_s=3.0, loss=1.5, accuracy=None)}
+    last = {Path("a"): record(40), Path("b"): record(42, global_steps_per_s=3.0, loss=1.5, accuracy=None)}
     assert totals(last) == Totals(
-        step=42, steps_per_s=5.0, images_per_s=128.0, loss=1.0, accuracy=0.25, workers=2, evaluating=False
+        step=42, steps_per_s=2.5, images_per_s=128.0, loss=1.0, accuracy=0.25, workers=2, evaluating=False
     )
 
 

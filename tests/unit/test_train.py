@@ -45,6 +45,10 @@ def test_options_are_read() -> None:
         (["--momentum", "1"], "--momentum: 1.0 is not allowed"),
         (["--lr-boundaries", "7,5"], r"--lr-boundaries: \(7, 5\) is not allowed; it must be rising"),
         (["--lr-boundaries", "7;5"], "invalid list of steps value: '7;5'"),
+        (["--mode", "sync", "--towers", "2"], "--towers: 2 is for 'mixed', 'single' only, not 'sync'"),
+        (["--backup-workers", "1"], "--backup-workers: 1 is for 'sync' only, not 'single'"),
+        (["--mode", "async", "--staleness", "-1"], "--staleness: -1 is not allowed; it must be an integer from 0 up"),
+        (["--mode", "async", "--compression", "x"], "it must be one of 'none', 'fp16', '1bit'"),
         (["--bach", "3"], r"unknown option --bach \(did you mean '--batch'\?\)"),
     ],
 )
@@ -118,7 +122,8 @@ def test_loop_logs_first_every_and_last_step(tmp_path: Path) -> None:
     assert made == list(range(1, 11))
     assert saved == [3, 6, 9]
     assert [line["step"] for line in lines] == [1, 4, 8, 10]
-    assert lines[1].keys() == {"time", "step", "local_step", "steps_per_s", "images_per_s", "loss", "accuracy"}
+    rates = {"steps_per_s", "images_per_s", "global_steps_per_s"}
+    assert lines[1].keys() == {"time", "step", "local_step", "loss", "accuracy"} | rates
     assert lines[1]["images_per_s"] == pytest.approx(128 * lines[1]["steps_per_s"])
 
 
@@ -128,6 +133,7 @@ def test_loop_of_a_worker_among_others(tmp_path: Path) -> None:
     assert made == [8, 12, 16, 20]
     assert saved == [8, 12, 16, 20]
     assert [(line["step"], line["local_step"]) for line in lines] == [(8, 1), (12, 2), (20, 4)]
+    assert [line["global_steps_per_s"] / line["steps_per_s"] for line in lines] == pytest.approx([4, 4, 4])
 
 
 def test_loop_has_nothing_to_do_at_the_end(tmp_path: Path) -> None:

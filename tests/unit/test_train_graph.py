@@ -14,7 +14,7 @@ from hpc_dl.train.options import Options
 
 tf = pytest.importorskip("tensorflow")
 
-from hpc_dl.train import graph, placement  # noqa: E402
+from hpc_dl.train import graph, placement, session, towers  # noqa: E402
 
 tf1 = tf.compat.v1
 
@@ -76,3 +76,40 @@ def test_a_model_with_regularisers_of_its_own_is_refused(tmp_path: Path, monkeyp
     options = Options(Path("run"), 10, model="regularised:model", data="synthetic", batch=4)
     with tf.Graph().as_default(), pytest.raises(UserError, match="use --weight-decay"):
         graph.training(options)
+
+
+def test_towers_compute_the_gradient_of_the_whole_batch() -> None:
+    images, labels = tf.reshape(tf.range(12.0), [6, 2]).numpy(), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    with tf.Graph().as_default():
+        with towers.read_once(3, "/device:CPU:0"):
+            weights = tf1.get_variable("weights", initializer=[[0.1], [-0.2]])
+
+        def one(images: Any, labels: Any, count: int) -> towers.Step:
+            loss = tf.reduce_mean((tf.matmul(images, weights)[:, 0] - labels) ** 2) / count
+            return towers.Step([(tf1.gradients(loss, weights.handle)[0], weights)], [loss], loss, tf.constant(0.5))
+
+        steps = [towers.compute(one, tf.constant(images), tf.constant(labels), count) for count in (1, 3)]
+        assert [len(step.updates) for step in steps] == [1, 1]
+        assert {loss.device for loss in steps[1].updates} == {"/device:CPU:0"}
+        local = session.start(cpus=3)
+        local.run(tf1.global_variables_initializer())
+        whole, parts = local.run([(step.gradients[0][0], step.loss, step.accuracy) for step in steps])
+    for left, right in zip(whole, parts, strict=True):
+        assert right == pytest.approx(left, rel=1e-5)
+
+
+@pytest.mark.parametrize("ps", [0, 1])
+def test_towers_read_each_variable_once(ps: int) -> None:
+    cluster = Cluster(("a:1",), ("b:1", "b:2"), "worker", 1)
+    worker = "/job:worker/task:1" if ps else ""
+    with tf.Graph().as_default() as built:
+        options = Options(Path("run"), 10, mode="mixed", data="synthetic", batch=4, towers=2)
+        graph.training(options, 2, 1, placement.device(cluster) if ps else None)
+        kernel = next(v for v in tf1.global_variables() if v.op.name == "conv1_conv/kernel")
+        operations = built.get_operations()
+    convolutions = [op for op in operations if op.type == "Conv2D" and re.match(r"small(_1)?/conv1", op.name)]
+    assert [op.device for op in convolutions] == [f"{worker}/device:CPU:{tower}" for tower in (0, 1)]
+    (cached,) = {op.inputs[1].op for op in convolutions}
+    assert cached.device == f"{worker}/device:CPU:0"
+    reads = [op for op in operations if op.type == "ReadVariableOp" and op.inputs[0] is kernel.handle]
+    assert [op.device for op in reads] == [kernel.device] * 2, "for the towers, and for weight decay"

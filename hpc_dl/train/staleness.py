@@ -1,0 +1,69 @@
+"""Stale synchronous parallel: no worker is more than s steps ahead of the slowest.
+
+Q. Ho et al., "More Effective Distributed ML via a Stale Synchronous Parallel Parameter Server", 2013. Each worker has
+a clock, its number of steps, on the first parameter server; a worker that is too far ahead looks at the clocks until it
+may go on.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import tensorflow as tf
+
+from hpc_dl.train import session
+from hpc_dl.train.cluster import Cluster
+from hpc_dl.train.loop import StepFunction
+from hpc_dl.train.options import Options
+from hpc_dl.train.peers import GONE, PERIOD, reachable
+from hpc_dl.train.shared import shared_variable
+from hpc_dl.train.stop import Stop
+
+tf1 = tf.compat.v1
+
+_POLL = 0.01  # seconds
+
+
+class Staleness:
+    """Holds a worker back; workers that are gone hold nobody."""
+
+    def __init__(self, cluster: Cluster, bound: int) -> None:
+        """Build the operations in the current graph; `bound` is s, in steps."""
+        self._cluster, self._bound = cluster, bound
+        index, workers = cluster.task_index, len(cluster.workers)
+        with tf1.device("/job:ps/task:0"):
+            clocks = shared_variable("clocks", tf.zeros([workers], tf.int64))
+            own = tf.one_hot(index, workers, dtype=tf.int64)
+            # A worker that was restarted must not hold the others until it has made up for its absence.
+            self._join = clocks.assign_add(own * (tf.reduce_max(clocks) - clocks[index])).op
+            self._tick = (clocks.assign_add(own),)
+            self._look = (clocks.read_value(), tf1.train.get_global_step().read_value())
+
+    def bounded(self, step: StepFunction, remote: Any, options: Options, stop: Stop) -> StepFunction:
+        """Return `step` with a wait after it, where this worker is too far ahead."""
+        index, bound = self._cluster.task_index, self._bound
+        tick, look = session.function(remote, self._tick), session.function(remote, self._look)
+        others = {i: address for i, address in enumerate(self._cluster.workers) if i != index}
+        seen = dict.fromkeys(others, time.monotonic() + options.start_timeout)
+        next_look = 0.0
+        remote.run(self._join)
+
+        def slow(clocks: Any) -> list[int]:
+            return [other for other in others if clocks[index] - clocks[other] > bound]
+
+        def step_and_wait() -> tuple[int, float, float]:
+            nonlocal next_look
+            global_step, loss, accuracy = step()
+            (clocks,) = tick()
+            while slow(clocks) and global_step < options.steps and not stop.requested:
+                if time.monotonic() > next_look:
+                    seen.update((other, time.monotonic()) for other in others if reachable(others[other]))
+                    next_look = time.monotonic() + PERIOD
+                if all(time.monotonic() - seen[other] > GONE for other in slow(clocks)):
+                    break
+                time.sleep(_POLL)
+                clocks, global_step = look()
+            return global_step, loss, accuracy
+
+        return step_and_wait
