@@ -15,7 +15,7 @@ from typing import Any
 import tensorflow as tf
 
 from hpc_dl.errors import JobError, UserError
-from hpc_dl.train import graph, placement, session
+from hpc_dl.train import graph, placement, session, trace
 from hpc_dl.train.checkpoint import Checkpoints
 from hpc_dl.train.cluster import Cluster
 from hpc_dl.train.loop import train
@@ -82,7 +82,7 @@ def _work(server: Any, options: Options, cluster: Cluster, metrics: Metrics, sto
         metrics.event("session")
 
         start_step = int(remote.run(train_graph.global_step))
-        step = session.function(remote, train_graph.outputs)
+        step = trace.step_function(remote, train_graph.outputs, options, cluster.task)
         if not cluster.is_chief:
             progress = train(step, start_step, options, metrics, stop)
             watch.end()

@@ -40,6 +40,7 @@ class Options:
     checkpoint_every: int = 1_000
     log_every: int = 100
     start_timeout: float = 600.0
+    trace_steps: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Check all values.
@@ -60,6 +61,7 @@ class Options:
         _require("weight_decay", self.weight_decay >= 0, self.weight_decay, "a number from 0 up")
         rising = all(a < b for a, b in zip((0, *self.lr_boundaries), self.lr_boundaries, strict=False))
         _require("lr_boundaries", rising, self.lr_boundaries, "rising global steps such as 32000,48000, or ''")
+        _require("trace_steps", all(n >= 1 for n in self.trace_steps), self.trace_steps, "steps from 1 up, or ''")
 
 
 def _require(name: str, right: bool, value: object, text: str) -> None:
@@ -121,6 +123,7 @@ def parser() -> argparse.ArgumentParser:
     option("checkpoint_every", "global steps between checkpoints", type=int)
     option("log_every", "steps of a process between its lines of metrics", type=int)
     option("start_timeout", "seconds in which all processes must have found each other", type=_number)
+    option("trace_steps", "a process's own steps of which it writes a trace: 10,20", type=_steps)
     return commands
 
 

@@ -118,7 +118,17 @@ def test_loop_logs_first_every_and_last_step(tmp_path: Path) -> None:
     assert made == list(range(1, 11))
     assert saved == [3, 6, 9]
     assert [line["step"] for line in lines] == [1, 4, 8, 10]
-    assert lines[1].keys() == {"time", "step", "local_step", "steps_per_s", "images_per_s", "loss", "accuracy"}
+    assert lines[1].keys() == {
+        "time",
+        "step",
+        "local_step",
+        "steps_per_s",
+        "images_per_s",
+        "loss",
+        "accuracy",
+        "bytes_sent",
+        "bytes_received",
+    }
     assert lines[1]["images_per_s"] == pytest.approx(128 * lines[1]["steps_per_s"])
 
 
