@@ -67,6 +67,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     seed: Annotated[int, Meta(ge=0, lt=2**31, description="seed of everything random")] = 0
     checkpoint_every: Annotated[int, Meta(ge=1, description="global steps between checkpoints")] = 200
     log_every: Annotated[int, Meta(ge=1, description="a worker's own steps between lines of metrics")] = 20
+    trace_steps: Annotated[tuple[Positive, ...], Meta(description="a process's own steps that it traces: 10,20")] = ()
 
     workdir: Annotated[str, Meta(description="where the processes start; default: where the job was submitted")] = ""
 

@@ -138,6 +138,7 @@ def command(job: JobSpec, site: Site, run: str) -> list[str]:
         "seed": job.seed,
         "checkpoint-every": job.checkpoint_every,
         "log-every": job.log_every,
+        "trace-steps": ",".join(map(str, job.trace_steps)),
     }
     words = [f"--{key}={value}" for key, value in options.items()]
     return [_python(site), "-m", "hpc_dl.train", *words, *job.args]

@@ -36,7 +36,7 @@ def heavy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_async_shows_its_bytes_its_step_times_and_traces(processes: Make, heavy: str) -> None:
     arguments = ["--model", heavy, "--data", "synthetic", "--learning-rate", "0.001", "--trace-steps", "3,5"]
-    run = processes().start("--steps", "120", "--log-every", "10", *arguments, ps=1, workers=2)
+    run = processes().start("--steps", "80", "--log-every", "10", *arguments, ps=1, workers=2)
     assert set(run.wait().values()) == {0}
     result = run.result()
 

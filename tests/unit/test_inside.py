@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpc_dl.processes import figures, per_step
+from hpc_dl.report import report_lines
+from hpc_dl.runfolder import RunFolder
 from hpc_dl.train.steptimes import summarise
 from hpc_dl.train.traffic import sent_received
 
@@ -91,3 +95,50 @@ def test_figures_of_processes_are_those_of_their_last_run(tmp_path: Path) -> Non
     }
     assert figures(tmp_path / "absent") == {}
     assert per_step({"ps-0": found["ps-0"]}) == {}
+
+
+REPORT = """
+step times in ms   steps       min    median       p90       p99       max
+worker-0               4         1         2         2         2         2
+worker-1               4         1         2         2         2         2
+
+steps of all processes by their time, each bin from what it says to the next 1.26 times as much
+            1 ms       2 ####################
+        1.995 ms       4 ########################################
+
+bytes per step          sent    received
+ps-0                   100 B       25 MB
+worker-0             15.5 kB       250 B
+worker-1             15.5 kB       250 B
+
+test images by true class (rows) and found class (columns)
+           0   1
+       0  10   .
+       1   2   9
+"""
+
+
+def test_the_report_of_a_job(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    assert list(report_lines(run)) == []
+    run.metrics.mkdir()
+    times = summarise([0.001, 0.002, 0.002])
+    worker = {"local_steps": 4, "step_seconds": times, "bytes_sent": 62_000, "bytes_received": 1000}
+    records = {
+        "worker-0": {"event": "trained", **worker},
+        "worker-1": {"event": "trained", **worker},
+        "ps-0": {"event": "traffic", "bytes_sent": 800, "bytes_received": 200_000_000},
+    }
+    for name, record in records.items():
+        (run.metrics / f"{name}.jsonl").write_text(json.dumps(record) + "\n")
+    run.result.write_text(json.dumps({"confusion": [[10, 0], [2, 9]]}))
+    assert "\n".join(report_lines(run)) + "\n" == REPORT
+
+
+def test_tensorboard_needs_something_to_show(tmp_path: Path) -> None:
+    (tmp_path / "job-1").mkdir()
+    (tmp_path / "job-1" / "job.toml").touch()
+    command = [sys.executable, "-m", "hpc_dl", "tensorboard", str(tmp_path / "job-1")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "job-1/tensorboard: no such folder; a job has it from its first step on" in done.stderr
