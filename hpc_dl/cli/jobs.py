@@ -90,7 +90,10 @@ def tensorboard(job: str, runs: str, port: int) -> int:
         raise UserError(f"{folder}: no such folder; a job has it from its first step on")
     if importlib.util.find_spec("tensorboard") is None:
         raise UserError(f"{sys.executable} has no tensorboard: it comes with TensorFlow (make setup)")
-    command = [sys.executable, "-m", "tensorboard.main", f"--logdir={folder}", "--host=localhost", f"--port={port}"]
+    # What it would warn of first concerns its authors alone.
+    command = [sys.executable, "-W", "ignore::UserWarning", "-m", "tensorboard.main"]
+    command += [f"--logdir={folder}", "--host=localhost", f"--port={port}"]
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
     os.execv(sys.executable, command)  # noqa: S606 - TensorBoard takes this process's place
 
 

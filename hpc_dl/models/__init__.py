@@ -16,28 +16,29 @@ class Model:
 
     description: str
     builder: str  # "module:function", imported when the network is built
-    parameters: int = 0  # trained ones, for images of 32x32x3 and 10 classes; 0: unknown
+    # For images of 32x32x3 and 10 classes; 0: unknown.
+    parameters: int = 0  # trained ones
+    activations: int = 0  # numbers that all layers together put out for an image
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-_RESNET = "hpc_dl.models.resnet"
+_BASIC = "hpc_dl.models.resnet:basic"
+_BOTTLENECK = "hpc_dl.models.resnet:bottleneck"
+_IMAGENET = "hpc_dl.models.resnet:imagenet"
+_ALEXNET = "hpc_dl.models.alexnet:alexnet"
 _VGG = "hpc_dl.models.vgg:vgg"
 
 MODELS: dict[str, Model] = {
-    "small": Model("three convolutions with batch norm, for tests", "hpc_dl.models.small:small", 33_946),
-    "resnet8": Model("CIFAR ResNet, basic blocks, n = 1", f"{_RESNET}:basic", 75_290, {"n": 1}),
-    "resnet20": Model("CIFAR ResNet, basic blocks, n = 3", f"{_RESNET}:basic", 269_722, {"n": 3}),
-    "resnet56": Model("CIFAR ResNet, basic blocks, n = 9", f"{_RESNET}:basic", 853_018, {"n": 9}),
-    "resnet83": Model("CIFAR ResNet, bottleneck blocks, n = 9", f"{_RESNET}:bottleneck", 869_530, {"n": 9}),
-    "alexnet": Model("AlexNet, one tower", "hpc_dl.models.alexnet:alexnet", 28_733_258),
-    "vgg16": Model("VGG, configuration D", _VGG, 33_638_218, {"convolutions": (2, 2, 3, 3, 3)}),
-    "vgg19": Model("VGG, configuration E", _VGG, 38_947_914, {"convolutions": (2, 2, 4, 4, 4)}),
-    "resnet50": Model(
-        "ImageNet ResNet, bottleneck blocks", f"{_RESNET}:imagenet", 23_528_522, {"blocks": (3, 4, 6, 3)}
-    ),
-    "resnet152": Model(
-        "ImageNet ResNet, bottleneck blocks", f"{_RESNET}:imagenet", 58_164_298, {"blocks": (3, 8, 36, 3)}
-    ),
+    "small": Model("three convolutions with batch norm, for tests", "hpc_dl.models.small:small", 33_946, 22_538),
+    "resnet8": Model("CIFAR ResNet, basic blocks, n = 1", _BASIC, 75_290, 262_218, {"n": 1}),
+    "resnet20": Model("CIFAR ResNet, basic blocks, n = 3", _BASIC, 269_722, 663_626, {"n": 3}),
+    "resnet56": Model("CIFAR ResNet, basic blocks, n = 9", _BASIC, 853_018, 1_867_850, {"n": 9}),
+    "resnet83": Model("CIFAR ResNet, bottleneck blocks, n = 9", _BOTTLENECK, 869_530, 5_955_850, {"n": 9}),
+    "alexnet": Model("AlexNet, one tower", _ALEXNET, 28_733_258, 197_450),
+    "vgg16": Model("VGG, configuration D", _VGG, 33_638_218, 324_618, {"convolutions": (2, 2, 3, 3, 3)}),
+    "vgg19": Model("VGG, configuration E", _VGG, 38_947_914, 351_242, {"convolutions": (2, 2, 4, 4, 4)}),
+    "resnet50": Model("ImageNet ResNet", _IMAGENET, 23_528_522, 736_266, {"blocks": (3, 4, 6, 3)}),
+    "resnet152": Model("ImageNet ResNet", _IMAGENET, 58_164_298, 1_592_330, {"blocks": (3, 8, 36, 3)}),
 }
 
 _OWN = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")

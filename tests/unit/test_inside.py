@@ -72,7 +72,7 @@ def write_metrics(folder: Path) -> None:
         {"step": 3},
         {"event": "trained", "local_steps": 4, "step_seconds": None, **moved},
     ]
-    files = {
+    files: dict[str, list[dict[str, object]]] = {
         "worker-0": workers,
         "worker-1": [*workers, {"event": "done"}],
         "worker-2": [*workers, {"event": "imported"}],  # started again, and not done yet
