@@ -68,6 +68,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     checkpoint_every: Annotated[int, Meta(ge=1, description="global steps between checkpoints")] = 200
     log_every: Annotated[int, Meta(ge=1, description="a worker's own steps between lines of metrics")] = 20
     trace_steps: Annotated[tuple[Positive, ...], Meta(description="a process's own steps that it traces: 10,20")] = ()
+    stage: Annotated[bool, Meta(description="copy the data set to each node's local disk first")] = False
 
     workdir: Annotated[str, Meta(description="where the processes start; default: where the job was submitted")] = ""
 
@@ -159,6 +160,10 @@ def check(job: JobSpec) -> None:
     for key, reason in own.items():
         if getattr(job, key) and not job.script:
             raise BadValueError(key, f"{key} = true: only a script of your own can use it; {reason}")
+    if job.stage and job.script:
+        raise BadValueError(
+            "stage", "stage = true: what a script of your own reads is not known; copy it in the script"
+        )
     check_env(job.env)
     check_slurm_options(job.slurm)
     if not job.script:
