@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -67,12 +68,12 @@ def test_each_step_is_in_one_bin_of_the_histogram(seconds: list[float]) -> None:
 
 def write_metrics(folder: Path) -> None:
     moved = {"bytes_sent": 600, "bytes_received": 1200}
-    workers = [
+    workers: list[Any] = [
         {"event": "imported"},
         {"step": 3},
         {"event": "trained", "local_steps": 4, "step_seconds": None, **moved},
     ]
-    files: dict[str, list[dict[str, object]]] = {
+    files: dict[str, list[Any]] = {
         "worker-0": workers,
         "worker-1": [*workers, {"event": "done"}],
         "worker-2": [*workers, {"event": "imported"}],  # started again, and not done yet

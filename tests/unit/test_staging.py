@@ -112,7 +112,19 @@ def run(tmp_path: Path, prepared: Path) -> RunFolder:
 
 
 def launched(run: RunFolder, script: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "hpc_dl", "launch", "--run", run.path, "--node", "n1", "--grace", "5", "--stage"]
+    command = [
+        sys.executable,
+        "-m",
+        "hpc_dl",
+        "launch",
+        "--run",
+        str(run.path),
+        "--node",
+        "n1",
+        "--grace",
+        "5",
+        "--stage",
+    ]
     command += [":::", "worker:0", "sh", "-c", script, "--data-dir=/shared"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
