@@ -17,8 +17,8 @@ READY := $(VENV)/.ready-$(KIND)
 # Every job key may be set as a make variable in capitals. Values reach hpc-dl through the environment, as they are:
 # no shell and no second expansion by make touches them ($(value) instead of $(...)).
 SETTINGS := NAME MODE NODES GPUS WORKERS PS CORES PS_CORES TIME PARTITION SLURM ENV SCRIPT ARGS CLASSIC_FLAGS CHIEF \
-  MODEL DATA STEPS BATCH LEARNING_RATE LR_BOUNDARIES MOMENTUM WEIGHT_DECAY SEED CHECKPOINT_EVERY LOG_EVERY WORKDIR \
-  SITE JOB DETACH DRY_RUN NODELIST RUNS PROCESS FOLLOW
+  MODEL DATA STEPS BATCH LEARNING_RATE LR_BOUNDARIES MOMENTUM WEIGHT_DECAY SEED CHECKPOINT_EVERY LOG_EVERY TRACE_STEPS STAGE WORKDIR \
+  SITE JOB DETACH DRY_RUN NODELIST RUNS PROCESS FOLLOW PORT
 define pass
 ifeq ($(origin $(1)),command line)
 HPC_DL_$(1) := $$(value $(1))
@@ -48,7 +48,7 @@ $(READY): $(LOCK)
 	$(BIN)/pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-.PHONY: submit render plan status watch logs cancel list
+.PHONY: submit render plan status watch report tensorboard logs cancel list
 submit: $(READY) ## submit a job and follow it: make submit NODES=4 MODE=async [JOB=train SITE=… GPUS=… SCRIPT=… DETACH=1 DRY_RUN=1]
 	@$(BIN)/hpc-dl submit
 render: $(READY) ## print every file that the job would have: make render NODES=2 SITE=minotauro NODELIST='nvb[19-20]'
@@ -59,6 +59,10 @@ status: $(READY) ## where a job is: make status [JOB=12]
 	@$(BIN)/hpc-dl status
 watch: $(READY) ## follow a job: make watch [JOB=12]
 	@$(BIN)/hpc-dl watch
+report: $(READY) ## what a job's processes did: step times, bytes, confusion matrix: make report [JOB=12]
+	@$(BIN)/hpc-dl report
+tensorboard: $(READY) ## show a job in TensorBoard: make tensorboard [JOB=12 PORT=6006]
+	@$(BIN)/hpc-dl tensorboard
 logs: $(READY) ## print a job's logs: make logs [JOB=12 PROCESS=worker:0 FOLLOW=1]
 	@$(BIN)/hpc-dl logs
 cancel: $(READY) ## end a job: make cancel [JOB=12]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 from hpc_dl.choose import choose_site
 from hpc_dl.config import Layer
 from hpc_dl.job import Job, find_job
+from hpc_dl.memory import gpu_warning
 from hpc_dl.plan import Plan, make_plan
 from hpc_dl.submission import submit_plan
 
@@ -29,7 +31,7 @@ def plan(job: str | None = None, *, site: str = "", nodelist: str = "", **settin
 
 
 def submit(job: str | None = None, *, site: str = "", **settings: Any) -> Job:
-    """Submit a job and return its handle.
+    """Submit a job and return its handle; a network that is probably too large for the GPUs makes a `UserWarning`.
 
     Args:
         job: name or path of a job file; None: the defaults.
@@ -39,7 +41,10 @@ def submit(job: str | None = None, *, site: str = "", **settings: Any) -> Job:
     Raises:
         UserError: something is not valid, or Slurm refuses the job.
     """
-    return submit_plan(plan(job, site=site, **settings))
+    planned = plan(job, site=site, **settings)
+    if warning := gpu_warning(planned.job, planned.site):
+        warnings.warn(warning, stacklevel=2)
+    return submit_plan(planned)
 
 
 def load(job_id: str | int, runs: Path | str = "runs") -> Job:

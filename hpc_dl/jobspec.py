@@ -77,6 +77,8 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     n_fetch: Annotated[Positive, Meta(description="steps between a worker's fetches of the variables")] = 1
     n_push: Annotated[Positive, Meta(description="steps whose gradients a worker sends together")] = 1
     compression: Annotated[Compression, Meta(description="of gradients on their way to the ps")] = "none"
+    trace_steps: Annotated[tuple[Positive, ...], Meta(description="a process's own steps that it traces: 10,20")] = ()
+    stage: Annotated[bool, Meta(description="copy the data set to each node's local disk first")] = False
 
     workdir: Annotated[str, Meta(description="where the processes start; default: where the job was submitted")] = ""
 
@@ -179,6 +181,10 @@ def check(job: JobSpec) -> None:
     for key, reason in own.items():
         if getattr(job, key) and not job.script:
             raise BadValueError(key, f"{key} = true: only a script of your own can use it; {reason}")
+    if job.stage and job.script:
+        raise BadValueError(
+            "stage", "stage = true: what a script of your own reads is not known; copy it in the script"
+        )
     check_env(job.env)
     check_slurm_options(job.slurm)
     if not job.script:

@@ -138,6 +138,7 @@ def command(job: JobSpec, site: Site, run: str) -> list[str]:
         "seed": job.seed,
         "checkpoint-every": job.checkpoint_every,
         "log-every": job.log_every,
+        "trace-steps": ",".join(map(str, job.trace_steps)),
     }
     options |= {key.replace("_", "-"): value for key, value in job.mode_settings.items()}
     words = [f"--{key}={value}" for key, value in options.items()]

@@ -75,6 +75,9 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     runs: Annotated[str, Meta(description="where run folders go, on a disk that all nodes share")] = "runs"
     data: Annotated[str, Meta(description="where data sets are, on a disk that all nodes share")] = "data"
+    local_disk: Annotated[
+        str, Meta(description="a node's own disk, such as /scratch/$USER; empty: $TMPDIR or /tmp")
+    ] = ""
 
     @property
     def gres(self) -> str:

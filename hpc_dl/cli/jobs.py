@@ -1,4 +1,4 @@
-"""Commands on jobs that were submitted: status, watch, logs, cancel, list."""
+"""Commands on jobs that were submitted: status, watch, report, tensorboard, logs, cancel, list."""
 
 from __future__ import annotations
 
@@ -58,11 +58,54 @@ def watch(job: str, runs: str) -> int:
 @_RUNS
 def status(job: str, runs: str) -> int:
     """Print where JOB is (a job id or run folder; default: the newest)."""
+    _print_status(_find(job, runs))
+    return 0
+
+
+@click.command()
+@_JOB
+@_RUNS
+def report(job: str, runs: str) -> int:
+    """Print what JOB's processes did: step times, bytes, confusion matrix (a job id or run folder; default: newest)."""
+    from hpc_dl.report import report_lines
+
+    handle = _find(job, runs)
+    _print_status(handle)
+    for line in report_lines(handle.run):
+        click.echo(line)
+    return 0
+
+
+@click.command()
+@_JOB
+@_RUNS
+@click.option("--port", type=click.IntRange(1, 65535), default=6006, envvar="HPC_DL_PORT", help="where it listens")
+def tensorboard(job: str, runs: str, port: int) -> int:
+    """Show JOB (a job id or run folder; default: the newest) in TensorBoard, on this machine's localhost alone."""
+    import importlib.util
+    import os
+    import sys
+
+    from hpc_dl.errors import UserError
+    from hpc_dl.job import find_job
+
+    folder = find_job(job, Path(runs)).run.tensorboard
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; a job has it from its first step on")
+    if importlib.util.find_spec("tensorboard") is None:
+        raise UserError(f"{sys.executable} has no tensorboard: it comes with TensorFlow (make setup)")
+    # What it would warn of first concerns its authors alone.
+    command = [sys.executable, "-W", "ignore::UserWarning", "-m", "tensorboard.main"]
+    command += [f"--logdir={folder}", "--host=localhost", f"--port={port}"]
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    os.execv(sys.executable, command)  # noqa: S606 - TensorBoard takes this process's place
+
+
+def _print_status(handle: Job) -> None:
     from hpc_dl.progress import Progress
     from hpc_dl.slurm.state import ENDED
     from hpc_dl.terminal import describe, summary_lines
 
-    handle = _find(job, runs)
     spec = handle.run.read_job()
     state = handle.query()
     if state.state in ENDED:
@@ -70,7 +113,6 @@ def status(job: str, runs: str) -> int:
     else:
         click.echo(f"Job {handle.job_id} {describe(state, Progress(handle.run).look(), spec.steps)}")
         click.echo(f"Run folder: {handle.run.path}")
-    return 0
 
 
 @click.command(name="list")

@@ -16,6 +16,8 @@ _COMMANDS = {
     "render": ("submit", "render", True),
     "status": ("jobs", "status", True),
     "watch": ("jobs", "watch", True),
+    "report": ("jobs", "report", True),
+    "tensorboard": ("jobs", "tensorboard", True),
     "logs": ("jobs", "logs", True),
     "cancel": ("jobs", "cancel", True),
     "list": ("jobs", "list_jobs", True),

@@ -53,15 +53,27 @@ def place(run: Path, nodelist: str, job_id: str) -> int:
 @click.option("--node", required=True, help="this node's name")
 @click.option("--grace", type=float, default=20.0, help="seconds between SIGTERM and SIGKILL")
 @click.option("--classic-flags", is_flag=True, help="add --ps_hosts --worker_hosts --job_name --task_index")
+@click.option("--stage", is_flag=True, help="copy the job's data set to this node's disk, for as long as they run")
 @click.option("--separator", default=":::", help="what stands before each process")
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
-def launch(run: Path, node: str, grace: float, classic_flags: bool, separator: str, words: tuple[str, ...]) -> int:
+def launch(
+    run: Path, node: str, grace: float, classic_flags: bool, stage: bool, separator: str, words: tuple[str, ...]
+) -> int:
     """Start and watch this node's processes: ``::: worker:0 VARIABLE=VALUE … COMMAND …`` for each."""
+    import msgspec
+
     from hpc_dl.launch.launcher import Launcher, parse_processes
+    from hpc_dl.launch.staging import staged_data
     from hpc_dl.runfolder import RunFolder
 
+    folder = RunFolder(run)
     lines = parse_processes(words, separator)
-    return Launcher(RunFolder(run), node, grace).launch(lines, classic_flags)
+    if not stage:
+        return Launcher(folder, node, grace).launch(lines, classic_flags)
+    with staged_data(folder, node) as data_dir:
+        option = f"--data-dir={data_dir}"  # the last one counts
+        lines = [msgspec.structs.replace(line, command=(*line.command, option)) for line in lines]
+        return Launcher(folder, node, grace).launch(lines, classic_flags)
 
 
 @click.command()

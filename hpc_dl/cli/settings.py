@@ -17,6 +17,7 @@ from hpc_dl.errors import UserError
 from hpc_dl.jobspec import JobSpec, pairs
 
 _TABLES = ("slurm", "env")
+_NUMBERS = ("lr_boundaries", "trace_steps")
 
 
 def job_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -57,7 +58,7 @@ def layers(settings: dict[str, Any]) -> list[Layer]:
             value = pairs(value, origin) or None
         elif key == "args" and value is not None:
             value = _words(value, origin)
-        elif key == "lr_boundaries" and value is not None:
+        elif key in _NUMBERS and value is not None:
             value = [part for part in value.split(",") if part.strip()]
         if value is not None:
             found.append(Layer({key: value}, origin))

@@ -26,6 +26,7 @@ def submit(job: str, site: str, detach: bool, dry_run: bool, **settings: Any) ->
 
     from hpc_dl.choose import choose_site
     from hpc_dl.cli.jobs import follow
+    from hpc_dl.memory import gpu_warning
     from hpc_dl.plan import make_plan
     from hpc_dl.submission import check_plan, submit_plan
     from hpc_dl.terminal import placement_table
@@ -38,6 +39,8 @@ def submit(job: str, site: str, detach: bool, dry_run: bool, **settings: Any) ->
     where = "" if chosen.scheduler == "local" else "; node names are examples until Slurm assigns them"
     say(f"Job {plan.job.name}, mode {plan.job.mode}, site {chosen.name}{where}")
     console.print(placement_table(placement))
+    if warning := gpu_warning(plan.job, chosen):
+        click.echo(f"hpc-dl: warning: {warning}", err=True)
     if dry_run:
         say(check_plan(plan))
         return 0

@@ -16,15 +16,29 @@ class Model:
 
     description: str
     builder: str  # "module:function", imported when the network is built
-    settings: dict[str, int] = field(default_factory=dict)
+    # For images of 32x32x3 and 10 classes; 0: unknown.
+    parameters: int = 0  # trained ones
+    activations: int = 0  # numbers that all layers together put out for an image
+    settings: dict[str, Any] = field(default_factory=dict)
 
+
+_BASIC = "hpc_dl.models.resnet:basic"
+_BOTTLENECK = "hpc_dl.models.resnet:bottleneck"
+_IMAGENET = "hpc_dl.models.resnet:imagenet"
+_ALEXNET = "hpc_dl.models.alexnet:alexnet"
+_VGG = "hpc_dl.models.vgg:vgg"
 
 MODELS: dict[str, Model] = {
-    "small": Model("three convolutions with batch norm, for tests", "hpc_dl.models.small:small"),
-    "resnet8": Model("CIFAR ResNet, basic blocks, n = 1", "hpc_dl.models.resnet:basic", {"n": 1}),
-    "resnet20": Model("CIFAR ResNet, basic blocks, n = 3", "hpc_dl.models.resnet:basic", {"n": 3}),
-    "resnet56": Model("CIFAR ResNet, basic blocks, n = 9", "hpc_dl.models.resnet:basic", {"n": 9}),
-    "resnet83": Model("CIFAR ResNet, bottleneck blocks, n = 9", "hpc_dl.models.resnet:bottleneck", {"n": 9}),
+    "small": Model("three convolutions with batch norm, for tests", "hpc_dl.models.small:small", 33_946, 22_538),
+    "resnet8": Model("CIFAR ResNet, basic blocks, n = 1", _BASIC, 75_290, 262_218, {"n": 1}),
+    "resnet20": Model("CIFAR ResNet, basic blocks, n = 3", _BASIC, 269_722, 663_626, {"n": 3}),
+    "resnet56": Model("CIFAR ResNet, basic blocks, n = 9", _BASIC, 853_018, 1_867_850, {"n": 9}),
+    "resnet83": Model("CIFAR ResNet, bottleneck blocks, n = 9", _BOTTLENECK, 869_530, 5_955_850, {"n": 9}),
+    "alexnet": Model("AlexNet, one tower", _ALEXNET, 28_733_258, 197_450),
+    "vgg16": Model("VGG, configuration D", _VGG, 33_638_218, 324_618, {"convolutions": (2, 2, 3, 3, 3)}),
+    "vgg19": Model("VGG, configuration E", _VGG, 38_947_914, 351_242, {"convolutions": (2, 2, 4, 4, 4)}),
+    "resnet50": Model("ImageNet ResNet", _IMAGENET, 23_528_522, 736_266, {"blocks": (3, 4, 6, 3)}),
+    "resnet152": Model("ImageNet ResNet", _IMAGENET, 58_164_298, 1_592_330, {"blocks": (3, 8, 36, 3)}),
 }
 
 _OWN = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")

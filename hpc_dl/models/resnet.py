@@ -1,7 +1,7 @@
-"""ResNets for 32x32 images.
+"""ResNets for 32x32 images and for ImageNet.
 
 K. He, X. Zhang, S. Ren, J. Sun, "Deep Residual Learning for Image Recognition", 2015: section 4.2 (basic blocks,
-6n+2 layers) and figure 5 (bottleneck blocks, here 9n+2 layers).
+6n+2 layers), figure 5 (bottleneck blocks, here 9n+2 layers) and table 1 (ImageNet).
 """
 
 from __future__ import annotations
@@ -81,3 +81,21 @@ def basic(input_shape: tuple[int, int, int], classes: int, n: int) -> Any:
 def bottleneck(input_shape: tuple[int, int, int], classes: int, n: int) -> Any:
     """ResNet of 9n+2 layers: n blocks of [1x1 w, 3x3 w, 1x1 4w] for w = 16, 32, 64, projection shortcuts."""
     return _resnet(_bottleneck_block, n, input_shape, classes, f"resnet{9 * n + 2}")
+
+
+def imagenet(input_shape: tuple[int, int, int], classes: int, blocks: tuple[int, ...]) -> Any:
+    """ResNet of table 1 with so many bottleneck blocks in each stage: 3, 4, 6, 3 is ResNet-50.
+
+    25.6 million parameters (ResNet-152: 60.2) for 1000 classes, whatever the size of the images: those of 32x32 have
+    one pixel left in the last stage.
+    """
+    images = keras.Input(input_shape, name="images")
+    features = layers.ReLU(name="conv1_relu")(conv_bn(images, 64, 7, 2, "conv1"))
+    features = layers.MaxPooling2D(3, 2, "same", name="conv1_pool")(features)
+    for stage, (count, width) in enumerate(zip(blocks, (64, 128, 256, 512), strict=True), start=1):
+        for index in range(count):
+            stride = 2 if stage > 1 and index == 0 else 1
+            features = _bottleneck_block(features, width, stride, f"stage{stage}_block{index + 1}")
+    features = layers.GlobalAveragePooling2D(name="pool")(features)
+    logits = layers.Dense(classes, kernel_initializer="he_normal", name="fc")(features)
+    return keras.Model(images, logits, name=f"resnet{3 * sum(blocks) + 2}")

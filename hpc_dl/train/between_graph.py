@@ -15,7 +15,7 @@ from typing import Any
 import tensorflow as tf
 
 from hpc_dl.errors import JobError, UserError
-from hpc_dl.train import graph, placement, session
+from hpc_dl.train import graph, placement, session, trace
 from hpc_dl.train.checkpoint import Checkpoints
 from hpc_dl.train.cluster import Cluster
 from hpc_dl.train.compression import compressed
@@ -109,7 +109,7 @@ def _work(server: Any, options: Options, cluster: Cluster, metrics: Metrics, sto
         metrics.event("session")
 
         start_step = int(remote.run(train_graph.global_step))
-        step = session.function(remote, train_graph.outputs)
+        step = trace.step_function(remote, train_graph.outputs, options, cluster.task)
         if downpour:
             step = downpour.scheduled(step, remote, start_step)
         if staleness:

@@ -100,9 +100,9 @@ def training(
 
 @dataclass(frozen=True)
 class TestGraph:
-    """Evaluation; `outputs` takes the next batch: sum of losses, number of right ones, number of images."""
+    """Evaluation; `outputs` takes the next batch: sum of losses, confusion matrix [true class, found class]."""
 
-    outputs: tuple[Any, Any, Any]
+    outputs: tuple[Any, Any]
     start_input: Any
 
 
@@ -115,8 +115,8 @@ def testing(options: Options) -> TestGraph:
     tf1.train.get_or_create_global_step()
     logits = models.build(options.model, dataset.shape, dataset.classes)(images, training=False)
     losses = tf.reduce_sum(cross_entropy(logits, labels))
-    right = tf.math.count_nonzero(correct(logits, labels))
-    return TestGraph((losses, right, tf.size(labels)), iterator.initializer)
+    confusion = tf.math.confusion_matrix(labels, tf.argmax(logits, axis=-1), dataset.classes)
+    return TestGraph((losses, confusion), iterator.initializer)
 
 
 def apply(model: Any, images: Any) -> tuple[Any, list[Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -42,7 +43,8 @@ def train(
         step_function: makes one step.
         start_step: the global step now.
         options: steps, checkpoint_every, log_every.
-        metrics: gets a line after the first step, after every `log_every` steps of this process, and at the end.
+        metrics: gets a line after the first step, after every `log_every` steps of this process, and at the end;
+            then what the loop did as a whole.
         stop: ends the loop early.
         save: writes a checkpoint of the given global step; None in processes that don't.
 
@@ -52,9 +54,12 @@ def train(
     begin = time.monotonic()
     step, local_steps, logged, loss, accuracy = start_step, 0, 0, float("nan"), float("nan")
     next_save = _next(start_step, options.checkpoint_every)
+    step_seconds = array("d")
     metrics.start(start_step)
     while step < options.steps and not stop.requested:
+        step_begin = time.perf_counter()
         step, loss, accuracy = step_function()
+        step_seconds.append(time.perf_counter() - step_begin)
         local_steps += 1
         if local_steps == 1 or local_steps % options.log_every == 0:
             if local_steps == 1:
@@ -68,6 +73,7 @@ def train(
             next_save = _next(int(step), options.checkpoint_every)
     if logged < local_steps:
         metrics.line(int(step), local_steps, float(loss), float(accuracy))
+    metrics.end(step_seconds)
     return Progress(start_step, int(step), local_steps, float(loss), float(accuracy), time.monotonic() - begin)
 
 

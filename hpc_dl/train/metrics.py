@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hpc_dl.errors import UserError
+from hpc_dl.train.steptimes import summarise
+from hpc_dl.train.traffic import sent_received
 
 
 class Metrics:
@@ -29,19 +32,33 @@ class Metrics:
         self._events_folder = run_dir / "tensorboard" / task
         self._events: Any = None
         self._last_time, self._last_step, self._last_global_step = time.time(), 0, 0
+        self._bytes = 0, 0
         try:
             (run_dir / "metrics").mkdir(parents=True, exist_ok=True)
             self._lines = (run_dir / "metrics" / f"{task}.jsonl").open("a", buffering=1, encoding="utf-8")
         except OSError as error:
             raise UserError(f"--run-dir: {error.filename} can't be written: {error.strerror}") from error
 
-    def event(self, name: str) -> None:
+    def event(self, name: str, **values: Any) -> None:
         """Mark that a part of the start or the end is reached, for splitting up the time that it takes."""
-        self._write({"time": time.time(), "event": name})
+        self._write({"time": time.time(), "event": name, **values})
+
+    def traffic(self) -> None:
+        """Write the bytes that this process has sent and received since its start."""
+        self.event("traffic", **_traffic())
 
     def start(self, step: int) -> None:
         """Start the clock: the loop begins now, at this global step."""
         self._last_time, self._last_step, self._last_global_step = time.time(), 0, step
+        self._bytes = sent_received()
+
+    def end(self, step_seconds: Sequence[float]) -> None:
+        """Write what the loop did, as a whole: its steps, how long each took, and the bytes that it moved.
+
+        The first step counts in the bytes, but not in the times: TensorFlow prepares the graph in it.
+        """
+        moved = {key: now - then for (key, now), then in zip(_traffic().items(), self._bytes, strict=True)}
+        self.event("trained", local_steps=len(step_seconds), step_seconds=summarise(step_seconds[1:]), **moved)
 
     def line(self, step: int, local_step: int, loss: float, accuracy: float) -> None:
         """Report the state after a step.
@@ -58,7 +75,7 @@ class Metrics:
         self._last_time, self._last_step, self._last_global_step = now, local_step, step
         values = {"steps_per_s": rate, "images_per_s": rate * self._batch, "loss": loss, "accuracy": accuracy}
         record = {"time": now, "step": step, "local_step": local_step, "global_steps_per_s": global_rate}
-        self._write({**record, **values})
+        self._write({**record, **values, **_traffic()})
         self.scalars(step, values)
         print(
             f"step {step}/{self._steps}  loss {loss:.4f}  accuracy {accuracy:.3f}  "
@@ -79,3 +96,7 @@ class Metrics:
 
     def _write(self, record: dict[str, Any]) -> None:
         self._lines.write(json.dumps(record) + "\n")
+
+
+def _traffic() -> dict[str, int]:
+    return dict(zip(("bytes_sent", "bytes_received"), sent_received(), strict=True))

@@ -46,6 +46,7 @@ class Options:
     n_fetch: int = 1
     n_push: int = 1
     compression: str = "none"
+    trace_steps: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Check all values.
@@ -75,6 +76,7 @@ class Options:
                 raise UserError(
                     f"--{name.replace('_', '-')}: {value!r} is for {allowed(modes)} only, not {self.mode!r}"
                 )
+        _require("trace_steps", all(n >= 1 for n in self.trace_steps), self.trace_steps, "steps from 1 up, or ''")
 
     @property
     def worker_batch(self) -> int:
@@ -147,6 +149,7 @@ def parser() -> argparse.ArgumentParser:
     option("n_fetch", "async, mixed: steps between fetches of the variables; a worker has copies", type=int)
     option("n_push", "async, mixed: steps whose gradients are sent together", type=int)
     option("compression", f"of gradients sent to the ps: {', '.join(COMPRESSIONS)}")
+    option("trace_steps", "a process's own steps of which it writes a trace: 10,20", type=_steps)
     return commands
 
 

@@ -15,9 +15,11 @@ from hpc_dl.train.metrics import Metrics
 from hpc_dl.train.peers import GONE, PERIOD, reachable
 from hpc_dl.train.rendezvous import POLL, done_queue
 from hpc_dl.train.stop import EXIT_CODE, Stop
+from hpc_dl.train.traffic import sent_received
 
 tf1 = tf.compat.v1
 
+_REPORT = 10.0  # seconds between its lines of metrics
 _GRACE = 8.0  # seconds after SIGTERM in which the chief may still save what lies here
 
 
@@ -33,8 +35,13 @@ def serve(server: Any, cluster: Cluster, metrics: Metrics, stop: Stop, start_tim
         filters = (f"/job:ps/task:{cluster.task_index}",)
         local = session.start(server.target, gpus=False, device_filters=filters)
         next_look, seen, limit = time.monotonic() + PERIOD, time.monotonic(), start_timeout
+        next_report = time.monotonic() + _REPORT
         while not local.run(waiting):
             time.sleep(POLL)
+            sent_received()  # look often: a worker that leaves takes its connection along
+            if time.monotonic() > next_report:
+                metrics.traffic()
+                next_report += _REPORT
             if time.monotonic() < next_look:
                 continue
             if any(reachable(address) for address in cluster.workers):
@@ -44,6 +51,7 @@ def serve(server: Any, cluster: Cluster, metrics: Metrics, stop: Stop, start_tim
             elif time.monotonic() - seen > limit:
                 raise JobError(f"ps {cluster.task_index}: no worker answers, and training was not finished")
             next_look = time.monotonic() + PERIOD
+    metrics.traffic()
     metrics.event("done")
     if stop.requested:
         print("ended by SIGTERM", file=sys.stderr, flush=True)

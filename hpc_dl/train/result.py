@@ -7,8 +7,10 @@ import math
 import os
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
+from hpc_dl.processes import figures, per_step
 from hpc_dl.train import graph, session
 from hpc_dl.train.cluster import Cluster
 from hpc_dl.train.loop import Progress
@@ -18,13 +20,13 @@ from hpc_dl.train.options import Options
 tf1 = tf.compat.v1
 
 
-def evaluate(options: Options, checkpoint: str) -> tuple[float, float, int]:
+def evaluate(options: Options, checkpoint: str) -> tuple[float, Any]:
     """Run the whole test set, each image once, through the network as it was saved, in this process alone.
 
     Returns:
-        Mean cross entropy, accuracy, number of images.
+        Mean cross entropy; confusion matrix, number of images [true class, found class].
     """
-    losses, right, images = 0.0, 0, 0
+    losses, confusion = 0.0, 0
     with tf.Graph().as_default():
         test = graph.testing(options)
         saver = tf1.train.Saver()
@@ -34,12 +36,11 @@ def evaluate(options: Options, checkpoint: str) -> tuple[float, float, int]:
         next_batch = session.function(local, test.outputs)
         while True:
             try:
-                batch_losses, batch_right, batch_images = next_batch()
+                batch_losses, batch_confusion = next_batch()
             except tf.errors.OutOfRangeError:
-                return losses / images, right / images, images
+                return losses / int(np.sum(confusion)), confusion
             losses += float(batch_losses)
-            right += int(batch_right)
-            images += int(batch_images)
+            confusion = confusion + batch_confusion
 
 
 def finish(
@@ -54,8 +55,12 @@ def finish(
 ) -> None:
     """Evaluate the final checkpoint and write the result, atomically."""
     metrics.event("evaluating")
-    test_loss, test_accuracy, test_images = evaluate(options, checkpoint)
+    test_loss, confusion = evaluate(options, checkpoint)
+    test_images = int(confusion.sum())
+    test_accuracy = int(confusion.trace()) / test_images
     metrics.scalars(progress.step, {"test_loss": test_loss, "test_accuracy": test_accuracy})
+    processes = figures(options.run_dir / "metrics")
+    traffic = per_step(processes)
     steps = progress.step - progress.start_step  # a continued run counts what it did itself
     rate = steps / progress.seconds if steps else 0.0
     # Of one global step: in sync, several workers' batches.
@@ -82,6 +87,9 @@ def finish(
             "parameters": parameters,
             "lost_workers": lost_workers or [],
             "dropped_gradients": dropped_gradients,
+            "bytes_per_step": {task: {key: round(n) for key, n in moved.items()} for task, moved in traffic.items()},
+            "step_seconds": {task: of.get("step_seconds") for task, of in processes.items() if "local_steps" in of},
+            "confusion": confusion.tolist(),
         },
     )
     print(f"test accuracy {test_accuracy:.4f}  loss {test_loss:.4f}  on {test_images} images", flush=True)

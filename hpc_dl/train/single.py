@@ -7,7 +7,7 @@ import sys
 import tensorflow as tf
 
 from hpc_dl.errors import UserError
-from hpc_dl.train import graph, session
+from hpc_dl.train import graph, session, trace
 from hpc_dl.train.checkpoint import Checkpoints
 from hpc_dl.train.cluster import Cluster
 from hpc_dl.train.loop import train
@@ -37,7 +37,7 @@ def run(options: Options, cluster: Cluster, metrics: Metrics, stop: Stop) -> int
         local.run(train_graph.start_input)
         metrics.event("session")
         start_step = int(local.run(train_graph.global_step))
-        step = session.function(local, train_graph.outputs)
+        step = trace.step_function(local, train_graph.outputs, options, cluster.task)
         stop.grace = 10.0
         progress = train(step, start_step, options, metrics, stop, lambda n: checkpoints.save(local, n))
         checkpoint = checkpoints.save(local, progress.step)

@@ -15,7 +15,7 @@ _KEYS = {
     "mode", "model", "data", "steps", "images", "workers", "ps", "seconds", "steps_per_s", "images_per_s",
     "train_loss", "test_loss", "test_accuracy", "test_images", "parameters",
 }  # fmt: skip
-_EVENTS = ["imported", "session", "first_step", "evaluating", "done"]
+_EVENTS = ["imported", "session", "first_step", "trained", "evaluating", "done"]
 
 
 def test_single_learns_continues_and_repeats(processes: Make) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hpc_dl import models
 from hpc_dl.errors import UserError
+from hpc_dl.train.options import Options
 
-pytest.importorskip("tensorflow")
+tf = pytest.importorskip("tensorflow")
 
 
 def trained_parameters(model: Any) -> int:
@@ -43,6 +46,52 @@ def test_parameters_and_layers_are_those_of_the_paper(name: str, parameters: int
     counted = [layer for layer in model.layers if type(layer).__name__ in {"Conv2D", "Dense"}]
     assert len([layer for layer in counted if "shortcut" not in layer.name]) == layers
     assert model.output_shape == (None, 10)
+
+
+def parameters_of(name: str, input_shape: tuple[int, int, int], classes: int) -> int:
+    with tf.Graph().as_default():  # symbolic: no memory for hundreds of megabytes
+        return trained_parameters(models.build(name, input_shape, classes))
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "megabytes"),
+    # As torchvision documents them, which are those of the papers; megabytes (of 2**20) from "Comparison of Distributed
+    # Training Architecture for CNNs in Cloud" (UIUC, 2019). Keras' own ResNets have biases before batch norm, which
+    # cancels them: 25,583,592 and 60,268,520 trained ones.
+    [
+        ("alexnet", 61_100_840, 233),
+        ("vgg16", 138_357_544, 528),
+        ("vgg19", 143_667_240, 548),
+        ("resnet50", 25_557_032, 98),
+        ("resnet152", 60_192_808, 230),
+    ],
+)
+def test_imagenet_parameters_are_the_published_ones(name: str, parameters: int, megabytes: float) -> None:
+    assert parameters_of(name, (224, 224, 3), 1000) == parameters
+    assert parameters * 4 / 2**20 == pytest.approx(megabytes, rel=0.02)
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_the_table_knows_the_sizes_for_cifar(name: str) -> None:
+    with tf.Graph().as_default():
+        model = models.build(name, (32, 32, 3), 10)
+        outputs = sum(math.prod(layer.output_shape[1:]) for layer in model.layers[1:])
+        assert (trained_parameters(model), outputs) == (models.MODELS[name].parameters, models.MODELS[name].activations)
+
+
+@pytest.mark.parametrize("name", ["alexnet", "resnet50"])
+def test_a_large_network_makes_steps(name: str) -> None:
+    from hpc_dl.train import graph, session
+
+    with tf.Graph().as_default():
+        options = Options(Path("run"), 2, model=name, data="synthetic", batch=2, learning_rate=1e-4)
+        built = graph.training(options)
+        local = session.start()
+        local.run([tf.compat.v1.global_variables_initializer(), built.start_input])
+        step, loss, _ = [local.run(built.outputs) for _ in range(2)][-1]
+        local.close()
+    assert step == 2
+    assert np.isfinite(loss)
 
 
 def test_variable_names_are_the_same_in_every_build() -> None:

@@ -198,3 +198,11 @@ def test_a_preview_shows_what_a_process_gets() -> None:
         UserError, match=r"process 'worker:11': not in this job \(did you mean 'worker:1'\?\); it has 'ps:0'"
     ):
         preview.process_text(one, placement, "worker:11")
+
+
+def test_staging_is_the_task_of_each_nodes_line(tmp_path: Path) -> None:
+    one = plan(nodes=1, gpus=1, stage=True)
+    assert " --stage ::: ps:0 " in one.task_file(one.placement(), "/run")
+    (tmp_path / "train.sh").touch()
+    with pytest.raises(UserError, match="stage = true: what a script of your own reads is not known"):
+        plan(job=None, script=str(tmp_path / "train.sh"), stage=True)

@@ -123,7 +123,8 @@ def test_loop_logs_first_every_and_last_step(tmp_path: Path) -> None:
     assert saved == [3, 6, 9]
     assert [line["step"] for line in lines] == [1, 4, 8, 10]
     rates = {"steps_per_s", "images_per_s", "global_steps_per_s"}
-    assert lines[1].keys() == {"time", "step", "local_step", "loss", "accuracy"} | rates
+    moved = {"bytes_sent", "bytes_received"}
+    assert lines[1].keys() == {"time", "step", "local_step", "loss", "accuracy"} | rates | moved
     assert lines[1]["images_per_s"] == pytest.approx(128 * lines[1]["steps_per_s"])
 
 

@@ -1,0 +1,55 @@
+"""Traces of single steps, for Perfetto (https://ui.perfetto.dev) or chrome://tracing."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.python.client import timeline  # the one that `tf` does not export
+
+from hpc_dl.train import session
+from hpc_dl.train.options import Options
+
+tf1 = tf.compat.v1
+
+
+def step_function(running: Any, outputs: tuple[Any, ...], options: Options, task: str) -> Any:
+    """Return a function that makes a step, as `session.function` does; chosen ones write a trace.
+
+    The steps of `options.trace_steps` are this process's own, the first is 1. A trace shows each operation and when it
+    ran, on this process and on the parameter servers. The first traced step takes longer around what it shows, since
+    TensorFlow prepares the graph once more.
+
+    Args:
+        running: a session.
+        outputs: what a step computes.
+        options: trace_steps, run_dir.
+        task: name of this process, such as ``worker-3``.
+    """
+    plain = session.function(running, outputs)
+    if not options.trace_steps:
+        return plain
+    numbers = itertools.count(1)
+
+    def step() -> Any:
+        if (number := next(numbers)) not in options.trace_steps:
+            return plain()
+        seen = tf1.RunMetadata()
+        level = tf1.RunOptions(trace_level=tf1.RunOptions.FULL_TRACE)
+        values = running.run(list(outputs), options=level, run_metadata=seen)
+        text = timeline.Timeline(seen.step_stats).generate_chrome_trace_format()
+        _write(options.run_dir / "traces" / f"{task}-step-{number}.json", text)
+        return values
+
+    return step
+
+
+def _write(target: Path, text: str) -> None:
+    """Write a file that is complete or not there."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_suffix(f".{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(target)

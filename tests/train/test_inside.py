@@ -1,0 +1,68 @@
+"""What a run shows of its inside: bytes, traces, step times, the confusion matrix."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.train.conftest import Processes
+
+Make = Callable[..., Processes]
+
+# Parameters by the million, and next to nothing to compute: the traffic is that of the parameters.
+_HEAVY = """
+from hpc_dl.models.keras import keras
+
+def heavy(shape, classes):
+    images = keras.Input(shape)
+    features = keras.layers.Conv2D(8, 3, 4, "same", name="conv1")(images)
+    features = keras.layers.BatchNormalization(name="bn1")(features)
+    features = keras.layers.Dense(4096, activation="relu", name="fc1")(keras.layers.Flatten()(features))
+    return keras.Model(images, keras.layers.Dense(classes, name="fc2")(features), name="heavy")
+"""
+
+
+@pytest.fixture
+def heavy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the name of the network above."""
+    (tmp_path / "heavy_network.py").write_text(_HEAVY)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    return "heavy_network:heavy"
+
+
+def test_async_shows_its_bytes_its_step_times_and_traces(processes: Make, heavy: str) -> None:
+    arguments = ["--model", heavy, "--data", "synthetic", "--learning-rate", "0.001", "--trace-steps", "3,5"]
+    run = processes().start("--steps", "80", "--log-every", "10", *arguments, ps=1, workers=2)
+    assert set(run.wait().values()) == {0}
+    result = run.result()
+
+    model_bytes = 4 * result["parameters"]
+    traffic = result["bytes_per_step"]
+    assert traffic.keys() == {"ps-0", "worker-0", "worker-1"}
+    # Each step fetches the parameters and sends the gradients, each once: 2 x model bytes.
+    for moved in traffic.values():
+        assert moved["bytes_sent"] == pytest.approx(model_bytes, rel=0.1)
+        assert moved["bytes_received"] == pytest.approx(model_bytes, rel=0.1)
+    lines = [line for line in run.lines("worker-1") if "step" in line]
+    received = [line["bytes_received"] for line in lines]
+    assert received == sorted(received)
+    assert received[-1] >= 0.9 * model_bytes * lines[-1]["local_step"]
+
+    for task in ("worker-0", "worker-1"):
+        times = result["step_seconds"][task]
+        assert 0 < times["min"] <= times["median"] <= times["p90"] <= times["p99"] <= times["max"]
+        for step in (3, 5):
+            trace = json.loads((run.run_dir / "traces" / f"{task}-step-{step}.json").read_text())
+            names = [event["args"]["name"] for event in trace["traceEvents"] if event["name"] == "process_name"]
+            assert any("ps" in name for name in names)
+            assert any("worker" in name for name in names)
+            assert any(event.get("dur", 0) > 0 for event in trace["traceEvents"])
+
+    confusion = result["confusion"]
+    # 256 synthetic images, of each class in turn; the first is number 1024.
+    assert [sum(row) for row in confusion] == [25] * 4 + [26] * 6
+    assert sum(confusion[n][n] for n in range(10)) / 256 == result["test_accuracy"]
