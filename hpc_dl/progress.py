@@ -18,7 +18,7 @@ class Totals(msgspec.Struct, frozen=True):
     step: int = 0
     """Highest global step that any worker reported."""
     steps_per_s: float = 0.0
-    """Global steps per second: the sum over the workers, each of which makes its own steps."""
+    """Global steps per second: the sum over the workers where each makes steps of its own."""
     images_per_s: float = 0.0
     loss: float | None = None
     """Mean over the workers of their last training batch."""
@@ -77,7 +77,7 @@ def totals(last: Mapping[Path, Mapping[str, Any]], evaluating: bool = False) -> 
 
     return Totals(
         step=max(record["step"] for record in records),
-        steps_per_s=total("steps_per_s"),
+        steps_per_s=total("steps_per_s") / (len(records) if any(record.get("together") for record in records) else 1),
         images_per_s=total("images_per_s"),
         loss=mean("loss"),
         accuracy=mean("accuracy"),

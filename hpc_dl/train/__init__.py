@@ -9,4 +9,5 @@ MODES: dict[str, str] = {
     # Name of the mode: module with `run(options, cluster, metrics, stop) -> exit code`.
     "single": "hpc_dl.train.single",
     "async": "hpc_dl.train.between_graph",
+    "multiworker": "hpc_dl.train.multiworker",
 }

@@ -18,6 +18,8 @@ from hpc_dl.train.options import Options
 tf1 = tf.compat.v1
 
 Device = str | Callable[[Any], str] | None
+Mean = Callable[[list[Any]], list[Any]]
+"""Makes the workers' gradients the mean of all of them."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,9 @@ class TrainGraph:
     parameters: int
 
 
-def training(options: Options, workers: int = 1, index: int = 0, device: Device = None) -> TrainGraph:
+def training(
+    options: Options, workers: int = 1, index: int = 0, device: Device = None, mean: Mean | None = None
+) -> TrainGraph:
     """Build the training graph of one worker in the current graph.
 
     Args:
@@ -38,6 +42,7 @@ def training(options: Options, workers: int = 1, index: int = 0, device: Device 
         workers: how many share the data.
         index: which of them this is.
         device: where operations go: a device name or function, as `tf.compat.v1.device` takes it.
+        mean: all-reduce of the gradients; None: each worker applies its own.
     """
     tf1.set_random_seed(options.seed)
     random.seed(options.seed)  # Keras draws the seeds of initialisers from here
@@ -53,9 +58,11 @@ def training(options: Options, workers: int = 1, index: int = 0, device: Device 
         loss = tf.reduce_mean(cross_entropy(logits, labels))
         accuracy = tf.reduce_mean(tf.cast(correct(logits, labels), tf.float32))
         with tf1.device(global_step.device):  # on the ps, where they are used: two messages fewer per step
-            settings = rate(options, global_step), tf.constant(options.momentum)
+            settings = rate(options, global_step, workers if mean else 1), tf.constant(options.momentum)
         optimizer = tf1.train.MomentumOptimizer(*settings, use_nesterov=True)
         gradients = optimizer.compute_gradients(loss, model.trainable_variables)
+        if mean:
+            gradients = list(zip(mean([gradient for gradient, _ in gradients]), model.trainable_variables, strict=True))
         trained = optimizer.apply_gradients(decayed(gradients, options.weight_decay))
         with tf.control_dependencies([trained, *updates]):
             counted = tf1.assign_add(global_step, 1)
@@ -109,8 +116,15 @@ def correct(logits: Any, labels: Any) -> Any:
     return tf.equal(tf.argmax(logits, axis=-1, output_type=labels.dtype), labels)
 
 
-def rate(options: Options, global_step: Any) -> Any:
-    """Return the learning rate: divided by 10 at each boundary."""
+def rate(options: Options, global_step: Any, replicas: int = 1) -> Any:
+    """Return the learning rate: divided by 10 at each boundary, and grown with the batches that make one step.
+
+    The growth is linear and comes in `warmup_steps` (P. Goyal et al., "Accurate, large minibatch SGD", 2017, 2.2).
+    """
+    if replicas > 1 and options.scale_lr:
+        steps = tf.cast(global_step, tf.float32)
+        share = tf.minimum(1.0, (steps + 1) / options.warmup_steps) if options.warmup_steps else 1.0
+        return (1 + (replicas - 1) * share) * rate(options, global_step)
     if not options.lr_boundaries:
         return tf.constant(options.learning_rate)
     values = [options.learning_rate / 10**n for n in range(len(options.lr_boundaries) + 1)]

@@ -26,6 +26,7 @@ class Metrics:
             UserError: the folder can't be written.
         """
         self._steps, self._batch = steps, batch
+        self.together = False  # whether a step of this process is one of all workers together
         self._events_folder = run_dir / "tensorboard" / task
         self._events: Any = None
         self._last_time, self._last_step = time.time(), 0
@@ -56,7 +57,8 @@ class Metrics:
         rate = (local_step - self._last_step) / max(now - self._last_time, 1e-9)
         self._last_time, self._last_step = now, local_step
         values = {"steps_per_s": rate, "images_per_s": rate * self._batch, "loss": loss, "accuracy": accuracy}
-        self._write({"time": now, "step": step, "local_step": local_step, **values})
+        together = {"together": True} if self.together else {}
+        self._write({"time": now, "step": step, "local_step": local_step, **values, **together})
         self.scalars(step, values)
         print(
             f"step {step}/{self._steps}  loss {loss:.4f}  accuracy {accuracy:.3f}  "

@@ -18,7 +18,8 @@ _DESCRIPTION = """Run one process of a training run. Which one it is, and who th
 this process is the only one. TF_NUM_INTRAOP_THREADS and TF_NUM_INTEROP_THREADS limit its threads."""
 
 # Where it is not given. Gradients that are late by several steps need a lower one, the more so with momentum.
-_LEARNING_RATE = {"single": 0.1, "async": 0.01}
+_LEARNING_RATE = {"single": 0.1, "async": 0.01, "multiworker": 0.1, "horovod": 0.1}
+COMPRESSIONS = ("none", "fp16")
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,11 @@ class Options:
     checkpoint_every: int = 1_000
     log_every: int = 100
     start_timeout: float = 600.0
+    scale_lr: bool = True
+    warmup_steps: int = 100
+    compression: str = "none"
+    fusion_mb: float = 64.0
+    cycle_ms: float = 1.0
 
     def __post_init__(self) -> None:
         """Check all values.
@@ -54,7 +60,9 @@ class Options:
         for name in ("steps", "batch", "checkpoint_every", "log_every"):
             _require(name, getattr(self, name) >= 1, getattr(self, name), "an integer from 1 up")
         _require("seed", 0 <= self.seed < 2**31, self.seed, "an integer from 0 to 2147483647")
-        for name in ("learning_rate", "start_timeout"):
+        _require("warmup_steps", self.warmup_steps >= 0, self.warmup_steps, "an integer from 0 up")
+        _require("compression", self.compression in COMPRESSIONS, self.compression, f"one of {allowed(COMPRESSIONS)}")
+        for name in ("learning_rate", "start_timeout", "fusion_mb", "cycle_ms"):
             _require(name, getattr(self, name) > 0, getattr(self, name), "a number above 0")
         _require("momentum", 0 <= self.momentum < 1, self.momentum, "a number from 0 up, below 1")
         _require("weight_decay", self.weight_decay >= 0, self.weight_decay, "a number from 0 up")
@@ -79,6 +87,10 @@ def _steps(text: str) -> tuple[int, ...]:
     return tuple(int(word) for word in text.split(",") if word.strip())
 
 
+def _yes(text: str) -> bool:
+    return {"true": True, "false": False}[text]
+
+
 def _number(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
@@ -89,6 +101,7 @@ def _number(text: str) -> float:
 # What argparse calls them in "invalid ... value".
 _steps.__name__ = "list of steps"
 _number.__name__ = "number"
+_yes.__name__ = "true or false"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -121,6 +134,13 @@ def parser() -> argparse.ArgumentParser:
     option("checkpoint_every", "global steps between checkpoints", type=int)
     option("log_every", "steps of a process between its lines of metrics", type=int)
     option("start_timeout", "seconds in which all processes must have found each other", type=_number)
+    option(
+        "scale_lr", "all-reduce: multiply the learning rate by the number of workers", type=_yes, metavar="true|false"
+    )
+    option("warmup_steps", "all-reduce: global steps in which the learning rate grows to that", type=int)
+    option("compression", f"of gradients on their way: {', '.join(COMPRESSIONS)}", metavar="KIND")
+    option("fusion_mb", "all-reduce: MiB of gradients that go in one piece", type=_number)
+    option("cycle_ms", "horovod: milliseconds between looks for gradients that are ready", type=_number)
     return commands
 
 

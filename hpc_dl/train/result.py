@@ -50,8 +50,22 @@ def finish(
     checkpoint: str,
     parameters: int,
     lost_workers: list[int] | None = None,
+    replicas: int = 1,
+    details: dict[str, Any] | None = None,
 ) -> None:
-    """Evaluate the final checkpoint and write the result, atomically."""
+    """Evaluate the final checkpoint and write the result, atomically.
+
+    Args:
+        options: mode, model, data.
+        cluster: who took part.
+        metrics: gets the test set's values.
+        progress: where the loop ended.
+        checkpoint: prefix of the final one.
+        parameters: how many are trained.
+        lost_workers: those that did not report their end.
+        replicas: how many workers' batches make one step.
+        details: further keys of the result.
+    """
     metrics.event("evaluating")
     test_loss, test_accuracy, test_images = evaluate(options, checkpoint)
     metrics.scalars(progress.step, {"test_loss": test_loss, "test_accuracy": test_accuracy})
@@ -65,18 +79,19 @@ def finish(
             "data": options.data,
             "steps": progress.step,
             "start_step": progress.start_step,
-            "images": progress.step * options.batch,
+            "images": progress.step * options.batch * replicas,
             "workers": len(cluster.workers),
             "ps": len(cluster.ps),
             "seconds": progress.seconds,
             "steps_per_s": rate,
-            "images_per_s": rate * options.batch,
+            "images_per_s": rate * options.batch * replicas,
             "train_loss": progress.loss if progress.local_steps else None,
             "test_loss": test_loss if math.isfinite(test_loss) else None,  # JSON has no infinity
             "test_accuracy": test_accuracy,
             "test_images": test_images,
             "parameters": parameters,
             "lost_workers": lost_workers or [],
+            **(details or {}),
         },
     )
     print(f"test accuracy {test_accuracy:.4f}  loss {test_loss:.4f}  on {test_images} images", flush=True)
