@@ -16,7 +16,8 @@ from hpc_dl.errors import UserError, allowed, near_match
 from hpc_dl.resources import share
 from hpc_dl.site import Scalar, check_env, check_slurm_options
 
-Mode = Literal["async", "single"]
+Mode = Literal["async", "horovod", "multiworker", "single"]
+ALL_REDUCE = ("horovod", "multiworker")
 Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
 
@@ -67,6 +68,13 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     seed: Annotated[int, Meta(ge=0, lt=2**31, description="seed of everything random")] = 0
     checkpoint_every: Annotated[int, Meta(ge=1, description="global steps between checkpoints")] = 200
     log_every: Annotated[int, Meta(ge=1, description="a worker's own steps between lines of metrics")] = 20
+    scale_lr: Annotated[bool, Meta(description="all-reduce: multiply the learning rate by the workers")] = True
+    warmup_steps: Annotated[Count, Meta(description="all-reduce: steps in which it grows to that")] = 100
+    compression: Annotated[
+        Literal["none", "fp16"], Meta(description="all-reduce: of gradients on their way: none or fp16")
+    ] = "none"
+    fusion_mb: Annotated[float, Meta(gt=0, le=1024, description="all-reduce: MiB of gradients in one piece")] = 64.0
+    cycle_ms: Annotated[float, Meta(gt=0, le=1000, description="horovod: time between looks for gradients")] = 1.0
 
     workdir: Annotated[str, Meta(description="where the processes start; default: where the job was submitted")] = ""
 
@@ -151,6 +159,18 @@ def check(job: JobSpec) -> None:
         for key in filter(others.get, others):
             value = str(getattr(job, key)).lower()
             raise BadValueError(key, f"{key} = {value}: mode 'single' is one process on one node, without ps or chief")
+    if job.mode in ALL_REDUCE:
+        if job.ps:
+            raise BadValueError(
+                "ps", f"ps = {job.ps}: mode {job.mode!r} has no parameter servers; did you mean 'async'?"
+            )
+        if job.chief:
+            raise BadValueError("chief", f"chief = true: mode {job.mode!r} has workers only")
+    elif job.compression != "none":
+        known = " and ".join(ALL_REDUCE)
+        raise BadValueError(
+            "compression", f"compression = {job.compression!r}: only the modes {known} compress gradients"
+        )
     own = {
         "chief": "the built-in program's chief is worker 0",
         "classic_flags": "the built-in program reads TF_CONFIG",

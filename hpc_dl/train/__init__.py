@@ -9,5 +9,6 @@ MODES: dict[str, str] = {
     # Name of the mode: module with `run(options, cluster, metrics, stop) -> exit code`.
     "single": "hpc_dl.train.single",
     "async": "hpc_dl.train.between_graph",
+    "horovod": "hpc_dl.train.horovod",
     "multiworker": "hpc_dl.train.multiworker",
 }

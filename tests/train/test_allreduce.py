@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable
-from typing import Any
-
-import pytest
 
 from tests.train.conftest import Processes
 
@@ -30,7 +26,7 @@ def test_multiworker_learns_and_modes_go_on_where_others_ended(processes: Make) 
     assert result["images"] == 350 * 32 * 2
     assert result["test_accuracy"] > 0.9
     # The first batch finds the network as it was left: untrained it would be at ln 10 = 2.3.
-    first_line = [line for line in second.lines("worker-1") if "step" in line][0]
+    first_line = next(line for line in second.lines("worker-1") if "step" in line)
     assert (first_line["step"], first_line["together"]) == (151, True)
     assert first_line["loss"] < before["test_loss"] + 0.5
 

@@ -63,6 +63,9 @@ CASES = {
     "minotauro": Case("minotauro", {"gpus": 2}, nodelist="nvb[19-20]"),
     "minicluster_2x4": Case("minicluster", {"nodes": 2}),
     "local": Case("local", {"nodes": 2}, {"cores": 2}),
+    "horovod": Case("minotauro", {"mode": "horovod", "gpus": 2}, nodelist="nvb[19-20]"),
+    "horovod_mpirun": Case("minicluster", {"mode": "horovod", "nodes": 2, "gpus": 2}),
+    "multiworker": Case("minicluster", {"mode": "multiworker", "nodes": 2, "gpus": 1}),
     "own_script": Case(
         "minotauro",
         {
