@@ -88,7 +88,9 @@ def _steps(text: str) -> tuple[int, ...]:
 
 
 def _yes(text: str) -> bool:
-    return {"true": True, "false": False}[text]
+    if text not in ("true", "false"):
+        raise ValueError(text)
+    return text == "true"
 
 
 def _number(text: str) -> float:

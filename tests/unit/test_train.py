@@ -45,6 +45,10 @@ def test_options_are_read() -> None:
         (["--momentum", "1"], "--momentum: 1.0 is not allowed"),
         (["--lr-boundaries", "7,5"], r"--lr-boundaries: \(7, 5\) is not allowed; it must be rising"),
         (["--lr-boundaries", "7;5"], "invalid list of steps value: '7;5'"),
+        (["--compression", "zip"], "--compression: 'zip' is not allowed; it must be one of 'none', 'fp16'"),
+        (["--fusion-mb", "0"], "--fusion-mb: 0.0 is not allowed; it must be a number above 0"),
+        (["--warmup-steps", "-1"], "--warmup-steps: -1 is not allowed; it must be an integer from 0 up"),
+        (["--scale-lr", "maybe"], "argument --scale-lr: invalid true or false value: 'maybe'"),
         (["--bach", "3"], r"unknown option --bach \(did you mean '--batch'\?\)"),
     ],
 )
