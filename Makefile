@@ -13,11 +13,14 @@ KIND ?= $(or $(patsubst $(VENV)/.ready-%,%,$(firstword $(wildcard $(VENV)/.ready
   then echo gpu; else echo cpu; fi))
 LOCK := env/locks/$(KIND).txt
 READY := $(VENV)/.ready-$(KIND)
+HOROVOD_LOCKS := env/locks/horovod-tools.txt env/locks/horovod.txt
+HOROVOD := $(VENV)/.horovod
 
 # Every job key may be set as a make variable in capitals. Values reach hpc-dl through the environment, as they are:
 # no shell and no second expansion by make touches them ($(value) instead of $(...)).
 SETTINGS := NAME MODE NODES GPUS WORKERS PS CORES PS_CORES TIME PARTITION SLURM ENV SCRIPT ARGS CLASSIC_FLAGS CHIEF \
-  MODEL DATA STEPS BATCH LEARNING_RATE LR_BOUNDARIES MOMENTUM WEIGHT_DECAY SEED CHECKPOINT_EVERY LOG_EVERY TRACE_STEPS STAGE WORKDIR \
+  MODEL DATA STEPS BATCH LEARNING_RATE LR_BOUNDARIES MOMENTUM WEIGHT_DECAY SEED CHECKPOINT_EVERY LOG_EVERY TOWERS \
+  BACKUP_WORKERS STALENESS N_FETCH N_PUSH COMPRESSION SCALE_LR WARMUP_STEPS FUSION_MB CYCLE_MS TRACE_STEPS STAGE WORKDIR \
   SITE JOB DETACH DRY_RUN NODELIST RUNS PROCESS FOLLOW PORT
 define pass
 ifeq ($(origin $(1)),command line)
@@ -48,8 +51,20 @@ $(READY): $(LOCK)
 	$(BIN)/pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
+.PHONY: setup-horovod
+setup-horovod: $(HOROVOD) ## build Horovod and its MPI into .venv, for MODE=horovod; root is not needed
+
+# HOROVOD_* variables of the caller go on to the build: HOROVOD_GPU_OPERATIONS=NCCL make setup-horovod
+$(HOROVOD): $(READY) $(HOROVOD_LOCKS)
+	@echo "Building Horovod into $(VENV), once; this takes a minute or two"
+	$(BIN)/pip --disable-pip-version-check install --quiet --no-deps --require-hashes -r env/locks/horovod-tools.txt
+	PATH="$(CURDIR)/$(BIN):$$PATH" HOROVOD_WITH_MPI=1 HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITHOUT_PYTORCH=1 \
+	  HOROVOD_WITHOUT_MXNET=1 HOROVOD_WITHOUT_GLOO=1 HOROVOD_CPU_OPERATIONS=MPI $(BIN)/pip --disable-pip-version-check \
+	  install --quiet --no-deps --no-build-isolation --no-cache-dir --require-hashes -r env/locks/horovod.txt
+	@touch $@
+
 .PHONY: submit render plan status watch report tensorboard logs cancel list
-submit: $(READY) ## submit a job and follow it: make submit NODES=4 MODE=async [JOB=train SITE=… GPUS=… SCRIPT=… DETACH=1 DRY_RUN=1]
+submit: $(READY) $(if $(filter horovod,$(MODE)),$(HOROVOD)) ## submit a job and follow it: make submit NODES=4 MODE=async [JOB=train SITE=… GPUS=… SCRIPT=… DETACH=1 DRY_RUN=1]
 	@$(BIN)/hpc-dl submit
 render: $(READY) ## print every file that the job would have: make render NODES=2 SITE=minotauro NODELIST='nvb[19-20]'
 	@$(BIN)/hpc-dl render
@@ -77,7 +92,7 @@ cluster-stop: $(READY) ## end the private Slurm
 	@$(BIN)/hpc-dl cluster stop
 
 .PHONY: test lint bench
-test: $(READY) ## run all tests; gets Slurm's programs first
+test: $(READY) $(HOROVOD) ## run all tests; gets Slurm's programs and Horovod first
 	@$(BIN)/hpc-dl cluster install || echo "make: without it the tests that need Slurm are skipped" >&2
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 lint: $(READY) ## ruff, strict types, shellcheck over the rendered scripts
@@ -94,6 +109,12 @@ lock: ## renew the lock files (needs uv)
 	  --extra cpu --overrides env/locks/cpu.overrides --output-file env/locks/cpu.txt
 	uv pip compile --quiet pyproject.toml --universal --python-version 3.10 --generate-hashes --no-header --extra dev \
 	  --extra gpu --output-file env/locks/gpu.txt
+# Versions that both have are those of cpu.txt, except for setuptools: Horovod builds with an old one only.
+	uv pip compile --quiet env/locks/horovod-tools.in --universal --python-version 3.10 --generate-hashes --no-header \
+	  --constraint <(sed -n '/^setuptools/d; s/ \\$$//; /^[a-z]/p' env/locks/cpu.txt) \
+	  --output-file env/locks/horovod-tools.txt
+	uv pip compile --quiet env/locks/horovod.in --no-deps --universal --python-version 3.10 --generate-hashes \
+	  --no-header --output-file env/locks/horovod.txt
 wheel: $(READY) ## build dist/*.whl
 	$(BIN)/python -m hatchling build -t wheel
 clean: ## remove the environment and caches; run folders and data stay

@@ -15,9 +15,9 @@ from hpc_dl.config import BadValueError, Layer, build, check_lines, is_file, rea
 from hpc_dl.errors import UserError, allowed, near_match
 from hpc_dl.resources import share
 from hpc_dl.site import Scalar, check_env, check_slurm_options
-from hpc_dl.train import ONLY_IN
+from hpc_dl.train import ALL_REDUCE, ONLY_IN
 
-Mode = Literal["async", "mixed", "sync", "single"]
+Mode = Literal["async", "mixed", "sync", "multiworker", "horovod", "single"]
 Compression = Literal["none", "fp16", "1bit"]
 Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
@@ -76,9 +76,13 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     staleness: Annotated[Count, Meta(description="steps that a worker may be ahead of the slowest")] | None = None
     n_fetch: Annotated[Positive, Meta(description="steps between a worker's fetches of the variables")] = 1
     n_push: Annotated[Positive, Meta(description="steps whose gradients a worker sends together")] = 1
-    compression: Annotated[Compression, Meta(description="of gradients on their way to the ps")] = "none"
+    compression: Annotated[Compression, Meta(description="of gradients on their way")] = "none"
     trace_steps: Annotated[tuple[Positive, ...], Meta(description="a process's own steps that it traces: 10,20")] = ()
     stage: Annotated[bool, Meta(description="copy the data set to each node's local disk first")] = False
+    scale_lr: Annotated[bool, Meta(description="all-reduce: multiply the learning rate by the workers")] = True
+    warmup_steps: Annotated[Count, Meta(description="all-reduce: steps in which it grows to that")] = 100
+    fusion_mb: Annotated[float, Meta(gt=0, le=1024, description="all-reduce: MiB of gradients in one piece")] = 64.0
+    cycle_ms: Annotated[float, Meta(gt=0, le=1000, description="horovod: time between looks for gradients")] = 1.0
 
     workdir: Annotated[str, Meta(description="where the processes start; default: where the job was submitted")] = ""
 
@@ -174,6 +178,15 @@ def check(job: JobSpec) -> None:
     for key, setting in job.mode_settings.items():
         if job.mode not in (modes := ONLY_IN[key]):
             raise BadValueError(key, f"{key} = {setting}: mode {job.mode!r} has no use for it; only {allowed(modes)}")
+    if job.mode in ALL_REDUCE:
+        if job.ps:
+            raise BadValueError(
+                "ps", f"ps = {job.ps}: mode {job.mode!r} has no parameter servers; did you mean 'async'?"
+            )
+        if job.chief:
+            raise BadValueError("chief", f"chief = true: mode {job.mode!r} has workers only")
+        if job.compression == "1bit":
+            raise BadValueError("compression", f"compression = '1bit': mode {job.mode!r} has only 'none' and 'fp16'")
     own = {
         "chief": "the built-in program's chief is worker 0",
         "classic_flags": "the built-in program reads TF_CONFIG",

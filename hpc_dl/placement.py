@@ -14,6 +14,7 @@ import msgspec
 from hpc_dl.errors import UserError
 from hpc_dl.jobspec import JobSpec
 from hpc_dl.site import Site
+from hpc_dl.train import ALL_REDUCE
 from hpc_dl.train import ONLY_IN
 
 Role = Literal["ps", "chief", "worker"]
@@ -131,7 +132,7 @@ def resolve(job: JobSpec, site: Site) -> JobSpec:
         raise UserError(f"cores = {cores}: a node of site {site.name!r} has {site.cores}")
     if (job.ps_cores or 0) > cores:
         raise UserError(f"ps_cores = {job.ps_cores}: the job has {cores} cores on each node")
-    ps = None if job.mode == "single" else job.ps or 1
+    ps = None if job.mode in ("single", *ALL_REDUCE) else job.ps or 1
     resolved = msgspec.structs.replace(job, gpus=gpus, cores=cores, ps=ps)
     if (ps or 0) > (workers := resolved.nodes * resolved.per_node):
         raise UserError(f"ps = {ps}: more parameter servers than workers, of which the job has {workers}")

@@ -114,6 +114,9 @@ def task_file(job: JobSpec, site: Site, placement: Placement, run: str, renderer
         "separator": separator,
         # Quoted once, not once per process.
         "command": shell(command(job, site, run)),
+        # Of an MPI job: an mpirun in the environment of this Python comes before any other.
+        "bin": str(Path(nodes_python(site)).parent),
+        "ranks": job.nodes * job.per_node,
     }
     return renderer.render("tasks.txt.j2", values)
 
@@ -122,7 +125,7 @@ def command(job: JobSpec, site: Site, run: str) -> list[str]:
     """Return the command that every process of the job runs."""
     if job.script:
         own = [job.script, *job.args]
-        return [_python(site), *own] if job.script.endswith(".py") else own
+        return [nodes_python(site), *own] if job.script.endswith(".py") else own
     options: dict[str, Any] = {
         "mode": job.mode,
         "model": job.model,
@@ -140,9 +143,9 @@ def command(job: JobSpec, site: Site, run: str) -> list[str]:
         "log-every": job.log_every,
         "trace-steps": ",".join(map(str, job.trace_steps)),
     }
-    options |= {key.replace("_", "-"): value for key, value in job.mode_settings.items()}
+    options |= {key.replace("_", "-"): str(value).lower() for key, value in job.mode_settings.items()}
     words = [f"--{key}={value}" for key, value in options.items()]
-    return [_python(site), "-m", "hpc_dl.train", *words, *job.args]
+    return [nodes_python(site), "-m", "hpc_dl.train", *words, *job.args]
 
 
 def directives(job: JobSpec, site: Site, runs: Path) -> dict[str, Scalar]:
@@ -214,8 +217,9 @@ def placed(job: JobSpec, site: Site, facts: Mapping[str, NodeFacts], nodelist: s
 
 
 def _common(job: JobSpec, site: Site) -> dict[str, Any]:
-    return {"job": job, "site": site, "python": _python(site), "version": importlib.metadata.version("hpc_dl")}
+    return {"job": job, "site": site, "python": nodes_python(site), "version": importlib.metadata.version("hpc_dl")}
 
 
-def _python(site: Site) -> str:
+def nodes_python(site: Site) -> str:
+    """Return the Python that runs on the nodes."""
     return site.python or sys.executable

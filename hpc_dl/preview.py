@@ -14,10 +14,14 @@ def files(plan: Plan, placement: Placement) -> dict[str, str]:
     """Return file name to text: the very functions make these that make the real ones."""
     run = preview_folder(plan)
     cluster = msgspec.json.format(msgspec.json.encode(placement.cluster())).decode()
+    ranks = {}
+    if plan.job.mode == "horovod":
+        ranks[run.placement.name] = msgspec.json.format(msgspec.json.encode(placement)).decode() + "\n"
     return {
         run.script.name: plan.script(),
         run.tasks.name: plan.task_file(placement, str(run.path)),
         run.cluster.name: cluster + "\n",
+        **ranks,
         run.job_file.name: to_toml(plan.job),
         run.site_file.name: to_toml(plan.site),
     }

@@ -14,7 +14,7 @@ import tomli_w
 
 from hpc_dl.config import build, read_toml
 from hpc_dl.jobspec import JobSpec
-from hpc_dl.placement import NodeFacts
+from hpc_dl.placement import NodeFacts, Placement
 from hpc_dl.rendering import Renderer
 from hpc_dl.site import Site
 
@@ -69,6 +69,7 @@ class RunFolder:
         self.templates = self.path / "templates"
         self.facts = self.path / "nodes.jsonl"
         self.cluster = self.path / "cluster.json"
+        self.placement = self.path / "placement.json"
         self.tasks = self.path / "tasks.txt"
         self.logs = self.path / "logs"
         self.state = self.path / "state"
@@ -144,6 +145,10 @@ class RunFolder:
     def read_cluster(self) -> dict[str, list[str]]:
         """Return the cluster spec."""
         return msgspec.json.decode(self.cluster.read_bytes(), type=dict[str, list[str]])
+
+    def read_placement(self) -> Placement:
+        """Return where the ranks of an MPI job are."""
+        return msgspec.json.decode(self.placement.read_bytes(), type=Placement)
 
     def read_failure(self) -> Failure | None:
         """Return the first failure, if there was one."""

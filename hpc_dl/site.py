@@ -66,6 +66,10 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     partition: Annotated[str, Meta(description="default partition")] = ""
     slurm: Annotated[dict[str, Scalar], Meta(description="further sbatch options")] = {}
     srun: Annotated[tuple[str, ...], Meta(description="further options of srun")] = ("--cpu-bind=none",)
+    launcher: Annotated[
+        Literal["srun", "mpirun"], Meta(description="who starts MPI ranks: srun --mpi=pmix or mpirun")
+    ] = "srun"
+    mpirun: Annotated[tuple[str, ...], Meta(description="further options of mpirun")] = ("--bind-to", "none")
     grace: Annotated[int, Meta(ge=1, le=3600, description="seconds between SIGTERM and SIGKILL")] = 20
 
     module_init: Annotated[str, Meta(description="the file that defines the module command, where batch lacks it")] = ""
@@ -83,6 +87,11 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def gres(self) -> str:
         """Return the gres name, ``gpu:k80`` or ``gpu``; the count is for the job to add."""
         return f"gpu:{self.gpu_type}" if self.gpu_type else "gpu"
+
+    @property
+    def mpi_launcher(self) -> str:
+        """Return ``srun`` or ``mpirun``; without Slurm there is no srun."""
+        return "mpirun" if self.scheduler == "local" else self.launcher
 
 
 def site_folders() -> Iterator[Path]:

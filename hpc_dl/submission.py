@@ -14,7 +14,8 @@ from pathlib import Path
 from hpc_dl import data, local
 from hpc_dl.errors import UserError
 from hpc_dl.job import Job
-from hpc_dl.plan import Plan
+from hpc_dl.mpi import check_mpi
+from hpc_dl.plan import Plan, nodes_python
 from hpc_dl.rendering import Renderer
 from hpc_dl.runfolder import RunFolder
 from hpc_dl.slurm import executor
@@ -26,8 +27,10 @@ def submit_plan(plan: Plan) -> Job:
     A data set is downloaded here and now if it is missing, since nodes often have no way out.
 
     Raises:
-        UserError: Slurm refuses the job, or the data set can't be had; no run folder is left then.
+        UserError: the mode can't run here, Slurm refuses the job, or the data set can't be had; no run folder is left
+            then.
     """
+    check_mpi(plan.job, plan.site, nodes_python(plan.site))
     script = plan.script()
     if not plan.job.script and data.describe(plan.job.data).needs_download:
         data.fetch(plan.job.data, Path(plan.job.workdir, plan.site.data))
@@ -44,6 +47,7 @@ def check_plan(plan: Plan) -> str:
     Raises:
         UserError: Slurm would refuse it.
     """
+    check_mpi(plan.job, plan.site, nodes_python(plan.site))
     script = plan.script()
     if plan.site.scheduler == "local":
         return "local run: nothing for Slurm to check"

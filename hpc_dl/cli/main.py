@@ -27,6 +27,7 @@ _COMMANDS = {
     "facts": ("node", "facts", False),
     "place": ("node", "place", False),
     "launch": ("node", "launch", False),
+    "rank": ("node", "rank", False),
     "finish": ("node", "finish", False),
 }
 

@@ -43,6 +43,8 @@ def place(run: Path, nodelist: str, job_id: str) -> int:
     job, site = folder.read_job(), folder.read_site()
     placement = placed(job, site, folder.read_facts(), nodelist, job_id)
     write_text(folder.cluster, msgspec.json.encode(placement.cluster()))
+    if job.mode == "horovod":
+        write_text(folder.placement, msgspec.json.encode(placement))
     write_text(folder.tasks, task_file(job, site, placement, str(run), folder.renderer()))
     click.echo(f"hpc-dl: {len(placement.processes)} processes on {nodelist}; see {folder.tasks}")
     return 0
@@ -74,6 +76,23 @@ def launch(
         option = f"--data-dir={data_dir}"  # the last one counts
         lines = [msgspec.structs.replace(line, command=(*line.command, option)) for line in lines]
         return Launcher(folder, node, grace).launch(lines, classic_flags)
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option("--run", "run", type=Path, required=True, help="the job's run folder")
+@click.option("--grace", type=float, default=20.0, help="seconds between SIGTERM and SIGKILL")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def rank(run: Path, grace: float, command: tuple[str, ...]) -> int:
+    """Start and watch COMMAND as the MPI rank that this process is, with its GPUs, cores and log."""
+    import os
+
+    from hpc_dl.launch.launcher import Launcher
+    from hpc_dl.launch.rank import process_line, process_of
+    from hpc_dl.runfolder import RunFolder
+
+    folder = RunFolder(run)
+    process = process_of(folder.read_placement(), os.environ)
+    return Launcher(folder, process.node, grace).launch([process_line(process, command)])
 
 
 @click.command()

@@ -33,7 +33,7 @@ def job_options(function: Callable[..., Any]) -> Callable[..., Any]:
         option: dict[str, Any] = {"envvar": variable, "help": text, "default": None}
         if field.name in _TABLES:
             option.update(multiple=True, metavar="KEY=VALUE", envvar=None)
-        elif field.default is False:
+        elif isinstance(field.default, bool):
             flag += f"/--no-{field.name.replace('_', '-')}"
         function = click.option(flag, field.name, **option)(function)
     return function

@@ -167,7 +167,7 @@ class Launcher:
         try:
             child = _Child(line, self._run, env, command)
         except OSError as error:
-            # As shells say it; a folder on PATH that may not be searched does not make a missing command a forbidden one.
+            # As shells say it; a closed folder on PATH does not make a missing command a forbidden one.
             code = 126 if shutil.which(command[0], os.F_OK) else 127
             self._fail(Failure(line.name, self._node, code, 0, time.time(), (f"{command[0]}: {error.strerror}",)))
             return

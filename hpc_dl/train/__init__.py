@@ -11,7 +11,11 @@ MODES: dict[str, str] = {
     "async": "hpc_dl.train.between_graph",
     "mixed": "hpc_dl.train.between_graph",
     "sync": "hpc_dl.train.between_graph",
+    "horovod": "hpc_dl.train.horovod",
+    "multiworker": "hpc_dl.train.multiworker",
 }
+
+ALL_REDUCE = ("horovod", "multiworker")
 
 ONLY_IN: dict[str, tuple[str, ...]] = {
     # Setting: the modes in which it means something.
@@ -20,6 +24,10 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "staleness": ("async", "mixed"),
     "n_fetch": ("async", "mixed"),
     "n_push": ("async", "mixed"),
-    "compression": ("async", "mixed", "sync"),
+    "compression": ("async", "mixed", "sync", *ALL_REDUCE),
+    "scale_lr": ALL_REDUCE,
+    "warmup_steps": ALL_REDUCE,
+    "fusion_mb": ALL_REDUCE,
+    "cycle_ms": ("horovod",),
 }
 COMPRESSIONS = ("none", "fp16", "1bit")

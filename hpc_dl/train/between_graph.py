@@ -83,7 +83,7 @@ def _work(server: Any, options: Options, cluster: Cluster, metrics: Metrics, sto
             cluster.task_index,
             device,
             downpour or exchange,
-            downpour.own if downpour else None,
+            own=downpour.own if downpour else None,
         )
         staleness = Staleness(cluster, options.staleness) if options.staleness is not None else None
         with tf1.device(device):
@@ -134,7 +134,9 @@ def _work(server: Any, options: Options, cluster: Cluster, metrics: Metrics, sto
         print(f"ended by SIGTERM at step {final_step}, which is saved", file=sys.stderr, flush=True)
         return EXIT_CODE
     progress = replace(progress, step=final_step)  # the others' last steps included
-    finish(options, cluster, metrics, progress, checkpoint, train_graph.parameters, lost, dropped)
+    replicas = len(cluster.workers) - options.backup_workers if options.mode == "sync" else 1
+    details = {"dropped_gradients": dropped}
+    finish(options, cluster, metrics, progress, checkpoint, train_graph.parameters, lost, replicas, details)
     return 0
 
 

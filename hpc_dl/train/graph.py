@@ -47,6 +47,7 @@ def training(
     index: int = 0,
     device: Device = None,
     exchange: Exchange = at_once,
+    replicas: int = 1,
     own: Callable[[Any, Callable[[], Any]], Any] | None = None,
 ) -> TrainGraph:
     """Build the training graph of one worker in the current graph.
@@ -57,6 +58,7 @@ def training(
         index: which of them this is.
         device: where operations go: a device name or function, as `tf.compat.v1.device` takes it.
         exchange: what is done with the gradients.
+        replicas: how many batches make one step, for the learning rate.
         own: returns the network that computes, from the one with the shared variables and what builds another.
     """
     tf1.set_random_seed(options.seed)
@@ -76,7 +78,7 @@ def training(
         shared = build()
         model = own(shared, build) if own else shared
         with tf1.device(global_step.device):  # on the ps, where they are used: two messages fewer per step
-            settings = rate(options, global_step), tf.constant(options.momentum)
+            settings = rate(options, global_step, replicas), tf.constant(options.momentum)
         optimizer = tf1.train.MomentumOptimizer(*settings, use_nesterov=True)
 
         def tower(images: Any, labels: Any, towers: int) -> Step:
@@ -143,8 +145,15 @@ def correct(logits: Any, labels: Any) -> Any:
     return tf.equal(tf.argmax(logits, axis=-1, output_type=labels.dtype), labels)
 
 
-def rate(options: Options, global_step: Any) -> Any:
-    """Return the learning rate: divided by 10 at each boundary."""
+def rate(options: Options, global_step: Any, replicas: int = 1) -> Any:
+    """Return the learning rate: divided by 10 at each boundary, and grown with the batches that make one step.
+
+    The growth is linear and comes in `warmup_steps` (P. Goyal et al., "Accurate, large minibatch SGD", 2017, 2.2).
+    """
+    if replicas > 1 and options.scale_lr:
+        steps = tf.cast(global_step, tf.float32)
+        share = tf.minimum(1.0, (steps + 1) / options.warmup_steps) if options.warmup_steps else 1.0
+        return (1 + (replicas - 1) * share) * rate(options, global_step)
     if not options.lr_boundaries:
         return tf.constant(options.learning_rate)
     values = [options.learning_rate / 10**n for n in range(len(options.lr_boundaries) + 1)]

@@ -12,13 +12,13 @@ from typing import Any, NoReturn
 from hpc_dl import models
 from hpc_dl.data import DATASETS, describe
 from hpc_dl.errors import UserError, allowed, near_match
-from hpc_dl.train import COMPRESSIONS, MODES, ONLY_IN
+from hpc_dl.train import ALL_REDUCE, COMPRESSIONS, MODES, ONLY_IN
 
 _DESCRIPTION = """Run one process of a training run. Which one it is, and who the others are, says TF_CONFIG; without it
 this process is the only one. TF_NUM_INTRAOP_THREADS and TF_NUM_INTEROP_THREADS limit its threads."""
 
 # Where it is not given. Gradients that are late by several steps need a lower one, the more so with momentum.
-_LEARNING_RATE = {"single": 0.1, "async": 0.01, "mixed": 0.01, "sync": 0.1}
+_LEARNING_RATE = {"single": 0.1, "async": 0.01, "mixed": 0.01, "sync": 0.1, "multiworker": 0.1, "horovod": 0.1}
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,10 @@ class Options:
     n_push: int = 1
     compression: str = "none"
     trace_steps: tuple[int, ...] = ()
+    scale_lr: bool = True
+    warmup_steps: int = 100
+    fusion_mb: float = 64.0
+    cycle_ms: float = 1.0
 
     def __post_init__(self) -> None:
         """Check all values.
@@ -61,7 +65,8 @@ class Options:
         for name in ("steps", "batch", "checkpoint_every", "log_every", "towers", "n_fetch", "n_push"):
             _require(name, getattr(self, name) >= 1, getattr(self, name), "an integer from 1 up")
         _require("seed", 0 <= self.seed < 2**31, self.seed, "an integer from 0 to 2147483647")
-        for name in ("learning_rate", "start_timeout"):
+        _require("warmup_steps", self.warmup_steps >= 0, self.warmup_steps, "an integer from 0 up")
+        for name in ("learning_rate", "start_timeout", "fusion_mb", "cycle_ms"):
             _require(name, getattr(self, name) > 0, getattr(self, name), "a number above 0")
         _require("momentum", 0 <= self.momentum < 1, self.momentum, "a number from 0 up, below 1")
         _require("weight_decay", self.weight_decay >= 0, self.weight_decay, "a number from 0 up")
@@ -70,6 +75,8 @@ class Options:
         _require("backup_workers", self.backup_workers >= 0, self.backup_workers, "an integer from 0 up")
         _require("staleness", (self.staleness or 0) >= 0, self.staleness, "an integer from 0 up")
         _require("compression", self.compression in COMPRESSIONS, self.compression, f"one of {allowed(COMPRESSIONS)}")
+        one_bit = self.compression == "1bit" and self.mode in ALL_REDUCE
+        _require("compression", not one_bit, self.compression, f"'none' or 'fp16' in mode {self.mode!r}")
         for name, modes in ONLY_IN.items():
             value, default = getattr(self, name), type(self).__dataclass_fields__[name].default
             if value != default and self.mode not in modes:
@@ -101,6 +108,12 @@ def _steps(text: str) -> tuple[int, ...]:
     return tuple(int(word) for word in text.split(",") if word.strip())
 
 
+def _yes(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError(text)
+    return text == "true"
+
+
 def _number(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
@@ -111,6 +124,7 @@ def _number(text: str) -> float:
 # What argparse calls them in "invalid ... value".
 _steps.__name__ = "list of steps"
 _number.__name__ = "number"
+_yes.__name__ = "true or false"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -148,8 +162,14 @@ def parser() -> argparse.ArgumentParser:
     option("staleness", "async, mixed: how many steps a worker may be ahead of the slowest", type=int)
     option("n_fetch", "async, mixed: steps between fetches of the variables; a worker has copies", type=int)
     option("n_push", "async, mixed: steps whose gradients are sent together", type=int)
-    option("compression", f"of gradients sent to the ps: {', '.join(COMPRESSIONS)}")
+    option("compression", f"of gradients on their way: {', '.join(COMPRESSIONS)}")
     option("trace_steps", "a process's own steps of which it writes a trace: 10,20", type=_steps)
+    option(
+        "scale_lr", "all-reduce: multiply the learning rate by the number of workers", type=_yes, metavar="true|false"
+    )
+    option("warmup_steps", "all-reduce: global steps in which the learning rate grows to that", type=int)
+    option("fusion_mb", "all-reduce: MiB of gradients that go in one piece", type=_number)
+    option("cycle_ms", "horovod: milliseconds between looks for gradients that are ready", type=_number)
     return commands
 
 

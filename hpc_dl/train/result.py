@@ -51,9 +51,22 @@ def finish(
     checkpoint: str,
     parameters: int,
     lost_workers: list[int] | None = None,
-    dropped_gradients: int = 0,
+    replicas: int = 1,
+    details: dict[str, Any] | None = None,
 ) -> None:
-    """Evaluate the final checkpoint and write the result, atomically."""
+    """Evaluate the final checkpoint and write the result, atomically.
+
+    Args:
+        options: mode, model, data.
+        cluster: who took part.
+        metrics: gets the test set's values.
+        progress: where the loop ended.
+        checkpoint: prefix of the final one.
+        parameters: how many are trained.
+        lost_workers: those that did not report their end.
+        replicas: how many workers' batches make one step.
+        details: further keys of the result.
+    """
     metrics.event("evaluating")
     test_loss, confusion = evaluate(options, checkpoint)
     test_images = int(confusion.sum())
@@ -63,9 +76,7 @@ def finish(
     traffic = per_step(processes)
     steps = progress.step - progress.start_step  # a continued run counts what it did itself
     rate = steps / progress.seconds if steps else 0.0
-    # Of one global step: in sync, several workers' batches.
-    batches = len(cluster.workers) - options.backup_workers if options.mode == "sync" else 1
-    batch = options.worker_batch * batches
+    batch = options.worker_batch * replicas  # of one global step
     write(
         options,
         {
@@ -86,10 +97,10 @@ def finish(
             "test_images": test_images,
             "parameters": parameters,
             "lost_workers": lost_workers or [],
-            "dropped_gradients": dropped_gradients,
             "bytes_per_step": {task: {key: round(n) for key, n in moved.items()} for task, moved in traffic.items()},
             "step_seconds": {task: of.get("step_seconds") for task, of in processes.items() if "local_steps" in of},
             "confusion": confusion.tolist(),
+            **(details or {}),
         },
     )
     print(f"test accuracy {test_accuracy:.4f}  loss {test_loss:.4f}  on {test_images} images", flush=True)

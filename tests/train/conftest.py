@@ -25,17 +25,17 @@ class Processes:
         self.by_task: dict[str, subprocess.Popen[bytes]] = {}
         run_dir.mkdir(exist_ok=True)
 
-    def start(self, *arguments: str, ps: int = 0, workers: int = 1, mode: str = "async") -> Processes:
-        """Start a whole run: one process, or `ps` and `workers` on free ports, which train in `mode`."""
-        if not ps:
+    def start(self, *arguments: str, ps: int = 0, workers: int = 1, mode: str = "") -> Processes:
+        """Start a whole run on free ports: `ps` and `workers`, or one process where no mode and no ps are given."""
+        if not ps and not mode:
             self._start("worker-0", {}, "--mode", "single", *arguments)
             return self
         addresses = _free_addresses(ps + workers)
-        cluster = {"ps": addresses[:ps], "worker": addresses[ps:]}
+        cluster = {"ps": addresses[:ps], "worker": addresses[ps:]} if ps else {"worker": addresses}
         for task_type, members in cluster.items():
             for index in range(len(members)):
                 config = json.dumps({"cluster": cluster, "task": {"type": task_type, "index": index}})
-                self._start(f"{task_type}-{index}", {"TF_CONFIG": config}, "--mode", mode, *arguments)
+                self._start(f"{task_type}-{index}", {"TF_CONFIG": config}, "--mode", mode or "async", *arguments)
         return self
 
     def _start(self, task: str, environment: dict[str, str], *arguments: str) -> None:

@@ -63,6 +63,9 @@ CASES = {
     "minotauro": Case("minotauro", {"gpus": 2}, nodelist="nvb[19-20]"),
     "minicluster_2x4": Case("minicluster", {"nodes": 2}),
     "local": Case("local", {"nodes": 2}, {"cores": 2}),
+    "horovod": Case("minotauro", {"mode": "horovod", "gpus": 2}, nodelist="nvb[19-20]"),
+    "horovod_mpirun": Case("minicluster", {"mode": "horovod", "nodes": 2, "gpus": 2}),
+    "multiworker": Case("minicluster", {"mode": "multiworker", "nodes": 2, "gpus": 1}),
     "own_script": Case(
         "minotauro",
         {
@@ -132,7 +135,9 @@ def rendered(name: str, folder: Path) -> Rendered:
 
 def neutral(text: str, folder: Path) -> str:
     """Replace what differs between machines."""
-    for found, word in ((shlex.quote(sys.executable), "PYTHON"), (str(share()), "SHARE"), (str(folder), "/FOLDER")):
+    python = Path(sys.executable)
+    names = {shlex.quote(str(python)): "PYTHON", str(python.parent): "BIN", str(share()): "SHARE", str(folder): "/FOLDER"}
+    for found, word in names.items():
         text = text.replace(found, word)
     return re.sub(r"^# hpc_dl \S+:", "# hpc_dl VERSION:", text, flags=re.MULTILINE)
 

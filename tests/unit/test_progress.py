@@ -49,6 +49,12 @@ def test_the_jobs_figures_are_those_of_all_workers() -> None:
     )
 
 
+def test_steps_that_all_make_together_count_once() -> None:
+    last = {Path(name): {**record(1, steps_per_s=2.0), "global_steps_per_s": 2.0} for name in "ab"}
+    found = totals(last)
+    assert (found.steps_per_s, found.images_per_s) == (2.0, 128.0)
+
+
 def test_before_the_first_line_there_is_nothing(tmp_path: Path) -> None:
     assert Progress(RunFolder(tmp_path)).look() == Totals()
     assert totals({}, evaluating=True) == Totals(evaluating=True)

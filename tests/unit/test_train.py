@@ -49,6 +49,13 @@ def test_options_are_read() -> None:
         (["--backup-workers", "1"], "--backup-workers: 1 is for 'sync' only, not 'single'"),
         (["--mode", "async", "--staleness", "-1"], "--staleness: -1 is not allowed; it must be an integer from 0 up"),
         (["--mode", "async", "--compression", "x"], "it must be one of 'none', 'fp16', '1bit'"),
+        (
+            ["--mode", "horovod", "--compression", "1bit"],
+            "'1bit' is not allowed; it must be 'none' or 'fp16'",
+        ),
+        (["--fusion-mb", "0"], "--fusion-mb: 0.0 is not allowed; it must be a number above 0"),
+        (["--warmup-steps", "-1"], "--warmup-steps: -1 is not allowed; it must be an integer from 0 up"),
+        (["--scale-lr", "maybe"], "argument --scale-lr: invalid true or false value: 'maybe'"),
         (["--bach", "3"], r"unknown option --bach \(did you mean '--batch'\?\)"),
     ],
 )

@@ -15,6 +15,7 @@ from hpc_dl.train.options import Options
 tf = pytest.importorskip("tensorflow")
 
 from hpc_dl.train import graph, placement, session, towers  # noqa: E402
+from hpc_dl.train.multiworker import buckets  # noqa: E402
 
 tf1 = tf.compat.v1
 
@@ -57,6 +58,41 @@ def test_variables_are_spread_over_the_parameter_servers_by_size(ps: int) -> Non
 def test_learning_rate_is_divided_by_10_at_each_boundary(step: int, expected: float) -> None:
     rate = graph.rate(Options(Path("run"), 10), tf.constant(step, tf.int64))
     assert float(rate) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("step", "settings", "expected"),
+    [
+        (0, {}, 0.1 * (1 + 3 / 100)),
+        (49, {}, 0.1 * (1 + 3 / 2)),
+        (100, {}, 0.4),
+        (32_000, {}, 0.04),
+        (0, {"warmup_steps": 0}, 0.4),
+        (100, {"scale_lr": False}, 0.1),
+    ],
+)
+def test_learning_rate_grows_to_that_of_all_workers(step: int, settings: dict[str, Any], expected: float) -> None:
+    rate = graph.rate(Options(Path("run"), 10, **settings), tf.constant(step, tf.int64), 4)
+    assert float(rate) == pytest.approx(expected)
+
+
+def test_gradients_are_exchanged_as_a_whole_and_in_their_order() -> None:
+    seen: list[Any] = []
+
+    def exchange(gradients: graph.Gradients, updates: list[Any], apply_gradients: graph.Apply) -> Any:
+        seen.extend(gradient for gradient, _ in gradients)
+        return apply_gradients(gradients, updates)
+
+    with tf.Graph().as_default():
+        options = Options(Path("run"), 10, model="resnet8", data="synthetic", batch=4)
+        graph.training(options, 2, 1, exchange=exchange)
+        assert [gradient.shape for gradient in seen] == [variable.shape for variable in tf1.trainable_variables()]
+
+
+def test_small_gradients_share_a_piece_and_a_large_one_is_alone() -> None:
+    tensors = [tf.zeros([size]) for size in (1, 2, 100, 3, 4, 5)]
+    sizes = [[int(tensor.shape[0]) for tensor in bucket] for bucket in buckets(tensors, 4 * 8)]
+    assert sizes == [[1, 2], [100], [3, 4], [5]]
 
 
 def test_weight_decay_is_on_kernels_only() -> None:

@@ -1,0 +1,56 @@
+"""Can a job's MPI ranks be started? Asked before submission, on the machine where the job is submitted."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from hpc_dl.errors import UserError
+from hpc_dl.jobspec import JobSpec
+from hpc_dl.site import Site
+
+_INSTEAD = "or use mode 'multiworker', which needs no MPI"
+
+
+def check_mpi(job: JobSpec, site: Site, python: str) -> None:
+    """Check that what mode ``horovod`` needs is there; other modes need nothing.
+
+    What modules or an interpreter of the site's own bring can't be seen here, and is not checked.
+
+    Args:
+        job: what is to run.
+        site: where.
+        python: the interpreter of the nodes.
+
+    Raises:
+        UserError: Horovod or the MPI launcher is missing.
+    """
+    if job.mode != "horovod":
+        return
+    if not job.script and not site.python and importlib.util.find_spec("horovod") is None:
+        raise UserError(
+            f"mode = 'horovod': Horovod is not in the environment of {python}: "
+            f"`make setup-horovod` builds it, {_INSTEAD}"
+        )
+    if site.modules:
+        return
+    if site.mpi_launcher == "mpirun":
+        if not shutil.which("mpirun", path=f"{Path(python).parent}:{os.environ.get('PATH', os.defpath)}"):
+            raise UserError(f"mode = 'horovod': no mpirun on PATH: `make setup-horovod` brings one, {_INSTEAD}")
+    elif "pmix" not in _srun_mpi():
+        raise UserError(
+            f"mode = 'horovod': srun of site {site.name!r} can't start MPI (srun --mpi=list has no pmix): "
+            f'set launcher = "mpirun" in the site file, {_INSTEAD}'
+        )
+
+
+def _srun_mpi() -> str:
+    """Return the kinds of MPI that srun can start, as it lists them."""
+    try:
+        done = subprocess.run(["srun", "--mpi=list"], capture_output=True, text=True, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout + done.stderr

@@ -1,0 +1,123 @@
+"""What the all-reduce modes share: every worker holds all parameters, and all apply the mean of their gradients.
+
+A step is one of the whole group: the batches of all workers together. A ring sends 2 (N-1)/N times the parameters per
+worker and step, however many workers there are (P. Patarasuk, X. Yuan, "Bandwidth optimal all-reduce algorithms for
+clusters of workstations", 2009).
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Protocol
+
+import tensorflow as tf
+
+from hpc_dl.train import graph, session
+from hpc_dl.train.checkpoint import Checkpoints
+from hpc_dl.train.cluster import Cluster
+from hpc_dl.train.loop import train
+from hpc_dl.train.metrics import Metrics
+from hpc_dl.train.options import Options
+from hpc_dl.train.result import finish
+from hpc_dl.train.stop import EXIT_CODE, Stop
+
+tf1 = tf.compat.v1
+
+
+class Group(Protocol):
+    """The workers of a run, as one of them sees them."""
+
+    rank: int
+    size: int
+
+    def mean(self, tensors: list[Any]) -> list[Any]:
+        """Build the operations that give the mean of each tensor over all workers, in the shapes that came."""
+
+    def broadcast(self, variables: list[Any]) -> Any:
+        """Build the operation that gives all workers the values of rank 0."""
+
+    def leave(self, session: Any, variables: list[Any]) -> dict[str, Any]:
+        """Wait until all have made their last step; return what the result shall say of the group.
+
+        Args:
+            session: the session that trained.
+            variables: the trained parameters.
+        """
+
+
+def work(
+    group: Group,
+    options: Options,
+    cluster: Cluster,
+    metrics: Metrics,
+    stop: Stop,
+    target: str = "",
+    device: graph.Device = None,
+) -> int:
+    """Train as one worker of a group and return the exit code; rank 0 also restores, saves, evaluates and reports.
+
+    Args:
+        group: how the workers exchange tensors.
+        options: what to train.
+        cluster: the processes of the run; this one's index is its rank.
+        metrics: where to report.
+        stop: SIGTERM.
+        target: the server of the session; empty: none is needed.
+        device: where operations go.
+    """
+    with tf.Graph().as_default():
+        vote = tf1.placeholder(tf.float32, [])
+        votes: list[Any] = []
+
+        def exchange(gradients: graph.Gradients, updates: list[Any], apply_gradients: graph.Apply) -> Any:
+            *means, share = group.mean([*(gradient for gradient, _ in gradients), vote])
+            votes.append(tf.identity(share))
+            variables = [variable for _, variable in gradients]
+            return apply_gradients(list(zip(means, variables, strict=True)), updates)
+
+        train_graph = graph.training(options, group.size, group.rank, device, exchange, group.size)
+        with tf1.device(device):
+            checkpoints = Checkpoints(options.run_dir)
+            init = tf1.global_variables_initializer()
+            start = group.broadcast(tf1.global_variables())
+        local = session.start(target)
+        if not (cluster.is_chief and checkpoints.restore(local)):
+            local.run(init)
+        local.run(start)
+        local.run(train_graph.start_input)
+        metrics.event("session")
+
+        # All leave after the same step: each says with its gradients whether it was told to stop.
+        agreed = Stop()
+        outputs = local.make_callable([*train_graph.outputs, *votes], feed_list=[vote])
+
+        def step() -> tuple[int, float, float]:
+            number, loss, accuracy, share = outputs(float(stop.requested))
+            agreed.requested = share > 0
+            return number, loss, accuracy
+
+        start_step = int(local.run(train_graph.global_step))
+        stop.grace = 10.0
+        save = (lambda n: checkpoints.save(local, n)) if cluster.is_chief else None
+        progress = train(step, start_step, options, metrics, agreed, save)
+        checkpoint = checkpoints.save(local, progress.step) if cluster.is_chief else ""
+        details = group.leave(local, tf1.trainable_variables())
+        stop.grace = 0.0
+    if agreed.requested:
+        saved = f" at step {progress.step}, which is saved" if cluster.is_chief else ""
+        print(f"ended by SIGTERM{saved}", file=sys.stderr, flush=True)
+        return EXIT_CODE
+    if cluster.is_chief:
+        finish(
+            options,
+            cluster,
+            metrics,
+            progress,
+            checkpoint,
+            train_graph.parameters,
+            replicas=group.size,
+            details=details,
+        )
+    else:
+        metrics.event("done")
+    return 0
