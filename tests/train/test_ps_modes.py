@@ -139,7 +139,7 @@ def test_no_worker_is_further_ahead_than_the_stale_synchronous_bound(
     processes: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLOW_WORKER", "1")
-    arguments = ("--steps", "40", "--log-every", "1", "--model", "networks:slow", "--staleness", "2")
+    arguments = ("--steps", "24", "--log-every", "1", "--model", "networks:slow", "--staleness", "2")
     run = processes().start(*arguments, ps=1, workers=2)
     assert set(run.wait().values()) == {0}
     fast, slow = (local_steps(run, f"worker-{index}") for index in (0, 1))

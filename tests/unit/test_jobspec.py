@@ -175,8 +175,16 @@ def test_a_current_folder_with_a_line_break_is_refused(tmp_path: Path, monkeypat
 
 @pytest.mark.parametrize(
     ("gpus", "workers", "mode", "per_node"),
-    [(4, None, "async", 4), (0, None, "async", 1), (4, 2, "async", 2), (0, 3, "async", 3), (4, None, "single", 1)]
-    + [(4, None, "mixed", 1), (4, 2, "mixed", 2), (4, None, "sync", 4)],
+    [
+        (4, None, "async", 4),
+        (0, None, "async", 1),
+        (4, 2, "async", 2),
+        (0, 3, "async", 3),
+        (4, None, "single", 1),
+        (4, None, "mixed", 1),
+        (4, 2, "mixed", 2),
+        (4, None, "sync", 4),
+    ],
 )
 def test_workers_per_node(gpus: int, workers: int | None, mode: Any, per_node: int) -> None:
     assert JobSpec(gpus=gpus, workers=workers, mode=mode).per_node == per_node
