@@ -69,6 +69,9 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     log_every: Annotated[int, Meta(ge=1, description="a worker's own steps between lines of metrics")] = 20
     trace_steps: Annotated[tuple[Positive, ...], Meta(description="a process's own steps that it traces: 10,20")] = ()
     stage: Annotated[bool, Meta(description="copy the data set to each node's local disk first")] = False
+    eval_every: Annotated[
+        Count, Meta(description="global steps between checkpoints that are evaluated, to keep the best; 0: none")
+    ] = 0
 
     workdir: Annotated[str, Meta(description="where the processes start; default: where the job was submitted")] = ""
 

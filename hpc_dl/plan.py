@@ -139,6 +139,7 @@ def command(job: JobSpec, site: Site, run: str) -> list[str]:
         "checkpoint-every": job.checkpoint_every,
         "log-every": job.log_every,
         "trace-steps": ",".join(map(str, job.trace_steps)),
+        "eval-every": job.eval_every,
     }
     words = [f"--{key}={value}" for key, value in options.items()]
     return [_python(site), "-m", "hpc_dl.train", *words, *job.args]

@@ -41,6 +41,7 @@ class Options:
     log_every: int = 100
     start_timeout: float = 600.0
     trace_steps: tuple[int, ...] = ()
+    eval_every: int = 0
 
     def __post_init__(self) -> None:
         """Check all values.
@@ -61,6 +62,7 @@ class Options:
         _require("weight_decay", self.weight_decay >= 0, self.weight_decay, "a number from 0 up")
         rising = all(a < b for a, b in zip((0, *self.lr_boundaries), self.lr_boundaries, strict=False))
         _require("lr_boundaries", rising, self.lr_boundaries, "rising global steps such as 32000,48000, or ''")
+        _require("eval_every", self.eval_every >= 0, self.eval_every, "an integer from 0 up")
         _require("trace_steps", all(n >= 1 for n in self.trace_steps), self.trace_steps, "steps from 1 up, or ''")
 
 
@@ -124,6 +126,7 @@ def parser() -> argparse.ArgumentParser:
     option("log_every", "steps of a process between its lines of metrics", type=int)
     option("start_timeout", "seconds in which all processes must have found each other", type=_number)
     option("trace_steps", "a process's own steps of which it writes a trace: 10,20", type=_steps)
+    option("eval_every", "global steps between checkpoints that are evaluated, to keep the best; 0: none", type=int)
     return commands
 
 
