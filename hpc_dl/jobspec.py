@@ -83,6 +83,9 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     warmup_steps: Annotated[Count, Meta(description="all-reduce: steps in which it grows to that")] = 100
     fusion_mb: Annotated[float, Meta(gt=0, le=1024, description="all-reduce: MiB of gradients in one piece")] = 64.0
     cycle_ms: Annotated[float, Meta(gt=0, le=1000, description="horovod: time between looks for gradients")] = 1.0
+    eval_every: Annotated[
+        Count, Meta(description="global steps between checkpoints that are evaluated, to keep the best; 0: none")
+    ] = 0
 
     workdir: Annotated[str, Meta(description="where the processes start; default: where the job was submitted")] = ""
 

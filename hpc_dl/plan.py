@@ -141,11 +141,16 @@ def command(job: JobSpec, site: Site, run: str) -> list[str]:
         "seed": job.seed,
         "checkpoint-every": job.checkpoint_every,
         "log-every": job.log_every,
-        "trace-steps": ",".join(map(str, job.trace_steps)),
+        "eval-every": job.eval_every,
     }
-    options |= {key.replace("_", "-"): str(value).lower() for key, value in job.mode_settings.items()}
+    options |= {key.replace("_", "-"): _text(value) for key, value in job.mode_settings.items()}
     words = [f"--{key}={value}" for key, value in options.items()]
     return [nodes_python(site), "-m", "hpc_dl.train", *words, *job.args]
+
+
+def _text(value: object) -> str:
+    """Return a setting as the training program reads it."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value).lower()
 
 
 def directives(job: JobSpec, site: Site, runs: Path) -> dict[str, Scalar]:

@@ -25,6 +25,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "n_fetch": ("async", "mixed"),
     "n_push": ("async", "mixed"),
     "compression": ("async", "mixed", "sync", *ALL_REDUCE),
+    "trace_steps": ("async", "mixed", "sync", "single"),
     "scale_lr": ALL_REDUCE,
     "warmup_steps": ALL_REDUCE,
     "fusion_mb": ALL_REDUCE,

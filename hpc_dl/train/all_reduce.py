@@ -18,7 +18,7 @@ from hpc_dl.train.cluster import Cluster
 from hpc_dl.train.loop import train
 from hpc_dl.train.metrics import Metrics
 from hpc_dl.train.options import Options
-from hpc_dl.train.result import finish
+from hpc_dl.train.result import evaluated, finish
 from hpc_dl.train.stop import EXIT_CODE, Stop
 
 tf1 = tf.compat.v1
@@ -98,7 +98,7 @@ def work(
 
         start_step = int(local.run(train_graph.global_step))
         stop.grace = 10.0
-        save = (lambda n: checkpoints.save(local, n)) if cluster.is_chief else None
+        save = evaluated(options, metrics, lambda n: checkpoints.save(local, n)) if cluster.is_chief else None
         progress = train(step, start_step, options, metrics, agreed, save)
         checkpoint = checkpoints.save(local, progress.step) if cluster.is_chief else ""
         details = group.leave(local, tf1.trainable_variables())

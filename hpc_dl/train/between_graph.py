@@ -26,7 +26,7 @@ from hpc_dl.train.options import Options
 from hpc_dl.train.parameter_server import serve
 from hpc_dl.train.peers import Watch
 from hpc_dl.train.rendezvous import Rendezvous
-from hpc_dl.train.result import finish
+from hpc_dl.train.result import evaluated, finish
 from hpc_dl.train.shared import shared_variables
 from hpc_dl.train.staleness import Staleness
 from hpc_dl.train.stop import EXIT_CODE, Stop
@@ -122,7 +122,8 @@ def _work(server: Any, options: Options, cluster: Cluster, metrics: Metrics, sto
             return EXIT_CODE if stop.requested else 0
 
         stop.grace = 10.0
-        progress = train(step, start_step, options, metrics, stop, lambda n: checkpoints.save(remote, n))
+        save = evaluated(options, metrics, lambda n: checkpoints.save(remote, n))
+        progress = train(step, start_step, options, metrics, stop, save)
         lost = rendezvous.wait_for_workers(remote, stop)
         final_step = int(remote.run(train_graph.global_step))
         checkpoint = checkpoints.save(remote, final_step)

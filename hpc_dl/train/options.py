@@ -51,6 +51,7 @@ class Options:
     warmup_steps: int = 100
     fusion_mb: float = 64.0
     cycle_ms: float = 1.0
+    eval_every: int = 0
 
     def __post_init__(self) -> None:
         """Check all values.
@@ -72,6 +73,7 @@ class Options:
         _require("weight_decay", self.weight_decay >= 0, self.weight_decay, "a number from 0 up")
         rising = all(a < b for a, b in zip((0, *self.lr_boundaries), self.lr_boundaries, strict=False))
         _require("lr_boundaries", rising, self.lr_boundaries, "rising global steps such as 32000,48000, or ''")
+        _require("eval_every", self.eval_every >= 0, self.eval_every, "an integer from 0 up")
         _require("backup_workers", self.backup_workers >= 0, self.backup_workers, "an integer from 0 up")
         _require("staleness", (self.staleness or 0) >= 0, self.staleness, "an integer from 0 up")
         _require("compression", self.compression in COMPRESSIONS, self.compression, f"one of {allowed(COMPRESSIONS)}")
@@ -170,6 +172,7 @@ def parser() -> argparse.ArgumentParser:
     option("warmup_steps", "all-reduce: global steps in which the learning rate grows to that", type=int)
     option("fusion_mb", "all-reduce: MiB of gradients that go in one piece", type=_number)
     option("cycle_ms", "horovod: milliseconds between looks for gradients that are ready", type=_number)
+    option("eval_every", "global steps between checkpoints that are evaluated, to keep the best; 0: none", type=int)
     return commands
 
 

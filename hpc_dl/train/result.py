@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import tensorflow as tf
 
 from hpc_dl.processes import figures, per_step
 from hpc_dl.train import graph, session
+from hpc_dl.train.best import Best
 from hpc_dl.train.cluster import Cluster
 from hpc_dl.train.loop import Progress
 from hpc_dl.train.metrics import Metrics
@@ -20,27 +22,64 @@ from hpc_dl.train.options import Options
 tf1 = tf.compat.v1
 
 
-def evaluate(options: Options, checkpoint: str) -> tuple[float, Any]:
-    """Run the whole test set, each image once, through the network as it was saved, in this process alone.
+class Evaluation:
+    """Runs the whole test set, each image once, through the network as it was saved, in this process alone."""
 
-    Returns:
-        Mean cross entropy; confusion matrix, number of images [true class, found class].
-    """
-    losses, confusion = 0.0, 0
-    with tf.Graph().as_default():
-        test = graph.testing(options)
-        saver = tf1.train.Saver()
-        local = session.start()
-        saver.restore(local, checkpoint)
-        local.run(test.start_input)
-        next_batch = session.function(local, test.outputs)
+    def __init__(self, options: Options) -> None:
+        """Build the graph, once for all checkpoints."""
+        self._graph = tf.Graph()
+        with self._graph.as_default():
+            test = graph.testing(options)
+            self._saver = tf1.train.Saver()
+            self._local = session.start()
+            self._start_input = test.start_input
+            self._next_batch = session.function(self._local, test.outputs)
+
+    def __call__(self, checkpoint: str) -> tuple[float, Any]:
+        """Return mean cross entropy, and confusion matrix: number of images [true class, found class]."""
+        losses, confusion = 0.0, 0
+        with self._graph.as_default():
+            self._saver.restore(self._local, checkpoint)
+        self._local.run(self._start_input)
         while True:
             try:
-                batch_losses, batch_confusion = next_batch()
+                batch_losses, batch_confusion = self._next_batch()
             except tf.errors.OutOfRangeError:
                 return losses / int(np.sum(confusion)), confusion
             losses += float(batch_losses)
             confusion = confusion + batch_confusion
+
+
+def accuracy(confusion: Any) -> float:
+    """Return the share of images that are on the diagonal."""
+    return int(confusion.trace()) / int(confusion.sum())
+
+
+def evaluated(options: Options, metrics: Metrics, save: Callable[[int], str]) -> Callable[[int], str]:
+    """Return `save`, which from now on also evaluates some of the checkpoints that it writes, and keeps the best.
+
+    Those are the first ones at or after each multiple of `options.eval_every` steps; with 0 none are.
+    """
+    if not options.eval_every:
+        return save
+    best = Best(options.run_dir)
+    evaluation: Evaluation | None = None
+    last = 0
+
+    def save_and_evaluate(step: int) -> str:
+        nonlocal evaluation, last
+        checkpoint = save(step)
+        if step // options.eval_every > last // options.eval_every:
+            last = step
+            evaluation = evaluation or Evaluation(options)
+            test_loss, confusion = evaluation(checkpoint)
+            values = {"test_loss": test_loss, "test_accuracy": accuracy(confusion)}
+            metrics.event("evaluated", step=step, **values)
+            metrics.scalars(step, values)
+            best.offer(checkpoint, step, values["test_accuracy"])
+        return checkpoint
+
+    return save_and_evaluate
 
 
 def finish(
@@ -68,9 +107,11 @@ def finish(
         details: further keys of the result.
     """
     metrics.event("evaluating")
-    test_loss, confusion = evaluate(options, checkpoint)
-    test_images = int(confusion.sum())
-    test_accuracy = int(confusion.trace()) / test_images
+    test_loss, confusion = Evaluation(options)(checkpoint)
+    test_images, test_accuracy = int(confusion.sum()), accuracy(confusion)
+    best = Best(options.run_dir)
+    if options.eval_every:
+        best.offer(checkpoint, progress.step, test_accuracy)
     metrics.scalars(progress.step, {"test_loss": test_loss, "test_accuracy": test_accuracy})
     processes = figures(options.run_dir / "metrics")
     traffic = per_step(processes)
@@ -101,6 +142,7 @@ def finish(
             "step_seconds": {task: of.get("step_seconds") for task, of in processes.items() if "local_steps" in of},
             "confusion": confusion.tolist(),
             **(details or {}),
+            **({"best_step": best.step, "best_test_accuracy": best.test_accuracy} if options.eval_every else {}),
         },
     )
     print(f"test accuracy {test_accuracy:.4f}  loss {test_loss:.4f}  on {test_images} images", flush=True)

@@ -13,7 +13,7 @@ from hpc_dl.train.cluster import Cluster
 from hpc_dl.train.loop import train
 from hpc_dl.train.metrics import Metrics
 from hpc_dl.train.options import Options
-from hpc_dl.train.result import finish
+from hpc_dl.train.result import evaluated, finish
 from hpc_dl.train.stop import EXIT_CODE, Stop
 
 tf1 = tf.compat.v1
@@ -39,7 +39,8 @@ def run(options: Options, cluster: Cluster, metrics: Metrics, stop: Stop) -> int
         start_step = int(local.run(train_graph.global_step))
         step = trace.step_function(local, train_graph.outputs, options, cluster.task)
         stop.grace = 10.0
-        progress = train(step, start_step, options, metrics, stop, lambda n: checkpoints.save(local, n))
+        save = evaluated(options, metrics, lambda n: checkpoints.save(local, n))
+        progress = train(step, start_step, options, metrics, stop, save)
         checkpoint = checkpoints.save(local, progress.step)
         stop.grace = 0.0
     if stop.requested:

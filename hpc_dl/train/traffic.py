@@ -10,7 +10,6 @@ import contextlib
 import os
 import socket
 import struct
-from pathlib import Path
 
 # struct tcp_info of linux/tcp.h: tcpi_bytes_acked and tcpi_bytes_received, since Linux 4.1.
 _COUNTERS = struct.Struct("=QQ")
@@ -25,9 +24,9 @@ def sent_received() -> tuple[int, int]:
     What a socket moves between the last look and its end is missed: look now and then. On a kernel older than 4.1 both
     are 0.
     """
-    for link in Path("/proc/self/fd").iterdir():
+    for link in os.scandir("/proc/self/fd"):
         with contextlib.suppress(OSError):  # closed since it was listed, or no TCP socket
-            name = str(link.readlink())
+            name = os.readlink(link.path)  # noqa: PTH115 - a parameter server looks often, and pathlib takes its time
             if name.startswith("socket:"):
                 _seen[name] = _counters(int(link.name))
     return sum(sent for sent, _ in _seen.values()), sum(received for _, received in _seen.values())

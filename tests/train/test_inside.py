@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from hpc_dl.processes import figures, per_step
 from tests.train.conftest import Processes
 
 Make = Callable[..., Processes]
@@ -36,13 +37,14 @@ def heavy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_async_shows_its_bytes_its_step_times_and_traces(processes: Make, heavy: str) -> None:
     arguments = ["--model", heavy, "--data", "synthetic", "--learning-rate", "0.001", "--trace-steps", "3,5"]
-    run = processes().start("--steps", "80", "--log-every", "10", *arguments, ps=1, workers=2)
+    run = processes().start("--steps", "60", "--log-every", "10", *arguments, ps=1, workers=2)
     assert set(run.wait().values()) == {0}
     result = run.result()
 
     model_bytes = 4 * result["parameters"]
-    traffic = result["bytes_per_step"]
+    traffic = per_step(figures(run.run_dir / "metrics"))  # the result has what the ps said before its end
     assert traffic.keys() == {"ps-0", "worker-0", "worker-1"}
+    assert result["bytes_per_step"]["worker-1"]["bytes_sent"] == round(traffic["worker-1"]["bytes_sent"])
     # Each step fetches the parameters and sends the gradients, each once: 2 x model bytes.
     for moved in traffic.values():
         assert moved["bytes_sent"] == pytest.approx(model_bytes, rel=0.1)
@@ -66,3 +68,18 @@ def test_async_shows_its_bytes_its_step_times_and_traces(processes: Make, heavy:
     # 256 synthetic images, of each class in turn; the first is number 1024.
     assert [sum(row) for row in confusion] == [25] * 4 + [26] * 6
     assert sum(confusion[n][n] for n in range(10)) / 256 == result["test_accuracy"]
+
+
+def test_the_best_checkpoint_is_kept_apart(processes: Make) -> None:
+    arguments = ("--log-every", "100", "--checkpoint-every", "20", "--eval-every", "40")
+    run = processes().start("--steps", "200", *arguments)
+    assert run.wait() == {"worker-0": 0}
+    seen = {line["step"]: line["test_accuracy"] for line in run.lines("worker-0") if line.get("event") == "evaluated"}
+    assert list(seen) == [40, 80, 120, 160, 200]
+    result = run.result()
+    assert seen[200] == result["test_accuracy"]
+    assert result["best_test_accuracy"] == max(seen.values())
+    assert seen[result["best_step"]] == result["best_test_accuracy"]
+    kept = {path.name for path in (run.run_dir / "checkpoints").glob("best*")}
+    prefix = f"best-{result['best_step']}"
+    assert kept == {"best.json", f"{prefix}.index", f"{prefix}.data-00000-of-00001"}

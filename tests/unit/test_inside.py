@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hpc_dl.processes import figures, per_step
 from hpc_dl.report import report_lines
 from hpc_dl.runfolder import RunFolder
+from hpc_dl.train.best import Best
 from hpc_dl.train.steptimes import summarise
 from hpc_dl.train.traffic import sent_received
 
@@ -143,3 +144,27 @@ def test_tensorboard_needs_something_to_show(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "job-1/tensorboard: no such folder; a job has it from its first step on" in done.stderr
+
+
+def test_the_best_checkpoint_outlives_the_newest_and_the_run(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+
+    def save(step: int) -> str:
+        for end in ("index", "data-00000-of-00001"):
+            (folder / f"step-{step}.{end}").write_text(f"{step}")
+        return str(folder / f"step-{step}")
+
+    best = Best(tmp_path)
+    for step, test_accuracy in ((1, 0.0), (2, 0.9), (3, 0.8), (4, 0.9)):
+        best.offer(save(step), step, test_accuracy)
+    for old in folder.glob("step-*"):
+        old.unlink()
+    again = Best(tmp_path)
+    assert (again.step, again.test_accuracy) == (2, 0.9)
+    again.offer(save(5), 5, 0.7)
+    kept = {path.name for path in folder.glob("best*")}
+    assert kept == {"best.json", "best-2.index", "best-2.data-00000-of-00001"}
+    assert (folder / "best-2.index").read_text() == "2"
+    (folder / "best.json").write_text("{")
+    assert Best(tmp_path).step == -1

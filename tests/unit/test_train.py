@@ -44,6 +44,8 @@ def test_options_are_read() -> None:
         (["--learning-rate", "nan"], "argument --learning-rate: invalid number value: 'nan'"),
         (["--momentum", "1"], "--momentum: 1.0 is not allowed"),
         (["--lr-boundaries", "7,5"], r"--lr-boundaries: \(7, 5\) is not allowed; it must be rising"),
+        (["--trace-steps", "0,5"], r"--trace-steps: \(0, 5\) is not allowed; it must be steps from 1 up"),
+        (["--eval-every", "-1"], "--eval-every: -1 is not allowed; it must be an integer from 0 up"),
         (["--lr-boundaries", "7;5"], "invalid list of steps value: '7;5'"),
         (["--mode", "sync", "--towers", "2"], "--towers: 2 is for 'mixed', 'single' only, not 'sync'"),
         (["--backup-workers", "1"], "--backup-workers: 1 is for 'sync' only, not 'single'"),

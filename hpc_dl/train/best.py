@@ -1,0 +1,42 @@
+"""The best checkpoint of a run, kept apart from the newest ones, which come and go."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+
+class Best:
+    """``checkpoints/best-STEP.*`` and ``best.json``, which says how good it is; a continued run goes on from it."""
+
+    def __init__(self, run_dir: Path) -> None:
+        """Look whether there is one already."""
+        self._folder = run_dir / "checkpoints"
+        self.step, self.test_accuracy = -1, -1.0
+        try:
+            found = json.loads((self._folder / "best.json").read_text(encoding="utf-8"))
+            self.step, self.test_accuracy = int(found["step"]), float(found["test_accuracy"])
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # none yet, or nothing that can be read: the next one is the best
+
+    def offer(self, prefix: str, step: int, test_accuracy: float) -> None:
+        """Keep a checkpoint if it is better than the best so far.
+
+        The files get second names, which costs no space; ``best.json`` is replaced when they are there, and only then
+        does the one before go: at any time it names a whole checkpoint.
+        """
+        if test_accuracy <= self.test_accuracy:
+            return
+        self.step, self.test_accuracy = step, test_accuracy
+        source = Path(prefix)
+        for file in source.parent.glob(f"{source.name}.*"):
+            target = self._folder / file.name.replace(source.name, f"best-{step}", 1)
+            target.unlink(missing_ok=True)
+            target.hardlink_to(file)
+        temporary = self._folder / f"best.{os.getpid()}"
+        temporary.write_text(json.dumps({"step": step, "test_accuracy": test_accuracy}) + "\n", encoding="utf-8")
+        temporary.replace(self._folder / "best.json")
+        for old in self._folder.glob("best-*.*"):
+            if not old.name.startswith(f"best-{step}."):
+                old.unlink()
