@@ -40,10 +40,11 @@ def run_all(tasks: Sequence[Task]) -> int:
     """
     running: dict[int, subprocess.Popen[bytes]] = {}
     told = False
+    received = 0
 
-    def end(_number: int = 0, _frame: FrameType | None = None) -> None:
-        nonlocal told
-        told = True
+    def end(number: int = 0, _frame: FrameType | None = None) -> None:
+        nonlocal told, received
+        told, received = True, received or number
         for pid in running:
             kill_group(pid, signal.SIGTERM)
 
@@ -67,6 +68,7 @@ def run_all(tasks: Sequence[Task]) -> int:
         code = os.waitstatus_to_exitcode(status)
         running.pop(pid).returncode = code
         if code and not first:
-            first = code if code > 0 else 128 - code
+            # mpirun says 1 where it was told to end.
+            first = 128 + received if received else code if code > 0 else 128 - code
             end()
     return first

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +105,15 @@ def test_a_missing_mpi_launcher_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pa
         (tmp_path / name).chmod(0o755)
     check(Site(name="x", cores=1), python, script=script)
     check(Site(name="x", cores=1, launcher="mpirun"), python, script=script)
+
+
+def test_an_mpirun_that_says_1_on_sigterm_was_told_to_end(tmp_path: Path) -> None:
+    (tmp_path / "tasks.txt").write_text("touch started; trap 'exit 1' TERM; while :; do sleep 0.05; done\n")
+    command = [sys.executable, "-m", "hpc_dl", "tasks", "run", "tasks.txt"]
+    with subprocess.Popen(command, cwd=tmp_path) as runner:
+        deadline = time.monotonic() + 30
+        while not (tmp_path / "started").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        runner.terminate()
+        assert runner.wait(30) == 128 + signal.SIGTERM
