@@ -14,8 +14,7 @@ import msgspec
 from hpc_dl.errors import UserError
 from hpc_dl.jobspec import JobSpec
 from hpc_dl.site import Site
-from hpc_dl.train import ALL_REDUCE
-from hpc_dl.train import ONLY_IN
+from hpc_dl.train import ALL_REDUCE, ONLY_IN
 
 Role = Literal["ps", "chief", "worker"]
 

@@ -136,7 +136,12 @@ def rendered(name: str, folder: Path) -> Rendered:
 def neutral(text: str, folder: Path) -> str:
     """Replace what differs between machines."""
     python = Path(sys.executable)
-    names = {shlex.quote(str(python)): "PYTHON", str(python.parent): "BIN", str(share()): "SHARE", str(folder): "/FOLDER"}
+    names = {
+        shlex.quote(str(python)): "PYTHON",
+        str(python.parent): "BIN",
+        str(share()): "SHARE",
+        str(folder): "/FOLDER",
+    }
     for found, word in names.items():
         text = text.replace(found, word)
     return re.sub(r"^# hpc_dl \S+:", "# hpc_dl VERSION:", text, flags=re.MULTILINE)

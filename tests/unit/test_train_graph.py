@@ -72,7 +72,7 @@ def test_learning_rate_is_divided_by_10_at_each_boundary(step: int, expected: fl
     ],
 )
 def test_learning_rate_grows_to_that_of_all_workers(step: int, settings: dict[str, Any], expected: float) -> None:
-    rate = graph.rate(Options(Path("run"), 10, **settings), tf.constant(step, tf.int64), 4)
+    rate = graph.rate(Options(Path("run"), 10, "multiworker", **settings), tf.constant(step, tf.int64), 4)
     assert float(rate) == pytest.approx(expected)
 
 
