@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 def die_with_parent(number: int = signal.SIGKILL) -> Callable[[], None]:
@@ -25,6 +27,72 @@ def die_with_parent(number: int = signal.SIGKILL) -> Callable[[], None]:
             os._exit(128 + number)
 
     return ask
+
+
+def end_with_parent(number: int = signal.SIGTERM) -> None:
+    """Make this process get a signal when the one that started it dies."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(number))
+
+
+def adopt_orphans() -> None:
+    """Become the parent of descendants that lose theirs, so that their end is seen here (PR_SET_CHILD_SUBREAPER)."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+class Guard:
+    """A process that kills process groups when this one dies, however it dies.
+
+    PR_SET_PDEATHSIG reaches children only, not what they have started. Start it while there is one thread.
+    """
+
+    def __init__(self) -> None:
+        read, self._write = os.pipe()
+        self.pid = os.fork()
+        if self.pid:
+            os.close(read)
+            return
+        try:
+            os.close(self._write)
+            os.setsid()
+            signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            for number in range(3):  # else a reader of our output would wait for it
+                os.dup2(nowhere, number)
+            groups: set[int] = set()
+            with os.fdopen(read) as pipe:
+                for line in pipe:
+                    (groups.add if line[0] == "+" else groups.discard)(int(line[1:]))
+            for group in groups:
+                kill_group(group)
+        finally:
+            os._exit(0)
+
+    def add(self, group: int) -> None:
+        """Kill this process group at our death."""
+        self._tell(b"+%d\n" % group)
+
+    def drop(self, group: int) -> None:
+        """Forget a process group: it is gone, and its number may be given out again."""
+        self._tell(b"-%d\n" % group)
+
+    def _tell(self, line: bytes) -> None:
+        with contextlib.suppress(BrokenPipeError):  # killed itself: what it guards goes on
+            os.write(self._write, line)
+
+    def close(self) -> None:
+        """End the guard; it kills what was added and not dropped."""
+        os.close(self._write)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, 0)
+
+
+def kill_group(group: int, number: int = signal.SIGKILL) -> bool:
+    """Send a signal to a process group; return whether there is one."""
+    try:
+        os.killpg(group, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
 
 
 def start_time(pid: int) -> str:

@@ -68,7 +68,7 @@ def test_windows_line_ends_do_no_harm() -> None:
         ("[@ @] b", 2, "expected a folder"),
         ("[# 1 #] [# 1 #] b", 8, "a second '[#'"),
         ("[# 1 #]", 7, "expected a command"),
-        ("#@ nod=n1", 3, "(did you mean 'node'?); known keys: 'node'"),
+        ("#@ nod=n1", 3, "(did you mean 'node'?); known keys: 'node', 'name'"),
         ("#@ node", 3, "expected KEY=VALUE"),
         ("#@ node='n1", 11, "no closing quotation"),
     ],
@@ -89,7 +89,7 @@ def test_all_invalid_lines_are_named() -> None:
 
 
 def test_the_dependency_on_an_invalid_task_is_invalid() -> None:
-    with pytest.raises(UserError, match="there is no task 1 before this one"):
+    with pytest.raises(UserError, match="line 2: task 1 is invalid, so this one could never start"):
         parse("[# 9 #] a\n[# 1 #] b")
 
 
