@@ -96,6 +96,67 @@ def status(file: Path, records: Path | None, as_json: bool) -> int:
 
 @tasks.command()
 @_FILE
+@click.option("--nodes", type=click.IntRange(1), default=1, show_default=True, help="how many nodes")
+@click.option("--gpus", type=click.IntRange(0), help="GPUs of each node; default: all")
+@click.option("--cores", type=click.IntRange(1), help="cores of each node; default: all")
+@click.option("--time", default="1:00:00", show_default=True, help="time limit, as sbatch takes it")
+@click.option("--partition", default="", help="default: the site's")
+@click.option("--name", default="", help="of the job; default: the file's")
+@click.option("--site", default="", envvar="HPC_DL_SITE", help="site name or file; default: where this machine is")
+@click.option("--dry-run", is_flag=True, help="print the batch script, don't submit it")
+@click.option("--strict/--no-strict", default=True, help="run nothing if a line is invalid; default: yes")
+@click.option("--task-cores", type=click.IntRange(1), default=1, show_default=True, help="of a task without cores=")
+@click.option("--task-gpus", type=click.IntRange(0), default=0, show_default=True, help="of a task without gpus=")
+@click.option("--retries", type=click.IntRange(0), help="how often a failed task is tried again")
+def submit(file: Path, site: str, dry_run: bool, **given: Any) -> int:
+    """Submit FILE as a batch job that runs it on its nodes."""
+    from hpc_dl.choose import choose_site
+    from hpc_dl.errors import UserError
+    from hpc_dl.tasks.parser import read
+    from hpc_dl.tasks.submit import Request, script, site_templates
+    from hpc_dl.tasks.submit import submit as send
+
+    parsed = read(file)
+    if given["strict"]:
+        parsed.check()
+    chosen, path = choose_site(site)
+    if chosen.scheduler == "local":
+        raise UserError(f"no Slurm answers here; `hpc-dl tasks run {file}` runs it on this machine")
+    options = ["--strict" if given["strict"] else "--no-strict"]
+    options += [f"--cores={given['task_cores']}", f"--gpus={given['task_gpus']}"]
+    options += [] if given["retries"] is None else [f"--retries={given['retries']}"]
+    keys = ("nodes", "gpus", "cores", "time", "partition", "name")
+    request = Request(**{key: given[key] for key in keys}, options=tuple(options))
+    text = script(file, request, chosen, site_templates(path))
+    if dry_run:
+        click.echo(text, nl=False)
+        return 0
+    job_id = send(text)
+    click.echo(f"Submitted batch job {job_id}")
+    click.echo(f"Log: {file.absolute()}-{job_id}.log; hpc-dl tasks status {file} --records {file}-{job_id}.records")
+    return 0
+
+
+@tasks.command()
+@click.argument("template", type=Path)
+@click.argument("table", type=Path)
+@click.option("--output", "-o", type=Path, help="the task file to write; default: standard output")
+def expand(template: Path, table: Path, output: Path | None) -> int:
+    """Make a task file from a Jinja2 TEMPLATE, once for each row of TABLE (.csv, or .toml with lists of values)."""
+    from hpc_dl.runfolder import write_text
+    from hpc_dl.tasks.sweep import expand_sweep
+
+    text = expand_sweep(template, table)
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        write_text(output, text)
+        click.echo(f"{output}: {len(text.splitlines())} lines")
+    return 0
+
+
+@tasks.command()
+@_FILE
 def node(file: Path) -> int:
     """Run the line of this node, inside a Slurm step."""
     from hpc_dl.launch.facts import node_name

@@ -53,6 +53,7 @@ class Agent:
         self._synced = 0.0
         self._dirty = False
         self._home = str(Path.cwd())
+        self._environ = dict(os.environb)
         self._cores = os.sched_getaffinity(0)
         self._running: dict[int, _Running] = {}
         self._stopping = False
@@ -141,15 +142,15 @@ class Agent:
         self._guard.add(pid)
         self._running[pid] = _Running(order, started)
 
-    def _environment(self, order: Order) -> dict[str, str]:
+    def _environment(self, order: Order) -> dict[bytes, bytes]:
         return {
-            **os.environ,
+            **self._environ,
             # Empty for a task without GPUs: an unset variable hides none.
-            "CUDA_VISIBLE_DEVICES": ",".join(order.gpus),
-            "HPC_DL_TASK": str(order.task),
-            "HPC_DL_TASK_ATTEMPT": str(order.attempt),
-            "HPC_DL_TASK_CORES": ",".join(map(str, order.cores)),
-            **dict(order.env),
+            b"CUDA_VISIBLE_DEVICES": ",".join(order.gpus).encode(),
+            b"HPC_DL_TASK": b"%d" % order.task,
+            b"HPC_DL_TASK_ATTEMPT": b"%d" % order.attempt,
+            b"HPC_DL_TASK_CORES": ",".join(map(str, order.cores)).encode(),
+            **{name.encode(): value.encode() for name, value in order.env},
         }
 
     def _reap(self) -> None:

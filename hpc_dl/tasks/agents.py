@@ -7,12 +7,13 @@ cores and GPUs are ours to give out, whatever the version of Slurm makes of ``--
 from __future__ import annotations
 
 import os
+import re
 import selectors
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -22,6 +23,11 @@ from hpc_dl.tasks.protocol import Ended, Hello, Order, Stop, decode_event, encod
 
 Event = Hello | Ended
 
+# srun takes these for options: how many tasks the job's own steps have, and what each of them gets.
+_STEP = re.compile(
+    r"SLURM_(N?TASKS\w*|NPROCS|NNODES|DISTRIBUTION|GPUS_PER_TASK|TRES_PER_TASK|CPUS_PER_TASK|EXACT|CPU_BIND\w*)|SRUN_\w+"
+)
+
 
 class Lost(msgspec.Struct, frozen=True):
     """The agent of a node is gone."""
@@ -29,16 +35,16 @@ class Lost(msgspec.Struct, frozen=True):
     node: str
 
 
-def local_command(folder: Path, grace: float, node: str) -> list[str]:
-    """Return the command of the agent of this machine."""
+def agent_command(folder: Path, grace: float, node: str) -> list[str]:
+    """Return the command of the agent of a node, for this machine."""
     return [sys.executable, "-m", "hpc_dl.tasks.agent", str(folder), str(grace), node]
 
 
-def srun_command(folder: Path, grace: float, node: str) -> list[str]:
-    """Return the command of the agent of a node of this allocation (man srun).
+def srun_command(node: str, cores: int, command: Sequence[str]) -> list[str]:
+    """Return the command that runs an agent on a node of this allocation (man srun).
 
-    --overlap gives it all of the job's GPUs and cores of the node, and leaves them to a task that calls srun itself.
-    --mpi=none and --cpu-bind=none: it is no MPI rank, and it binds the tasks.
+    --overlap gives it all of the job's GPUs on the node, and leaves them to a task that calls srun itself; the cores
+    have to be asked for. It is no MPI rank.
     """
     return [
         "srun",
@@ -46,11 +52,10 @@ def srun_command(folder: Path, grace: float, node: str) -> list[str]:
         "--nodes=1",
         "--ntasks=1",
         f"--nodelist={node}",
+        f"--cpus-per-task={cores}",
         "--mpi=none",
-        "--cpu-bind=none",
         "--export=ALL",
-        "--input=all",
-        *local_command(folder, grace, node),
+        *command,
     ]
 
 
@@ -61,7 +66,7 @@ class Agents:
         commands: node name and the command of its agent.
     """
 
-    def __init__(self, commands: Iterable[tuple[str, list[str]]]) -> None:
+    def __init__(self, commands: Mapping[str, Sequence[str]]) -> None:
         self._agents: dict[str, subprocess.Popen[bytes]] = {}
         self._rest: dict[str, bytes] = {}
         self._selector = selectors.DefaultSelector()
@@ -70,9 +75,8 @@ class Agents:
             os.set_blocking(end, False)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
         self._selector.register(self._wake, selectors.EVENT_READ, "")
-        # srun keeps a number for the tasks of a job that would make every agent one of many.
-        environment = {key: value for key, value in os.environ.items() if key not in _STEP_VARIABLES}
-        for node, command in commands:
+        environment = {key: value for key, value in os.environ.items() if not _STEP.fullmatch(key)}
+        for node, command in commands.items():
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
@@ -153,9 +157,3 @@ class Agents:
             process.wait()
         self._agents.clear()
         signal.set_wakeup_fd(-1)
-
-
-# They say how many tasks the job's srun starts and on how many nodes; ours starts one on one.
-_STEP_VARIABLES = frozenset(
-    f"SLURM_{name}" for name in ("NTASKS", "NPROCS", "NTASKS_PER_NODE", "TASKS_PER_NODE", "DISTRIBUTION", "NNODES")
-)

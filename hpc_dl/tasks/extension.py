@@ -60,6 +60,8 @@ def _setting(word: str, column: int) -> tuple[str, Any]:
     if key.startswith("env.") and equals:
         if not re.fullmatch(r"[A-Za-z_]\w*", key[4:], re.A):
             raise LineError(column, f"{key[4:]!r} is no name of an environment variable")
+        if "\0" in value:
+            raise LineError(column, "a NUL character can't stand in an environment variable")
         return "env", (key[4:], value)
     if key not in (*KEYS, RESTART) or not equals or not value:
         raise LineError(

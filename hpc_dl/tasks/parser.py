@@ -120,7 +120,7 @@ def _task(number: int, line: str, earlier: dict[int, Task], invalid: Iterable[in
     if not line[position:].strip():
         raise LineError(len(line), "expected a command")
     if (nul := line.find("\0")) >= 0:
-        raise LineError(nul, "a NUL character can't stand in a command")
+        raise LineError(nul, "a NUL character can't stand in a task")
     return Task(number, line[position:].rstrip(), after or (), workdir or "", **settings)
 
 

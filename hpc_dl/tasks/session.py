@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import datetime
 import os
+import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TextIO
 
-import click
 import msgspec
 
 from hpc_dl.runfolder import write_text
 from hpc_dl.tasks import allocation
-from hpc_dl.tasks.agents import Agents, local_command, srun_command
+from hpc_dl.tasks.agents import Agents, agent_command, srun_command
 from hpc_dl.tasks.log import TaskLog
 from hpc_dl.tasks.model import Problem, Task, TaskFile
 from hpc_dl.tasks.parser import read
@@ -68,8 +67,12 @@ def run_file(path: Path, settings: Settings, options: Options) -> Report:
     # A restart file that is run again goes on where it ended.
     resume = options.resume or bool(file.restart)
     with closing(Records(folder, file.restart, resume)) as records, _log(settings) as log:
-        command = srun_command if settings.remote != "none" and job != "local" else local_command
-        agents = Agents((node, command(folder, options.grace, node)) for node in wanted)
+        commands = {node: agent_command(folder, options.grace, node) for node in wanted}
+        if settings.remote != "none":
+            for node, cores in allocation.job_cores(os.environ).items():
+                if node in wanted:
+                    commands[node] = srun_command(node, cores, commands[node])
+        agents = Agents(commands)
         try:
             hellos = agents.greet(_GREETING)
             pool = Pool(allocation.nodes(hellos, wanted, os.environ))
@@ -109,8 +112,9 @@ def run_file(path: Path, settings: Settings, options: Options) -> Report:
             _write_restart(path, file, scheduler.states, last, job),
             runner.ended_by,
         )
-        for line in report.text().splitlines():
-            log.line(3, line)
+        if settings.log_file:  # it goes to standard output in any case
+            for line in report.text().splitlines():
+                log.line(3, line)
         return report
 
 
@@ -185,9 +189,7 @@ def _log(settings: Settings) -> Iterator[TaskLog]:
         with Path(settings.log_file).open("a", encoding="utf-8") as file:
             yield TaskLog(file, settings.log_level)
     else:
-        stream: TextIO = click.get_text_stream("stderr")
-        # The report goes to standard output by itself.
-        yield TaskLog(stream, settings.log_level)
+        yield TaskLog(sys.stderr, settings.log_level)
 
 
 def _write_restart(path: Path, file: TaskFile, states: Mapping[int, State], last: Mapping[int, Ended], job: str) -> str:
