@@ -48,8 +48,8 @@ def read_settings(line: str) -> dict[str, Any]:
         if word is None or (not line[word.end() : word.end() + 1].isspace() and word.end() < len(line)):
             raise LineError(len(line), "no closing quotation")
         key, value = _setting(shlex.split(word[0])[0], position)
-        if key in found and key != "env":
-            raise LineError(position, f"a second {key!r}")
+        if key in found and (key != "env" or value[0] in dict(found["env"])):
+            raise LineError(position, f"a second {word[0].partition('=')[0]!r}")
         found[key] = (*found.get("env", ()), value) if key == "env" else value
         position = word.end()
     return found

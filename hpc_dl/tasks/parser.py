@@ -27,7 +27,8 @@ def read(path: Path) -> TaskFile:
         UserError: the file can't be read.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        # Only a line feed ends a line, or numbers would not be Greasy's; some editors put a mark at the start.
+        text = path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: can't be read: {getattr(error, 'strerror', None) or error}") from None
     return scan(text, str(path))
@@ -94,7 +95,10 @@ def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     """Join the settings of several comments before one task."""
     if twice := [key for key in new if key in old and key != "env"]:
         raise LineError(len(MARK), f"a second {twice[0]!r} for the same task")
-    return {**old, **new, "env": (*old.get("env", ()), *new.get("env", ()))}
+    env = {**dict(old.get("env", ())), **dict(new.get("env", ()))}
+    if len(env) < len(old.get("env", ())) + len(new.get("env", ())):
+        raise LineError(len(MARK), "a variable twice for the same task")
+    return {**old, **new, "env": tuple(env.items())}
 
 
 def _task(number: int, line: str, earlier: dict[int, Task], invalid: Iterable[int], settings: dict[str, Any]) -> Task:

@@ -101,7 +101,7 @@ class Pool:
 
     def keep(self, demand: Demand, kept: Container[str] = ()) -> str:
         """Return the node to keep for a demand that fits nowhere now: the one that will soonest have room for it."""
-        able = [free for name, free in self._free.items() if name not in kept and not _lacks(free.node, demand)]
+        able = [free for name, free in self._free.items() if name not in kept and _has_room(free.node, demand)]
         best = max(able, key=lambda one: (len(one.gpus), len(one.cores)), default=None)
         return best.node.name if best else ""
 
@@ -116,21 +116,26 @@ class Pool:
         if not here:
             names = [node.name for node in nodes]
             return f"node {demand.node!r} is none of this run{near_match(demand.node, names)}"
-        lacks = [_lacks(node, demand) for node in here]
-        return min(lacks, key=len) if all(lacks) else ""
+        if any(_has_room(node, demand) for node in here):
+            return ""
+        for what, wants, most in (
+            ("cores", demand.cores, max(len(node.cores) for node in here)),
+            ("GPUs", demand.gpus, max(len(node.gpus) for node in here)),
+            ("MiB of memory", demand.memory, max(node.memory for node in here)),
+        ):
+            if wants > most:
+                return f"wants {wants} {what}; the most that a node has is {most}"
+        return "no node has all that it wants together"
 
 
-def _lacks(node: Node, demand: Demand) -> str:
-    if not _allows(demand.node, node.name):
-        return f"not on node {node.name}"
-    for what, has, wants in (
-        ("cores", len(node.cores), demand.cores),
-        ("GPUs", len(node.gpus), demand.gpus),
-        ("MiB of memory", node.memory, demand.memory),
-    ):
-        if wants > has:
-            return f"wants {wants} {what}, node {node.name} has {has}"
-    return ""
+def _has_room(node: Node, demand: Demand) -> bool:
+    """Return whether a demand can be met when all of the node is free."""
+    return (
+        len(node.cores) >= demand.cores
+        and len(node.gpus) >= demand.gpus
+        and node.memory >= demand.memory
+        and _allows(demand.node, node.name)
+    )
 
 
 def _allows(wanted: str, name: str) -> bool:
