@@ -104,7 +104,7 @@ def status(file: Path, records: Path | None, as_json: bool) -> int:
 @click.option("--name", default="", help="of the job; default: the file's")
 @click.option("--site", default="", envvar="HPC_DL_SITE", help="site name or file; default: where this machine is")
 @click.option("--dry-run", is_flag=True, help="print the batch script, don't submit it")
-@click.option("--strict/--no-strict", default=True, help="run nothing if a line is invalid; default: yes")
+@click.option("--strict/--no-strict", default=None, help="run nothing if a line is invalid; default: yes")
 @click.option("--task-cores", type=click.IntRange(1), default=1, show_default=True, help="of a task without cores=")
 @click.option("--task-gpus", type=click.IntRange(0), default=0, show_default=True, help="of a task without gpus=")
 @click.option("--retries", type=click.IntRange(0), help="how often a failed task is tried again")
@@ -113,17 +113,18 @@ def submit(file: Path, site: str, dry_run: bool, **given: Any) -> int:
     from hpc_dl.choose import choose_site
     from hpc_dl.errors import UserError
     from hpc_dl.tasks.parser import read
+    from hpc_dl.tasks.settings import load_settings
     from hpc_dl.tasks.submit import Request, script, site_templates
     from hpc_dl.tasks.submit import submit as send
 
     parsed = read(file)
-    if given["strict"]:
+    if load_settings(Path.cwd(), os.environ).strict if given["strict"] is None else given["strict"]:
         parsed.check()
     chosen, path = choose_site(site)
     if chosen.scheduler == "local":
         raise UserError(f"no Slurm answers here; `hpc-dl tasks run {file}` runs it on this machine")
-    options = ["--strict" if given["strict"] else "--no-strict"]
-    options += [f"--cores={given['task_cores']}", f"--gpus={given['task_gpus']}"]
+    options = [f"--cores={given['task_cores']}", f"--gpus={given['task_gpus']}"]
+    options += [] if given["strict"] is None else ["--strict" if given["strict"] else "--no-strict"]
     options += [] if given["retries"] is None else [f"--retries={given['retries']}"]
     keys = ("nodes", "gpus", "cores", "time", "partition", "name")
     request = Request(**{key: given[key] for key in keys}, options=tuple(options))

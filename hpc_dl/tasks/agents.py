@@ -37,7 +37,9 @@ class Lost(msgspec.Struct, frozen=True):
 
 def agent_command(folder: Path, grace: float, node: str) -> list[str]:
     """Return the command of the agent of a node, for this machine."""
-    return [sys.executable, "-m", "hpc_dl.tasks.agent", str(folder), str(grace), node]
+    # A random.py in the user's folder must not be taken for Python's own.
+    safe = ["-P"] if sys.version_info >= (3, 11) else []
+    return [sys.executable, *safe, "-m", "hpc_dl.tasks.agent", str(folder), str(grace), node]
 
 
 def srun_command(node: str, cores: int, command: Sequence[str]) -> list[str]:

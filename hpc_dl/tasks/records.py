@@ -1,17 +1,19 @@
 """Records: the folder with what became of each task: outputs, and journals that are only ever appended to.
 
-``run.jsonl`` is the runner's: runs and starts. ``NODE.jsonl`` is the agent's of each node: how attempts ended. An agent
+``journal`` is the runner's: runs and starts. ``NODE.jsonl`` is the agent's of each node: how attempts ended. An agent
 writes before it tells the runner, so that a runner that is killed loses nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -19,6 +21,8 @@ from hpc_dl.errors import UserError
 from hpc_dl.tasks.model import Task
 from hpc_dl.tasks.protocol import Ended, encode
 from hpc_dl.tasks.scheduler import Start
+
+T = TypeVar("T")
 
 
 class Run(msgspec.Struct, frozen=True, tag="run"):
@@ -76,7 +80,7 @@ class Records:
         (path / "output").mkdir(exist_ok=True)
 
     def _lock(self, path: Path) -> None:
-        self._file = os.open(path / "run.jsonl", os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        self._file = os.open(path / "journal", os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             lock(self._file, wait=False)
         except BlockingIOError:
@@ -115,12 +119,13 @@ class Journal:
         self.runs: list[Run] = []
         self.starts: list[Started] = []
         self.ends: list[Ended] = []
-        for line in _lines(path / "run.jsonl"):
-            entry = _decode(line)
-            (self.runs.append if isinstance(entry, Run) else self.starts.append)(entry)
+        for entry in _entries(path / "journal", _decode):
+            if isinstance(entry, Run):
+                self.runs.append(entry)
+            else:
+                self.starts.append(entry)
         for file in sorted(path.glob("*.jsonl")):
-            if file.name != "run.jsonl":
-                self.ends += map(_decode_ended, _lines(file))
+            self.ends += _entries(file, _decode_ended)
         self.ends.sort(key=lambda end: end.ended)
 
     def last(self, tasks: Iterable[Task]) -> dict[int, Ended]:
@@ -157,15 +162,14 @@ def lock(file: int, wait: bool) -> None:
 def _await_agents(path: Path) -> None:
     """Wait for agents of a runner that was killed: they still end their tasks, and write down how those ended."""
     for journal in path.glob("*.jsonl"):
-        if journal.name != "run.jsonl":
-            with journal.open("rb+") as file:
-                lock(file.fileno(), wait=True)
+        with journal.open("rb+") as file:
+            lock(file.fileno(), wait=True)
 
 
 def in_use(path: Path) -> bool:
     """Return whether a run uses a records folder now."""
     try:
-        with (path / "run.jsonl").open("rb+") as file:
+        with (path / "journal").open("rb+") as file:
             lock(file.fileno(), wait=False)
     except FileNotFoundError:
         return False
@@ -174,12 +178,11 @@ def in_use(path: Path) -> bool:
     return False
 
 
-def _lines(path: Path) -> Iterator[bytes]:
-    """Yield the whole lines of a journal; a crash of the machine may have cut the last one."""
-    data = path.read_bytes() if path.exists() else b""
-    for line in data[: data.rfind(b"\n") + 1].split(b"\n"):
-        if line.startswith(b"{") and line.endswith(b"}"):
-            yield line
+def _entries(path: Path, decode: Callable[[bytes], T]) -> Iterator[T]:
+    """Yield the entries of a journal; a line that a crash of the machine has cut is none."""
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        with contextlib.suppress(msgspec.DecodeError):
+            yield decode(line)
 
 
 def _free_name(path: Path) -> Path:

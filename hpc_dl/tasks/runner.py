@@ -160,6 +160,8 @@ class Runner:
         task = self._tasks[end.task]
         if end.stopped:
             self._scheduler.stopped(end.task)
+            if not self.ended_by:  # Slurm has told the agents, and not us
+                self._end("the agents were told to end")
             return
         cancelled = self._scheduler.ended(end.task, end.ok)
         self._log.ended(task, end, again=self._scheduler.states[end.task] is State.WAITING)

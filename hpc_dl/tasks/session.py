@@ -75,6 +75,8 @@ def run_file(path: Path, settings: Settings, options: Options) -> Report:
         agents = Agents(commands)
         try:
             hellos = agents.greet(_GREETING)
+            for node in set(wanted) - {hello.node for hello in hellos}:
+                log.lost(node, [])
             pool = Pool(allocation.nodes(hellos, wanted, os.environ))
             file = without_impossible(file, pool, options)
             if settings.strict:

@@ -82,6 +82,54 @@ def test_closing_lines_are_those_of_greasy(tmp_path: Path) -> None:
     assert "Cancelling task 4 because of task 2 failure" in done.stderr
 
 
+# What Greasy 2.2.3 itself makes of this file: "28 tasks: 14 OK, 2 FAILED, 3 CANCELLED, 9 INVALID".
+EVERY_RULE = """\
+# a comment keeps its number
+
+true
+  echo indented
+[# 3 #] true
+[#3-5#] true
+[# 5 - 3 #] true
+[# -1, 3 #] true
+[##] true
+[#  #] true
+[@ / @] test "$(pwd)" = /
+[# 3 #] [@ / @] test "$(pwd)" = /
+[@ / @] [# 3 #] test "$(pwd)" = /
+A=1 sh -c 'test $A = 1' && true | cat
+true # not a command: [# 99 #]
+[ 1 ] true
+false
+[# 17 #] true
+[# 18 #] true
+[# 3, 17 #] true
+[# 2 #] true
+[# 21 #] true
+[# 22 #] true
+[# 99 #] true
+[# +1 #] true
+[# 3->5 #] true
+[# x #] true
+[# 3 true
+[# 3 #]
+[@ $HOME @] test "$(pwd)" = "$HOME"
+"""
+
+
+def test_every_rule_of_the_format(tmp_path: Path) -> None:
+    report = run(tmp_path, EVERY_RULE, "--no-strict")
+    found: dict[str, list[int]] = {}
+    for number, state in states(report).items():
+        found.setdefault(state, []).append(number)
+    assert found == {
+        "OK": [*range(3, 16), 30],
+        "FAILED": [16, 17],
+        "CANCELLED": [18, 19, 20],
+        "INVALID": [*range(21, 30)],
+    }
+
+
 def test_a_strict_run_of_an_invalid_file_runs_nothing(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("touch ran\n[# 9 #] true\n#@ gpu=1\ntrue\n")
     done = tasks(tmp_path, "run", "t.txt")
@@ -256,6 +304,28 @@ def test_a_sweep_gives_a_task_file(tmp_path: Path) -> None:
     (tmp_path / "bad.csv").write_text("lr,tag\n0.1\n")
     bad = tasks(tmp_path, "expand", "t.j2", "bad.csv")
     assert (bad.returncode, "line 2: 1 values for 2 columns: lr, tag" in bad.stderr) == (2, True)
+
+
+def test_a_journal_that_a_crash_has_cut_is_read(tmp_path: Path) -> None:
+    run(tmp_path, "true\ntrue\n")
+    (journal,) = (tmp_path / "t.txt.records").glob("*.jsonl")
+    whole = journal.read_text()
+    journal.write_text(whole[: len(whole) * 3 // 4])
+    report = run(tmp_path, "true\ntrue\n", "--resume")
+    assert [row.get("attempts", 0) for row in report["tasks"]] in ([0, 1], [1, 0])
+
+
+def test_the_batch_script(tmp_path: Path) -> None:
+    (tmp_path / "it's.txt").write_text("true\n")
+    words = ["submit", "it's.txt", "--site=minotauro", "--nodes=2", "--task-gpus=1", "--dry-run"]
+    done = tasks(tmp_path, *words)
+    text = done.stdout.replace(str(tmp_path), "/FOLDER").replace(sys.executable, "PYTHON")
+    text = re.sub(r"(hpc_dl )[\d.]+|(# from template ).*", r"\1\2…", text)
+    golden = Path(__file__).parents[1] / "golden" / "tasks" / "job.sh"
+    assert text == golden.read_text(), f"if this is wanted, write it to {golden}:\n{text}"
+    script = tmp_path / "job.sh"
+    script.write_text(done.stdout)
+    subprocess.run(["shellcheck", str(script)], check=True, env=os.environ | {"PATH": f"{Path(sys.executable).parent}"})
 
 
 def test_per_node_files_start_all_lines_at_once(tmp_path: Path) -> None:
