@@ -72,10 +72,10 @@ class Agents:
         self._agents: dict[str, subprocess.Popen[bytes]] = {}
         self._rest: dict[str, bytes] = {}
         self._selector = selectors.DefaultSelector()
-        self._wake, write = os.pipe()
-        for end in (self._wake, write):
+        self._wake, self._waker = os.pipe()
+        for end in (self._wake, self._waker):
             os.set_blocking(end, False)
-        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
         self._selector.register(self._wake, selectors.EVENT_READ, "")
         environment = {key: value for key, value in os.environ.items() if not _STEP.fullmatch(key)}
         for node, command in commands.items():
@@ -159,3 +159,6 @@ class Agents:
             process.wait()
         self._agents.clear()
         signal.set_wakeup_fd(-1)
+        self._selector.close()
+        os.close(self._wake)
+        os.close(self._waker)

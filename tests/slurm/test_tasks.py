@@ -141,6 +141,16 @@ def test_a_node_that_is_lost_gives_its_tasks_to_others(four: MiniCluster, tmp_pa
     assert (tmp_path / "on").read_text().split() == ["mini2", "mini1"]
 
 
+def test_scancel_writes_the_restart_file(four: MiniCluster, tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("touch up; sleep 4712\nsleep 4712\n")
+    job = submit(four, tmp_path, "--nodes=2")
+    eventually((tmp_path / "up").exists)
+    command(four, tmp_path, "scancel", job)
+    assert finish(four, tmp_path, job) == "CANCELLED"
+    eventually((tmp_path / f"t.txt-{job}.rst").exists)
+    assert (tmp_path / f"t.txt-{job}.rst").read_text().count("\n# Task") == 2
+
+
 def test_a_killed_runner_leaves_no_task_behind(four: MiniCluster, tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("touch up; test -e go || sleep 4711\ntrue\n")
     (tmp_path / "job.sh").write_text(

@@ -17,6 +17,9 @@ from typing import Any
 
 import pytest
 
+from hpc_dl.tasks.agents import Agents, agent_command
+from hpc_dl.tasks.protocol import Order
+
 RUN = [sys.executable, "-m", "hpc_dl", "tasks"]
 
 
@@ -326,6 +329,36 @@ def test_the_batch_script(tmp_path: Path) -> None:
     script = tmp_path / "job.sh"
     script.write_text(done.stdout)
     subprocess.run(["shellcheck", str(script)], check=True, env=os.environ | {"PATH": f"{Path(sys.executable).parent}"})
+
+
+def test_tasks_do_not_outlive_their_agent(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("touch up; sleep 81 & sleep 82\n")
+    runner = background(tmp_path, "run", "t.txt", "--json", "--log-level=1")
+    eventually((tmp_path / "up").exists)
+    agent = subprocess.run(["pgrep", "-P", str(runner.pid)], capture_output=True, text=True, check=True).stdout
+    os.kill(int(agent), signal.SIGKILL)
+    said, log = runner.communicate(timeout=30)
+    assert (runner.returncode, states(json.loads(said))) == (1, {1: "WAITING"})
+    assert "is gone; tasks 1 start again elsewhere" in log
+    eventually(lambda: not subprocess.run(["pgrep", "-f", "^sleep 8[12]$"], check=False, capture_output=True).stdout)
+
+
+def test_an_agent_binds_a_task_to_its_cores(tmp_path: Path) -> None:
+    (tmp_path / "output").mkdir()
+    core = min(os.sched_getaffinity(0))
+    agents = Agents({"n": agent_command(tmp_path, 1.0, "n")})
+    (hello,) = agents.greet(60)
+    assert hello.cores == tuple(sorted(os.sched_getaffinity(0)))
+    command = "grep Cpus_allowed_list /proc/self/status; echo [$CUDA_VISIBLE_DEVICES]"
+    orders = [Order(1, "k", 1, command, cores=(core,), gpus=("2", "3"), bind=True), Order(2, "k", 1, command)]
+    agents.order("n", orders)
+    ended = 0
+    while ended < 2:
+        ended += len(agents.wait(None))
+    agents.close()
+    bound, free = ((tmp_path / "output" / f"{number}.out").read_text().split() for number in (1, 2))
+    assert bound[1:] == [str(core), "[2,3]"]
+    assert (free[1] == bound[1], free[2]) == (len(hello.cores) == 1, "[]")
 
 
 def test_per_node_files_start_all_lines_at_once(tmp_path: Path) -> None:
