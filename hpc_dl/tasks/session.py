@@ -111,7 +111,7 @@ def run_file(path: Path, settings: Settings, options: Options) -> Report:
             gpus,
             sum((end.ended - end.started) * len(end.gpus) for end in runner.ends),
             table,
-            _write_restart(path, file, scheduler.states, last, job),
+            _write_restart(path, file, scheduler.states, last, job, log),
             runner.ended_by,
         )
         if settings.log_file:  # it goes to standard output in any case
@@ -194,14 +194,23 @@ def _log(settings: Settings) -> Iterator[TaskLog]:
         yield TaskLog(sys.stderr, settings.log_level)
 
 
-def _write_restart(path: Path, file: TaskFile, states: Mapping[int, State], last: Mapping[int, Ended], job: str) -> str:
-    """Write the restart file, or remove the one that an earlier run of this job left if nothing is left to run."""
-    if file.restart:  # run again, it goes on by itself
-        return str(path)
+def _write_restart(
+    path: Path, file: TaskFile, states: Mapping[int, State], last: Mapping[int, Ended], job: str, log: TaskLog
+) -> str:
+    """Write the restart file and return its name.
+
+    If nothing is left to run, remove the one of an earlier run of this job. A restart file that is run again goes on by
+    itself, and needs none.
+    """
     target = restart_path(path, job)
-    if all(state is State.OK for state in states.values()) and not file.invalid:
-        target.unlink(missing_ok=True)
+    done = all(state is State.OK for state in states.values()) and not file.invalid
+    try:
+        if done:
+            target.unlink(missing_ok=True)
+        elif not file.restart:
+            when = f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}"
+            write_text(target, restart_text(file, states, last, uuid.uuid4().hex[:12], when))
+    except OSError as error:
+        log.line(1, f"{target}: {error.strerror}; --resume goes on from the records without it")
         return ""
-    when = f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}"
-    write_text(target, restart_text(file, states, last, uuid.uuid4().hex[:12], when))
-    return str(target)
+    return "" if done else str(path if file.restart else target)
