@@ -28,6 +28,8 @@ def lines_of(task: Task) -> list[str]:
     settings = write_settings(task)
     after = f"[# {_folded(task.after)} #] " if task.after else ""
     workdir = f"[@ {task.workdir} @] " if task.workdir else ""
+    if task.command.startswith("#") and not (after or workdir):
+        after = "[##] "  # else a comment, which is no task
     return [*([settings] if settings else []), f"{after}{workdir}{task.command}"]
 
 
