@@ -7,7 +7,7 @@ import platform
 import subprocess
 import sys
 
-NAMES = ("start", "rendering", "submission", "train_loop")
+NAMES = ("start", "rendering", "submission", "train_loop", "tasks")
 
 
 def main() -> int:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
+from typing import Any
 
 import click
+
+_FILE = click.argument("file", type=Path)
+_RECORDS = click.option("--records", type=Path, help="folder of outputs and journals; default: FILE.records")
+_JSON = click.option("--json", "as_json", is_flag=True, help="print JSON")
 
 
 @click.group()
@@ -13,7 +20,7 @@ def tasks() -> None:
 
 
 @tasks.command()
-@click.argument("file", type=Path)
+@_FILE
 def check(file: Path) -> int:
     """Check FILE and print how many tasks it has."""
     from hpc_dl.tasks.parser import read_task_file
@@ -23,21 +30,148 @@ def check(file: Path) -> int:
 
 
 @tasks.command()
-@click.argument("file", type=Path)
+@_FILE
+@_RECORDS
+@_JSON
+@click.option("--resume", is_flag=True, help="run only what has not ended well in earlier runs")
+@click.option("--strict/--no-strict", default=None, help="run nothing if a line is invalid; default: yes")
+@click.option("--workers", type=click.IntRange(1), help="tasks at once, over all nodes; default: the cores")
+@click.option("--retries", type=click.IntRange(0), help="how often a failed task is tried again; default: 0")
+@click.option("--cores", type=click.IntRange(1), default=1, show_default=True, help="of a task without cores=")
+@click.option("--gpus", type=click.IntRange(0), default=0, show_default=True, help="of a task without gpus=")
+@click.option("--grace", type=click.FloatRange(0), default=20.0, show_default=True, help="seconds before SIGKILL")
+@click.option("--log-file", help="where the log goes; default: standard error")
+@click.option("--log-level", type=click.IntRange(0, 5), help="0 nothing, 1 errors, 2 warnings, 3 every task")
+@click.option("--local", is_flag=True, help="on this machine, even inside a Slurm job")
+def run(file: Path, records: Path | None, as_json: bool, local: bool, **given: Any) -> int:
+    """Run FILE: inside a Slurm job on its nodes, else on this machine.
+
+    Settings also come from greasy.conf and GREASY_* variables; options win. The exit code is 0 if all tasks ended well,
+    2 if nothing was run, 128 + the signal that ended the run, else 1.
+    """
+    import msgspec
+
+    from hpc_dl.tasks.session import Options, run_file
+    from hpc_dl.tasks.settings import load_settings
+
+    changes = {key: given[key] for key in ("strict", "workers", "retries", "log_file", "log_level")}
+    changes["remote"] = "none" if local else None
+    settings = msgspec.structs.replace(
+        load_settings(Path.cwd(), os.environ), **{key: value for key, value in changes.items() if value is not None}
+    )
+    options = Options(records, given["resume"], given["cores"], given["gpus"], given["grace"])
+    report = run_file(file, settings, options)
+    click.echo(report.json() if as_json else report.text())
+    return report.exit_code
+
+
+@tasks.command()
+@_FILE
+@_RECORDS
+@_JSON
+def status(file: Path, records: Path | None, as_json: bool) -> int:
+    """Show what has become of the tasks of FILE, while they run and afterwards."""
+    import msgspec
+
+    from hpc_dl.tasks.report import counts
+    from hpc_dl.tasks.session import status as look
+
+    table, running = look(file, records)
+    count = counts(table)
+    if as_json:
+        click.echo(json.dumps({"running": running, "counts": count, "tasks": msgspec.to_builtins(table)}))
+        return 0
+    click.echo(f"{'task':<12} {'state':<10} {'node':<12} {'code':>4} {'seconds':>9} {'MiB':>6}  output")
+    for row in table:
+        label = f"{row.number} {row.name}".strip()
+        code = "" if row.code is None else row.code
+        memory = row.memory or ""
+        click.echo(
+            f"{label:<12} {row.state.value:<10} {row.node:<12} {code:>4} {row.seconds:>9.1f} {memory:>6}  {row.output}"
+        )
+    numbers = ", ".join(f"{number} {state.value}" for state, number in count.items() if number)
+    click.echo(f"{'Running' if running else 'Not running'}: {numbers or 'no tasks'}")
+    return 0
+
+
+@tasks.command()
+@_FILE
+@click.option("--nodes", type=click.IntRange(1), default=1, show_default=True, help="how many nodes")
+@click.option("--gpus", type=click.IntRange(0), help="GPUs of each node; default: all")
+@click.option("--cores", type=click.IntRange(1), help="cores of each node; default: all")
+@click.option("--time", default="1:00:00", show_default=True, help="time limit, as sbatch takes it")
+@click.option("--partition", default="", help="default: the site's")
+@click.option("--name", default="", help="of the job; default: the file's")
+@click.option("--site", default="", envvar="HPC_DL_SITE", help="site name or file; default: where this machine is")
+@click.option("--dry-run", is_flag=True, help="print the batch script, don't submit it")
+@click.option("--strict/--no-strict", default=None, help="run nothing if a line is invalid; default: yes")
+@click.option("--task-cores", type=click.IntRange(1), default=1, show_default=True, help="of a task without cores=")
+@click.option("--task-gpus", type=click.IntRange(0), default=0, show_default=True, help="of a task without gpus=")
+@click.option("--retries", type=click.IntRange(0), help="how often a failed task is tried again")
+def submit(file: Path, site: str, dry_run: bool, **given: Any) -> int:
+    """Submit FILE as a batch job that runs it on its nodes."""
+    from hpc_dl.choose import choose_site
+    from hpc_dl.errors import UserError
+    from hpc_dl.tasks.parser import read
+    from hpc_dl.tasks.settings import load_settings
+    from hpc_dl.tasks.submit import Request, script, site_templates
+    from hpc_dl.tasks.submit import submit as send
+
+    parsed = read(file)
+    if load_settings(Path.cwd(), os.environ).strict if given["strict"] is None else given["strict"]:
+        parsed.check()
+    chosen, path = choose_site(site)
+    if chosen.scheduler == "local":
+        raise UserError(f"no Slurm answers here; `hpc-dl tasks run {file}` runs it on this machine")
+    options = [f"--cores={given['task_cores']}", f"--gpus={given['task_gpus']}"]
+    options += [] if given["strict"] is None else ["--strict" if given["strict"] else "--no-strict"]
+    options += [] if given["retries"] is None else [f"--retries={given['retries']}"]
+    keys = ("nodes", "gpus", "cores", "time", "partition", "name")
+    request = Request(**{key: given[key] for key in keys}, options=tuple(options))
+    text = script(file, request, chosen, site_templates(path))
+    if dry_run:
+        click.echo(text, nl=False)
+        return 0
+    job_id = send(text)
+    click.echo(f"Submitted batch job {job_id}")
+    click.echo(f"Log: {file.absolute()}-{job_id}.log; hpc-dl tasks status {file} --records {file}-{job_id}.records")
+    return 0
+
+
+@tasks.command()
+@click.argument("template", type=Path)
+@click.argument("table", type=Path)
+@click.option("--output", "-o", type=Path, help="the task file to write; default: standard output")
+def expand(template: Path, table: Path, output: Path | None) -> int:
+    """Make a task file from a Jinja2 TEMPLATE, once for each row of TABLE (.csv, or .toml with lists of values)."""
+    from hpc_dl.runfolder import write_text
+    from hpc_dl.tasks.sweep import expand_sweep
+
+    text = expand_sweep(template, table)
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        write_text(output, text)
+        click.echo(f"{output}: {len(text.splitlines())} lines")
+    return 0
+
+
+@tasks.command()
+@_FILE
 def node(file: Path) -> int:
     """Run the line of this node, inside a Slurm step."""
     from hpc_dl.launch.facts import node_name
     from hpc_dl.tasks.parser import read_task_file
-    from hpc_dl.tasks.runner import become_node_task
+    from hpc_dl.tasks.pernode import become_node_task
 
     become_node_task(read_task_file(file), node_name())
 
 
-@tasks.command()
-@click.argument("file", type=Path)
-def run(file: Path) -> int:
+@tasks.command(name="all")
+@_FILE
+def all_lines(file: Path) -> int:
     """Run all lines of a job's per-node FILE at once on this machine."""
     from hpc_dl.tasks.parser import read_task_file
-    from hpc_dl.tasks.runner import run_all
+    from hpc_dl.tasks.pernode import run_all
 
     return run_all(read_task_file(file))

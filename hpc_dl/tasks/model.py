@@ -1,19 +1,30 @@
-"""Task: one line of a task file."""
+"""Task: one line of a task file. TaskFile: what a whole file says, valid or not."""
 
 from __future__ import annotations
 
+import hashlib
+
 import msgspec
+
+from hpc_dl.errors import UserError
 
 
 class Task(msgspec.Struct, frozen=True):
-    """One task of a task file (GREASY user guide, "Task files").
+    """One task of a task file (GREASY user guide, "Writing the task file").
 
     Args:
         number: the line number, from 1; blank lines and comments count.
         command: what the shell runs.
         after: numbers of the tasks that must have ended well before this one starts, in ascending order.
         workdir: the folder to run in; empty: where the runner is.
-        node: the node to run on; empty: any.
+        node: the node to run on, or a list such as ``n[1-3]`` of nodes to choose from; empty: any.
+        name: what people call it; empty: its number.
+        gpus: how many GPUs it has for itself; None: as the run says.
+        cores: how many cores it has for itself; None: as the run says.
+        memory: MiB that are kept for it.
+        time: seconds after which it is ended; 0: no limit.
+        retries: how often it is tried again after a failure; None: as the run says.
+        env: environment variables that it gets in addition.
     """
 
     number: int
@@ -21,3 +32,56 @@ class Task(msgspec.Struct, frozen=True):
     after: tuple[int, ...] = ()
     workdir: str = ""
     node: str = ""
+    name: str = ""
+    gpus: int | None = None
+    cores: int | None = None
+    memory: int = 0
+    time: int = 0
+    retries: int | None = None
+    env: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Return what tells this task from another that gets its number when the file is edited."""
+        text = f"{self.number}\0{self.workdir}\0{self.command}"
+        return hashlib.blake2b(text.encode(), digest_size=9).hexdigest()
+
+    @property
+    def label(self) -> str:
+        """Return its number and name."""
+        return f"{self.number} ({self.name})" if self.name else str(self.number)
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """What is wrong in one line; `column` is from 0."""
+
+    line: int
+    column: int
+    reason: str
+    text: str
+
+    def show(self, name: str) -> str:
+        """Return the message: the place, the reason, the line and a caret."""
+        caret = "".join("\t" if sign == "\t" else " " for sign in self.text[: self.column]) + "^"
+        return f"{name}, line {self.line}: {self.reason}\n  {self.text}\n  {caret}"
+
+
+class TaskFile(msgspec.Struct, frozen=True):
+    """A task file that was read: its valid tasks, and what is wrong with the others."""
+
+    name: str
+    tasks: list[Task]
+    invalid: frozenset[int] = frozenset()
+    """Numbers of the tasks that can't run."""
+    problems: tuple[Problem, ...] = ()
+    restart: str = ""
+    """What names the run that a restart file is made from; empty for other files."""
+
+    def check(self) -> None:
+        """Check that all lines are valid.
+
+        Raises:
+            UserError: some are not; all of them are named.
+        """
+        if self.problems:
+            raise UserError("\n".join(problem.show(self.name) for problem in self.problems))

@@ -1,31 +1,37 @@
-"""Parser of task files: Greasy's format, with ``#@ node=NAME`` lines for what it lacks.
+"""Parser of task files: Greasy's format, with ``#@ key=value`` lines for what it lacks.
 
 A line is blank, a comment (``#``) or a task: ``[# 3, 5-7, -1 #] [@ dir @] command``. Both brackets are optional and in
-either order. ``#@`` is a comment for Greasy; here it holds settings of the task on the next line.
+either order. ``#@`` is a comment for Greasy; here it holds settings of the next task.
 """
 
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from hpc_dl.errors import UserError, allowed, near_match
-from hpc_dl.tasks.model import Task
+from hpc_dl.errors import UserError
+from hpc_dl.tasks.extension import MARK, RESTART, LineError, read_settings
+from hpc_dl.tasks.model import Problem, Task, TaskFile
 
-_SETTINGS = ("node",)
 _DEPENDENCY = re.compile(
     r"(?P<first>\d{1,18})\s*-\s*(?P<last>\d{1,18})|-\s*(?P<back>\d{1,18})|(?P<number>\d{1,18})", re.ASCII
 )
 
 
-class _LineError(Exception):
-    """What is wrong in one line, and at which column (from 0)."""
+def read(path: Path) -> TaskFile:
+    """Read a task file with whatever invalid lines it has.
 
-    def __init__(self, column: int, reason: str) -> None:
-        super().__init__(reason)
-        self.column = column
+    Raises:
+        UserError: the file can't be read.
+    """
+    try:
+        # Only a line feed ends a line, or numbers would not be Greasy's; some editors put a mark at the start.
+        text = path.read_bytes().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: can't be read: {getattr(error, 'strerror', None) or error}") from None
+    return scan(text, str(path))
 
 
 def read_task_file(path: Path) -> list[Task]:
@@ -34,11 +40,9 @@ def read_task_file(path: Path) -> list[Task]:
     Raises:
         UserError: the file can't be read or has invalid lines; all of them are named, each with a caret.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: can't be read: {getattr(error, 'strerror', None) or error}") from None
-    return parse(text, str(path))
+    file = read(path)
+    file.check()
+    return file.tasks
 
 
 def parse(text: str, name: str = "task file") -> list[Task]:
@@ -47,42 +51,57 @@ def parse(text: str, name: str = "task file") -> list[Task]:
     Raises:
         UserError: some lines are invalid; all of them are named, each with a caret.
     """
+    file = scan(text, name)
+    file.check()
+    return file.tasks
+
+
+def scan(text: str, name: str = "task file") -> TaskFile:
+    """Return what a task file's text says, valid or not.
+
+    As in Greasy, a task that depends on an invalid one is invalid too: it could never start.
+    """
     tasks: dict[int, Task] = {}
-    problems: list[str] = []
-    settings: dict[str, str] = {}
+    invalid: set[int] = set()
+    problems: list[Problem] = []
+    settings: dict[str, Any] = {}
+    spoilt = False  # by an invalid extension comment, which belongs to the next task
+    restart = ""
     for number, line in enumerate(text.split("\n"), 1):
+        is_task = bool(line.strip()) and not line.lstrip().startswith("#")
         try:
-            if line.startswith("#@"):
-                settings = _settings(line)
-            elif line.strip() and not line.lstrip().startswith("#"):
-                tasks[number] = _task(number, line, tasks, settings)
-                settings = {}
-        except _LineError as error:  # noqa: PERF203 - all invalid lines are named
-            caret = re.sub(r"[^\t]", " ", line[: error.column]) + "^"
-            problems.append(f"{name}, line {number}: {error}\n  {line}\n  {caret}")
-    if problems:
-        raise UserError("\n".join(problems))
-    return list(tasks.values())
+            if is_task:
+                task = _task(number, line, tasks, invalid, settings)
+                if spoilt:
+                    invalid.add(number)
+                else:
+                    tasks[number] = task
+            elif line.startswith(MARK):
+                found = read_settings(line)
+                restart = found.pop(RESTART, restart)
+                settings = _merged(settings, found)
+        except LineError as error:
+            problems.append(Problem(number, error.column, str(error), line))
+            if is_task:
+                invalid.add(number)
+            else:
+                spoilt = True
+        if is_task:
+            settings, spoilt = {}, False
+    return TaskFile(name, list(tasks.values()), frozenset(invalid), tuple(problems), restart)
 
 
-def _settings(line: str) -> dict[str, str]:
-    try:
-        words = shlex.split(line[2:])
-    except ValueError as error:
-        raise _LineError(len(line), str(error).lower()) from None
-    found: dict[str, str] = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if key not in _SETTINGS or not equals or not value:
-            raise _LineError(
-                max(line.find(word), 2),
-                f"expected KEY=VALUE, found {word!r}{near_match(key, _SETTINGS)}; known keys: {allowed(_SETTINGS)}",
-            )
-        found[key] = value
-    return found
+def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Join the settings of several comments before one task."""
+    if twice := [key for key in new if key in old and key != "env"]:
+        raise LineError(len(MARK), f"a second {twice[0]!r} for the same task")
+    env = {**dict(old.get("env", ())), **dict(new.get("env", ()))}
+    if len(env) < len(old.get("env", ())) + len(new.get("env", ())):
+        raise LineError(len(MARK), "a variable twice for the same task")
+    return {**old, **new, "env": tuple(env.items())}
 
 
-def _task(number: int, line: str, earlier: dict[int, Task], settings: dict[str, str]) -> Task:
+def _task(number: int, line: str, earlier: dict[int, Task], invalid: Iterable[int], settings: dict[str, Any]) -> Task:
     position = len(line) - len(line.lstrip())
     after: tuple[int, ...] | None = None
     workdir: str | None = None
@@ -90,24 +109,28 @@ def _task(number: int, line: str, earlier: dict[int, Task], settings: dict[str, 
         kind = line[position + 1]
         end = line.find(f"{kind}]", position + 2)
         if end < 0:
-            raise _LineError(position, f"'[{kind}' without '{kind}]'")
+            raise LineError(position, f"'[{kind}' without '{kind}]'")
         inside = line[position + 2 : end]
         if kind == "#" and after is None:
-            after = _dependencies(inside, position + 2, number, earlier)
+            after = _dependencies(inside, position + 2, number, earlier, invalid)
         elif kind == "@" and workdir is None:
             workdir = inside.strip()
             if not workdir:
-                raise _LineError(position + 2, "expected a folder between '[@' and '@]'")
+                raise LineError(position + 2, "expected a folder between '[@' and '@]'")
         else:
-            raise _LineError(position, f"a second '[{kind}'")
+            raise LineError(position, f"a second '[{kind}'")
         position = end + 2
         position += len(line[position:]) - len(line[position:].lstrip())
     if not line[position:].strip():
-        raise _LineError(len(line), "expected a command")
+        raise LineError(len(line), "expected a command")
+    if (nul := line.find("\0")) >= 0:
+        raise LineError(nul, "a NUL character can't stand in a task")
     return Task(number, line[position:].rstrip(), after or (), workdir or "", **settings)
 
 
-def _dependencies(text: str, column: int, number: int, earlier: dict[int, Task]) -> tuple[int, ...]:
+def _dependencies(
+    text: str, column: int, number: int, earlier: dict[int, Task], invalid: Iterable[int]
+) -> tuple[int, ...]:
     """Return the task numbers of ``3, 5-7, -1``; `column` is where the text starts in its line."""
     found: set[int] = set()
     for match in re.finditer(r"[^,]+", text):
@@ -117,10 +140,15 @@ def _dependencies(text: str, column: int, number: int, earlier: dict[int, Task])
         place = column + match.start() + len(match[0]) - len(match[0].lstrip())
         dependency = _DEPENDENCY.fullmatch(item)
         if dependency is None:
-            raise _LineError(place, f"{item!r} is no dependency; expected a task number, a range 5-7 or -1")
+            raise LineError(place, f"{item!r} is no dependency; expected a task number, a range 5-7 or -1")
         for wanted in _numbers(dependency, number):
             if wanted not in earlier:
-                raise _LineError(place, f"there is no task {wanted} before this one")
+                raise LineError(
+                    place,
+                    f"task {wanted} is invalid, so this one could never start"
+                    if wanted in invalid
+                    else f"there is no task {wanted} before this one",
+                )
             found.add(wanted)
     return tuple(sorted(found))
 

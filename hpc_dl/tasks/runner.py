@@ -1,74 +1,194 @@
-"""Runner of per-node task files: this node's line inside a Slurm step, or every line on this machine."""
+"""Runner: drives the scheduler by what the agents say, until all is done or it is told to end."""
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Collection
 from types import FrameType
-from typing import NoReturn
+from typing import Protocol
 
-from hpc_dl.errors import UserError, near_match
-from hpc_dl.process import die_with_parent, end_with_parent, kill_group
+from hpc_dl.tasks.agents import Event, Lost
 from hpc_dl.tasks.model import Task
+from hpc_dl.tasks.protocol import Ended, Order, Stop
+from hpc_dl.tasks.records import Records
+from hpc_dl.tasks.scheduler import Scheduler, Start, State
 
-# Not sh: of one command bash makes its own process, so that signals reach the launcher and no shell is in between.
-_SHELL = "/bin/bash"
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
-def become_node_task(tasks: Sequence[Task], node: str) -> NoReturn:
-    """Replace this process by the command of `node`'s task: signals and exit code are its own.
+class Executor(Protocol):
+    """What starts and ends tasks on nodes; see `hpc_dl.tasks.agents.Agents`."""
 
-    Raises:
-        UserError: the file has no task for the node, or several.
+    def order(self, node: str, orders: list[Order | Stop]) -> None:
+        """Send orders to a node."""
+
+    def stop(self, grace: float) -> None:
+        """End all tasks."""
+
+    def wait(self, timeout: float | None) -> list[Event | Lost]:
+        """Return what has happened; empty after the timeout or after a signal."""
+
+
+class Log(Protocol):
+    """What is told of a run while it goes on; see `hpc_dl.tasks.log.TaskLog`."""
+
+    def starts(self, start: Start) -> None:
+        """A task starts."""
+
+    def ended(self, task: Task, end: Ended, again: bool) -> None:
+        """A task has ended; it starts `again` if it has retries left."""
+
+    def cancelled(self, numbers: list[int], after: int) -> None:
+        """Tasks will not run since another failed."""
+
+    def lost(self, node: str, numbers: list[int]) -> None:
+        """A node is gone, and the tasks on it start again elsewhere."""
+
+    def ending(self, why: str) -> None:
+        """The run is ended before all tasks are."""
+
+
+class Runner:
+    """One run.
+
+    Args:
+        scheduler: what to run, and what has ended already.
+        executor: what starts tasks.
+        records: where starts are written down; ends are written by the executor's agents.
+        log: who is told.
+        bound: nodes where tasks are bound to their cores.
+        grace: seconds between SIGTERM and SIGKILL when the run is ended.
     """
-    here = [task for task in tasks if task.node == node]
-    if len(here) != 1:
-        nodes = [task.node for task in tasks]
-        raise UserError(f"{len(here)} tasks for node {node!r}{near_match(node, nodes)}; expected one")
-    if here[0].workdir:
-        os.chdir(here[0].workdir)
-    os.execv(_SHELL, [_SHELL, "-c", here[0].command])  # noqa: S606 - a task is a shell command by definition
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        executor: Executor,
+        records: Records,
+        log: Log,
+        *,
+        lose: Callable[[str], None],
+        bound: Collection[str] = (),
+        grace: float = 20.0,
+    ) -> None:
+        self._scheduler = scheduler
+        self._executor = executor
+        self._records = records
+        self._log = log
+        self._lose = lose
+        self._bound = bound
+        self._grace = grace
+        self._tasks: dict[int, Task] = {}
+        self._lost_once: set[int] = set()
+        self._signals: list[int] = []
+        self._told = 0
+        self.ended_by = ""
+        """Why the run ended early; empty if it didn't."""
+        self.signal = 0
+        self.ends: list[Ended] = []
+
+    def run(self) -> None:
+        """Run until nothing is left that can run. SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 end it in order."""
+        before = {number: signal.signal(number, self._note_signal) for number in _SIGNALS}
+        try:
+            self._start()
+            while self._scheduler.running:
+                # The timeout only bounds what a signal just before the call would cost.
+                for event in self._executor.wait(1.0):
+                    if isinstance(event, Ended):
+                        self._ended(event)
+                    elif isinstance(event, Lost):
+                        self._lost(event.node)
+                self._look_at_signals()
+                self._start()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        if not self.ended_by and State.WAITING in self._scheduler.states.values():
+            self._end("the nodes that are left can't run the rest")
+
+    def _note_signal(self, number: int, _frame: FrameType | None) -> None:
+        self._signals.append(number)
+
+    def _look_at_signals(self) -> None:
+        for number in self._signals[self._told :]:
+            self._told += 1
+            if not self.signal:
+                self.signal = number
+                self._end(signal.Signals(number).name)
+                self._executor.stop(self._grace)
+            else:
+                self._executor.stop(0)  # told twice: at once
+
+    def _end(self, why: str) -> None:
+        self.ended_by = why
+        self._log.ending(why)
+
+    def _start(self) -> None:
+        self._look_at_signals()
+        if self.ended_by:
+            return
+        starts = self._scheduler.starts()
+        if not starts:
+            return
+        self._records.started(starts)
+        orders: dict[str, list[Order | Stop]] = {}
+        for start in starts:
+            task, share = start.task, start.share
+            self._tasks[task.number] = task
+            orders.setdefault(share.node, []).append(
+                Order(
+                    task.number,
+                    task.key,
+                    start.attempt,
+                    task.command,
+                    task.workdir,
+                    task.env,
+                    share.cores,
+                    share.gpus,
+                    task.time,
+                    share.node in self._bound,
+                )
+            )
+            self._log.starts(start)
+        for node, batch in orders.items():
+            self._executor.order(node, batch)
+
+    def _ended(self, end: Ended) -> None:
+        self.ends.append(end)
+        task = self._tasks[end.task]
+        if end.stopped:
+            self._scheduler.stopped(end.task)
+            if not self.ended_by:  # Slurm has told the agents, and not us
+                self._end("the agents were told to end")
+            return
+        cancelled = self._scheduler.ended(end.task, end.ok)
+        self._log.ended(task, end, again=self._scheduler.states[end.task] is State.WAITING)
+        if cancelled:
+            self._log.cancelled(cancelled, end.task)
+
+    def _lost(self, node: str) -> None:
+        self._lose(node)
+        numbers = [number for number, share in self._scheduler.running.items() if share.node == node]
+        self._log.lost(node, numbers)
+        now = time.time()
+        for number in numbers:
+            if number in self._lost_once:
+                # Two nodes went down under it: it may be the cause.
+                attempt = self._scheduler.attempts[number]
+                key = self._tasks[number].key
+                reason = "was lost with its node, a second time"
+                self._ended(Ended(number, key, attempt, node, now, now, 1, reason=reason))
+            elif self.ended_by:
+                self._scheduler.stopped(number)
+            else:
+                self._lost_once.add(number)
+                self._scheduler.lost(number)
 
 
-def run_all(tasks: Sequence[Task]) -> int:
-    """Run all tasks at once as processes of this machine; return the exit code of the first that failed, else 0.
-
-    When one fails the others get SIGTERM, as under ``srun --kill-on-bad-exit``. SIGTERM and SIGINT are passed on, and
-    the end of the job script that started this process counts as SIGTERM.
-    """
-    running: dict[int, subprocess.Popen[bytes]] = {}
-    told = False
-    received = 0
-
-    def end(number: int = 0, _frame: FrameType | None = None) -> None:
-        nonlocal told, received
-        told, received = True, received or number
-        for pid in running:
-            kill_group(pid, signal.SIGTERM)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
-    end_with_parent()
-    for task in tasks:
-        process = subprocess.Popen(
-            [_SHELL, "-c", task.command],
-            cwd=task.workdir or None,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            preexec_fn=die_with_parent(),
-        )
-        running[process.pid] = process
-    if told:  # before all of them had started
-        end()
-    first = 0
-    while running:
-        pid, status = os.wait()
-        code = os.waitstatus_to_exitcode(status)
-        running.pop(pid).returncode = code
-        if code and not first:
-            # mpirun says 1 where it was told to end.
-            first = 128 + received if received else code if code > 0 else 128 - code
-            end()
-    return first
+def exit_code(states: Collection[State], invalid: bool, by_signal: int) -> int:
+    """Return the exit code of a run: 0 if all tasks ended well, 128 + the signal that ended it, else 1."""
+    if by_signal:
+        return 128 + by_signal
+    return int(invalid or any(state is not State.OK for state in states))

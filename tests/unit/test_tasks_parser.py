@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import random
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from hpc_dl.errors import UserError
 from hpc_dl.tasks.model import Task
-from hpc_dl.tasks.parser import parse, read_task_file
+from hpc_dl.tasks.parser import parse, read_task_file, scan
 from hpc_dl.tasks.writer import write
 
 
@@ -68,7 +71,7 @@ def test_windows_line_ends_do_no_harm() -> None:
         ("[@ @] b", 2, "expected a folder"),
         ("[# 1 #] [# 1 #] b", 8, "a second '[#'"),
         ("[# 1 #]", 7, "expected a command"),
-        ("#@ nod=n1", 3, "(did you mean 'node'?); known keys: 'node'"),
+        ("#@ nod=n1", 3, "(did you mean 'node'?); known keys: 'node', 'name'"),
         ("#@ node", 3, "expected KEY=VALUE"),
         ("#@ node='n1", 11, "no closing quotation"),
     ],
@@ -89,7 +92,7 @@ def test_all_invalid_lines_are_named() -> None:
 
 
 def test_the_dependency_on_an_invalid_task_is_invalid() -> None:
-    with pytest.raises(UserError, match="there is no task 1 before this one"):
+    with pytest.raises(UserError, match="line 2: task 1 is invalid, so this one could never start"):
         parse("[# 9 #] a\n[# 1 #] b")
 
 
@@ -130,6 +133,21 @@ def test_any_text_gives_tasks_or_a_user_error(text: str) -> None:
 WORD = st.text(
     st.characters(min_codepoint=33, max_codepoint=0x3FF, exclude_categories=["Cc", "Z"]), min_size=1, max_size=12
 )
+SETTINGS = st.fixed_dictionaries(
+    {},
+    optional={
+        "node": WORD,
+        "name": WORD,
+        "gpus": st.integers(0, 999),
+        "cores": st.integers(1, 999),
+        "memory": st.integers(1, 10**8),
+        "time": st.integers(1, 10**8),
+        "retries": st.integers(0, 999),
+        "env": st.dictionaries(
+            st.from_regex(r"[A-Za-z_]\w*", fullmatch=True, alphabet=st.characters(max_codepoint=127)), WORD
+        ).map(lambda variables: tuple(variables.items())),
+    },
+)
 
 
 @st.composite
@@ -137,16 +155,101 @@ def task_lists(draw: st.DrawFn) -> list[Task]:
     tasks: list[Task] = []
     number = 0
     for command in draw(st.lists(WORD, max_size=8)):
-        assume(not command.startswith(("#", "[#", "[@")))
+        assume(not command.startswith(("[#", "[@")))
         number += draw(st.integers(2, 4))
         earlier = [task.number for task in tasks]
         after = draw(st.sets(st.sampled_from(earlier), max_size=4)) if earlier else ()
-        node = draw(st.just("") | WORD)
         workdir = draw(st.just("") | WORD.filter(lambda word: "@]" not in word and not word.endswith("@")))
-        tasks.append(Task(number, command, tuple(sorted(after)), workdir, node))
+        tasks.append(msgspec.structs.replace(Task(number, command, tuple(sorted(after)), workdir), **draw(SETTINGS)))
     return tasks
 
 
 @given(task_lists())
 def test_what_is_written_is_read_the_same(tasks: list[Task]) -> None:
     assert parse(write(tasks)) == tasks
+
+
+def test_a_task_that_is_a_shell_comment_stays_a_task() -> None:
+    tasks = parse("[##] # nothing\n[# 1 #] true")
+    assert tasks == [Task(1, "# nothing"), Task(2, "true", (1,))]
+    assert parse(write(tasks)) == tasks
+
+
+def test_all_settings() -> None:
+    text = "#@ name='a b' gpus=2 cores=4 memory=4G\n#@ time=1-2:03:04 retries=2 env.A=1 env.B='x y' node=n[1-2]\nrun\n"
+    assert parse(text) == [
+        Task(3, "run", (), "", "n[1-2]", "a b", 2, 4, 4096, 93784, 2, (("A", "1"), ("B", "x y"))),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("gpus=-1", "gpus=-1: expected a number of GPUs"),
+        ("cores=0", "cores=0: expected a number of cores from 1"),
+        ("memory=4", "memory=4: expected a number with M, G or T"),
+        ("time=90", "time=90: expected 90s, 10m, 2h, 1d, H:MM:SS or D-HH:MM:SS"),
+        ("time=0s", "time=0s: expected"),
+        ("env.1A=x", "'1A' is no name of an environment variable"),
+        ("gpu=1", "(did you mean 'gpus'?)"),
+        ("name=a name=b", "a second 'name'"),
+        ("env.A=a env.A=b", "a second 'env.A'"),
+        ("env.A=a\n#@ env.A=b", "a variable twice"),
+        ("name=a'", "no closing quotation"),
+    ],
+)
+def test_a_wrong_setting_spoils_its_task_alone(text: str, message: str) -> None:
+    file = scan(f"a\n#@ {text}\nb\nc\n[# -2 #] d")
+    assert [task.command for task in file.tasks] == ["a", "c"]
+    assert len(file.invalid) == 2
+    assert message in file.problems[0].reason
+
+
+SEED_TEXT = """\
+# comment
+/bin/sleep 1
+#@ name=first gpus=2 time=90s env.A='b c'
+[# 2 #] [@ /tmp/a b @] FOO=1 ./run --x 'y z' | tee log # text
+
+#@ node=n[1-3] cores=4 memory=4G retries=2
+[@ $HOME @][# -3, 2-4 #] a && b
+[##] last
+"""
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_mutated_file_gives_no_traceback_and_no_invalid_task(seed: int) -> None:
+    # HPC_DL_FUZZ=25000 makes it 100,000 mutations.
+    chance = random.Random(seed)  # noqa: S311
+    signs = [
+        *"#@[]-,= \t\n'\"\\0123456789abénode\0\r\x85\u2028\ufeff",
+        "[#",
+        "#]",
+        "[@",
+        "@]",
+        "#@",
+        "gpus=",
+        "99999999999",
+    ]
+    for _ in range(int(os.environ.get("HPC_DL_FUZZ", "800"))):
+        text = SEED_TEXT
+        for _ in range(chance.randint(1, 6)):
+            at, end = sorted(chance.randrange(len(text) + 1) for _ in range(2))
+            piece = chance.choice(
+                [chance.choice(signs), text[at:end], "", text[at : at + 1] * chance.randint(1, 99), text[at:end][::-1]]
+            )
+            text = text[:at] + piece + text[chance.choice([at, min(at + chance.randint(1, 3), len(text)), end]) :]
+        file = scan(text, "mutated")
+        lines = text.split("\n")
+        numbers = {task.number for task in file.tasks}
+        assert bool(file.invalid) <= bool(file.problems)
+        assert not numbers & file.invalid
+        assert not numbers & {problem.line for problem in file.problems}
+        for task in file.tasks:
+            assert task.command
+            assert lines[task.number - 1].rstrip().endswith(task.command)
+            assert "\0" not in task.command
+            assert set(task.after) <= numbers
+        for problem in file.problems:
+            assert problem.show("mutated").startswith(f"mutated, line {problem.line}: ")
+        assert parse(write(file.tasks)) == file.tasks

@@ -48,5 +48,5 @@ PYTHON -m hpc_dl facts "$run" --nodelist 'node[1-2]' > "$run/nodes.jsonl" || exi
 PYTHON -m hpc_dl place "$run" --nodelist 'node[1-2]' --job-id "$HPC_DL_JOB_ID" || exit
 
 # All nodes are this machine: every line of the task file runs here. A line that fails ends the others.
-PYTHON -m hpc_dl tasks run "$run/tasks.txt" &
+PYTHON -m hpc_dl tasks all "$run/tasks.txt" &
 await $!

@@ -1,0 +1,255 @@
+"""Agent: starts tasks on one node as the runner orders, watches their time, ends them, writes down how they ended.
+
+It reads `Order` and `Stop` on stdin and says `Hello` and `Ended` on stdout. When the runner is gone it ends its tasks
+and goes too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+from hpc_dl.launch.facts import local_gpus, visible_gpus
+from hpc_dl.process import Guard, kill_group
+from hpc_dl.tasks.protocol import Ended, Hello, Order, Stop, decode_order, encode
+from hpc_dl.tasks.records import lock
+
+_SYNC = 1.0  # seconds between two fsync of the journal: a crash of the machine loses no more than that
+_MIB = 1024 * 1024
+
+
+class _Running:
+    """A task that runs: its order, when it started and when it is to be ended."""
+
+    def __init__(self, order: Order, started: float) -> None:
+        self.order = order
+        self.started = started
+        self.deadline = time.monotonic() + order.time if order.time else None
+        self.reason = ""
+        self.stopped = False
+
+
+class Agent:
+    """The tasks of one node.
+
+    Args:
+        node: its name.
+        folder: the records folder; outputs go to ``output/NUMBER.out``, ends to ``NODE.jsonl``.
+        grace: seconds between SIGTERM and SIGKILL for a task whose time is up, or whose runner is gone.
+    """
+
+    def __init__(self, node: str, folder: Path, grace: float) -> None:
+        self._node = node
+        self._grace = grace
+        self._output = f"{folder}/output/"
+        self._journal = os.open(folder / f"{node}.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        lock(self._journal, wait=True)  # who resumes waits for this agent's end
+        self._synced = 0.0
+        self._dirty = False
+        self._home = str(Path.cwd())
+        self._environ = dict(os.environb)
+        self._cores = os.sched_getaffinity(0)
+        self._running: dict[int, _Running] = {}
+        self._stopping = False
+        # A child never seems smaller than the process that it was copied from.
+        self._own_memory = _peak_memory()
+        self._guard = Guard()
+        self._wake, write = os.pipe()
+        for end in (self._wake, write):
+            os.set_blocking(end, False)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, lambda *_: None)
+
+    def serve(self) -> None:
+        """Work until the runner closes our stdin; then end what still runs."""
+        in_slurm = "SLURM_STEP_ID" in os.environ
+        gpus = visible_gpus(os.environ) if in_slurm else local_gpus()
+        self._say(encode(Hello(self._node, tuple(sorted(self._cores)), gpus, _total_memory())))
+        rest = b""
+        inputs = [0, self._wake]
+        while self._running or 0 in inputs:
+            ready, _, _ = select.select(inputs, [], [], self._timeout())
+            if self._wake in ready and _ends(os.read(self._wake, 4096)):
+                self._stop(self._grace)
+            self._reap()
+            self._end_late()
+            if 0 in ready:
+                data = os.read(0, 1 << 16)
+                if not data:
+                    inputs.remove(0)
+                    self._stop(self._grace)
+                *lines, rest = (rest + data).split(b"\n")
+                for line in lines:
+                    order = decode_order(line)
+                    if isinstance(order, Stop):
+                        self._stop(order.grace)
+                    else:
+                        self._start(order)
+            self._sync()
+        self._sync(last=True)
+        self._guard.close()
+
+    def _timeout(self) -> float | None:
+        times = [one.deadline for one in self._running.values() if one.deadline is not None]
+        if self._dirty:
+            times.append(self._synced + _SYNC)
+        return max(0.0, min(times) - time.monotonic()) if times else None
+
+    def _start(self, order: Order) -> None:
+        started = time.time()
+        if self._stopping:
+            self._note(Ended(order.task, order.key, order.attempt, self._node, started, started, stopped=True))
+            return
+        output = f"{self._output}{order.task}.out"
+        opened = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        try:
+            # The child has our folder and our cores at its start.
+            if order.workdir:
+                os.chdir(os.path.expanduser(os.path.expandvars(order.workdir)))  # noqa: PTH111 - text, not a path
+            if order.bind:
+                os.sched_setaffinity(0, order.cores)
+            pid = os.posix_spawn(
+                "/bin/sh",
+                ["sh", "-c", order.command],
+                self._environment(order),
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_OPEN, 1, output, opened, 0o600),
+                    (os.POSIX_SPAWN_DUP2, 1, 2),
+                ],
+                setsid=True,
+                setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
+            )
+        except OSError as error:
+            reason = f"could not start: {error.filename or output}: {error.strerror}"
+            code = 127 if isinstance(error, FileNotFoundError) else 126
+            self._note(
+                Ended(order.task, order.key, order.attempt, self._node, started, time.time(), code, reason=reason)
+            )
+            return
+        finally:
+            if order.workdir:
+                os.chdir(self._home)
+            if order.bind:
+                os.sched_setaffinity(0, self._cores)
+        self._guard.add(pid)
+        self._running[pid] = _Running(order, started)
+
+    def _environment(self, order: Order) -> dict[bytes, bytes]:
+        return {
+            **self._environ,
+            # Empty for a task without GPUs: an unset variable hides none.
+            b"CUDA_VISIBLE_DEVICES": ",".join(order.gpus).encode(),
+            b"HPC_DL_TASK": b"%d" % order.task,
+            b"HPC_DL_TASK_ATTEMPT": b"%d" % order.attempt,
+            b"HPC_DL_TASK_CORES": ",".join(map(str, order.cores)).encode(),
+            **{name.encode(): value.encode() for name, value in order.env},
+        }
+
+    def _reap(self) -> None:
+        while self._running:
+            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if found is None:
+                return
+            # What a task leaves behind would use the cores and GPUs of the next one. Its number is still taken now.
+            kill_group(found.si_pid)
+            pid, status, usage = os.wait4(found.si_pid, 0)
+            one = self._running.pop(pid, None)
+            if one is None:
+                continue
+            self._guard.drop(pid)
+            code = os.waitstatus_to_exitcode(status)
+            order = one.order
+            memory = usage.ru_maxrss // 1024
+            self._note(
+                Ended(
+                    order.task,
+                    order.key,
+                    order.attempt,
+                    self._node,
+                    one.started,
+                    time.time(),
+                    code if code >= 0 else 128 - code,
+                    -code if code < 0 else 0,
+                    one.reason,
+                    one.stopped,
+                    order.cores,
+                    order.gpus,
+                    round(usage.ru_utime + usage.ru_stime, 3),
+                    memory if memory > self._own_memory else 0,
+                )
+            )
+
+    def _end_late(self) -> None:
+        """End the tasks whose time is up: first with SIGTERM, after the grace time with SIGKILL."""
+        now = time.monotonic()
+        for pid, one in self._running.items():
+            if one.deadline is None or one.deadline > now:
+                continue
+            if one.reason or one.stopped:
+                kill_group(pid)
+                one.deadline = now + 1
+            else:
+                one.reason = f"was ended after its time limit of {one.order.time} s"
+                one.deadline = now + self._grace
+                kill_group(pid, signal.SIGTERM)
+
+    def _stop(self, grace: float) -> None:
+        """End all tasks. Those that have ended by themselves are taken note of first."""
+        self._reap()
+        self._stopping = True
+        for pid, one in self._running.items():
+            one.stopped = True
+            one.deadline = time.monotonic() + grace
+            kill_group(pid, signal.SIGTERM if grace else signal.SIGKILL)
+
+    def _note(self, ended: Ended) -> None:
+        line = encode(ended)
+        os.write(self._journal, line + b"\n")
+        if not self._dirty:
+            self._dirty, self._synced = True, time.monotonic()
+        self._say(line)
+
+    def _say(self, line: bytes) -> None:
+        line += b"\n"
+        # The runner may be gone: the journal has it.
+        with contextlib.suppress(BrokenPipeError):
+            while line:
+                line = line[os.write(1, line) :]
+
+    def _sync(self, last: bool = False) -> None:
+        if self._dirty and (last or time.monotonic() >= self._synced + _SYNC):
+            os.fsync(self._journal)
+            self._dirty = False
+
+
+def _ends(numbers: bytes) -> bool:
+    """Return whether one of the signals that came is one that ends us."""
+    return bool(set(numbers) - {signal.SIGCHLD})
+
+
+def _peak_memory() -> int:
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def _total_memory() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // _MIB
+
+
+def main() -> None:
+    """Serve: ``agent FOLDER GRACE [NODE]``."""
+    node = sys.argv[3] if len(sys.argv) > 3 else os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+    Agent(node, Path(sys.argv[1]), float(sys.argv[2])).serve()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Where a run may start tasks: the nodes of the Slurm job around us, or this machine; and how many slots each has."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from hpc_dl.errors import UserError, allowed, near_match
+from hpc_dl.nodelist import expand
+from hpc_dl.tasks.pool import Node
+from hpc_dl.tasks.protocol import Hello
+from hpc_dl.tasks.settings import Settings
+
+
+def job_id(environ: Mapping[str, str]) -> str:
+    """Return the number of the Slurm job around us; ``local`` outside."""
+    return environ.get("SLURM_JOB_ID") or "local"
+
+
+def job_cores(environ: Mapping[str, str]) -> dict[str, int]:
+    """Return the nodes of the Slurm job around us and how many cores it has on each; empty outside of Slurm."""
+    nodelist = environ.get("SLURM_JOB_NODELIST")
+    if not nodelist:
+        return {}
+    names = expand(nodelist)
+    numbers: list[int] = []
+    for number, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", environ.get("SLURM_JOB_CPUS_PER_NODE", "")):
+        numbers += [int(number)] * int(times or 1)
+    if len(numbers) != len(names):
+        raise UserError(f"SLURM_JOB_CPUS_PER_NODE tells of {len(numbers)} nodes, SLURM_JOB_NODELIST of {len(names)}")
+    return dict(zip(names, numbers, strict=True))
+
+
+def slots(settings: Settings, environ: Mapping[str, str]) -> dict[str, int | None]:
+    """Return the nodes to use and how many tasks of one core each may run; None: as many as it has cores.
+
+    Raises:
+        UserError: NodeList names a node that is not ours, or has fewer entries than NWorkers.
+    """
+    ours: dict[str, int | None] = dict(job_cores(environ)) if settings.remote != "none" else {}
+    if settings.remote == "srun" and not ours:
+        raise UserError("BasicRemoteMethod=srun: this is no Slurm job; submit it, or set it to none")
+    here = socket.gethostname()
+    known = ours or {here: None}
+    if not settings.nodes:
+        return _spread(known, settings.workers) if settings.workers else known
+    names = [here if name == "localhost" and not ours else name for name in settings.nodes]
+    if unknown := [name for name in names if name not in known]:
+        raise UserError(
+            f"NodeList: {unknown[0]!r} is no node of this run{near_match(unknown[0], known)}; it has {allowed(known)}"
+        )
+    if settings.workers and settings.workers > len(names):
+        raise UserError(f"NodeList has {len(names)} entries for {settings.workers} workers (NWorkers)")
+    return dict(Counter(names[: settings.workers]))
+
+
+def _spread(nodes: Mapping[str, int | None], workers: int) -> dict[str, int | None]:
+    """Share out the workers in turn; a node that gets none is left out."""
+    each, more = divmod(workers, len(nodes))
+    counts = {name: each + (place < more) for place, name in enumerate(nodes)}
+    return {name: count for name, count in counts.items() if count}
+
+
+def nodes(hellos: Iterable[Hello], wanted: Mapping[str, int | None], environ: Mapping[str, str]) -> list[Node]:
+    """Return the nodes that are there, with their slots as cores.
+
+    Core numbers are the node's own where there is a slot for each; else they only count.
+    """
+    job = job_cores(environ)
+    memory = int(environ.get("SLURM_MEM_PER_NODE") or 0)
+    per_core = int(environ.get("SLURM_MEM_PER_CPU") or 0)
+    found = []
+    for hello in hellos:
+        count = wanted[hello.node] or len(hello.cores)
+        cores = hello.cores if count == len(hello.cores) else tuple(range(count))
+        limit = memory or per_core * job.get(hello.node, 0)
+        found.append(Node(hello.node, cores, hello.gpus, limit or hello.memory))
+    order = list(wanted)
+    return sorted(found, key=lambda node: order.index(node.name))
+
+
+def binds(hello: Hello, node: Node) -> bool:
+    """Return whether the core numbers of a node are its own, so that tasks can be bound to them."""
+    return bool(os.environ.get("SLURM_JOB_ID")) and node.cores == hello.cores

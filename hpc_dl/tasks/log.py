@@ -1,0 +1,63 @@
+"""Log: what happens, line by line as it happens, in Greasy's words and levels."""
+
+from __future__ import annotations
+
+import datetime
+from typing import TextIO
+
+from hpc_dl.tasks.model import Task
+from hpc_dl.tasks.protocol import Ended
+from hpc_dl.tasks.report import clock
+from hpc_dl.tasks.scheduler import Start
+
+_NAMES = {1: "ERROR: ", 2: "WARNING: ", 3: "INFO: ", 4: "DEBUG: "}
+
+
+class TaskLog:
+    """Writes lines up to a level to an open file.
+
+    Args:
+        file: where to.
+        level: as in `Settings`.
+    """
+
+    def __init__(self, file: TextIO, level: int) -> None:
+        self._file = file
+        self._level = level
+
+    def line(self, level: int, text: str) -> None:
+        """Write a line with the time before it; an error is written at all levels but 0."""
+        if level <= self._level:
+            self._file.write(f"[{datetime.datetime.now():%Y-%m-%d %H:%M:%S}] {_NAMES[level]}{text}\n")
+            self._file.flush()
+
+    def starts(self, start: Start) -> None:
+        """A task starts."""
+        if self._level >= 3:
+            share = start.share
+            gpus = f", GPUs {','.join(share.gpus)}" if share.gpus else ""
+            self.line(3, f"Allocating task {start.task.label} to node {share.node}{gpus}")
+
+    def ended(self, task: Task, end: Ended, again: bool) -> None:
+        """A task has ended."""
+        if end.ok and self._level < 3:
+            return
+        how = "completed successfully" if end.ok else end.how
+        took = clock(end.ended - end.started)
+        self.line(3 if end.ok else 1, f"Task {task.label} {how} on node {end.node}. Elapsed: {took}")
+        if again:
+            self.line(2, f"Retry {end.attempt} of task {task.label}")
+
+    def cancelled(self, numbers: list[int], after: int) -> None:
+        """Tasks will not run since another failed."""
+        for number in numbers:
+            self.line(2, f"Cancelling task {number} because of task {after} failure")
+
+    def lost(self, node: str, numbers: list[int]) -> None:
+        """A node is gone."""
+        text = f"; tasks {', '.join(map(str, numbers))} start again elsewhere" if numbers else ""
+        self.line(1, f"Node {node} is gone{text}")
+
+    def ending(self, why: str) -> None:
+        """The run is ended before all tasks are."""
+        self.line(1, f"The run ends early: {why}. Running tasks are ended; see the restart file")

@@ -1,0 +1,150 @@
+"""Pool: the nodes with their cores, GPUs and memory, given out so that nothing is used twice at a time."""
+
+from __future__ import annotations
+
+import bisect
+import functools
+from collections.abc import Container, Iterable
+
+import msgspec
+
+from hpc_dl.errors import UserError, near_match
+from hpc_dl.nodelist import expand
+
+
+class Node(msgspec.Struct, frozen=True):
+    """What a node has for the tasks. `gpus` are in the words of CUDA_VISIBLE_DEVICES, `memory` is in MiB."""
+
+    name: str
+    cores: tuple[int, ...]
+    gpus: tuple[str, ...] = ()
+    memory: int = 0
+
+
+class Demand(msgspec.Struct, frozen=True):
+    """What a task wants for itself; `node` as in `Task`, `memory` in MiB."""
+
+    cores: int = 1
+    gpus: int = 0
+    memory: int = 0
+    node: str = ""
+
+
+class Share(msgspec.Struct, frozen=True):
+    """What a task got."""
+
+    node: str
+    cores: tuple[int, ...]
+    gpus: tuple[str, ...] = ()
+    memory: int = 0
+
+
+class _Free:
+    """What is free on a node now."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.cores = list(range(len(node.cores)))
+        self.gpus = list(range(len(node.gpus)))
+        self.memory = node.memory
+
+    def fits(self, demand: Demand) -> bool:
+        return (
+            len(self.cores) >= demand.cores
+            and len(self.gpus) >= demand.gpus
+            and self.memory >= demand.memory
+            and _allows(demand.node, self.node.name)
+        )
+
+
+class Pool:
+    """Gives shares of nodes and takes them back.
+
+    Raises:
+        UserError: there is no node.
+    """
+
+    def __init__(self, nodes: Iterable[Node]) -> None:
+        self._free = {node.name: _Free(node) for node in nodes}
+        if not self._free:
+            raise UserError("no node to run tasks on")
+        self.nodes = [free.node for free in self._free.values()]
+
+    @property
+    def names(self) -> list[str]:
+        """Return the names of the nodes that are there."""
+        return list(self._free)
+
+    def take(self, demand: Demand, kept: Container[str] = ()) -> Share | None:
+        """Return a share of a node that is not `kept` for others, or None if no such node has enough free."""
+        fit = [free for name, free in self._free.items() if name not in kept and free.fits(demand)]
+        if not fit:
+            return None
+        # GPU tasks fill nodes up, so that larger ones find room; the others spread over nodes.
+        free = min(fit, key=lambda one: (len(one.gpus), -len(one.cores)) if demand.gpus else (-len(one.cores),))
+        cores, free.cores = free.cores[: demand.cores], free.cores[demand.cores :]
+        gpus, free.gpus = free.gpus[: demand.gpus], free.gpus[demand.gpus :]
+        free.memory -= demand.memory
+        node = free.node
+        return Share(node.name, tuple(node.cores[i] for i in cores), tuple(node.gpus[i] for i in gpus), demand.memory)
+
+    def give_back(self, share: Share) -> None:
+        """Take a share back; that of a node that is gone is gone too."""
+        free = self._free.get(share.node)
+        if free is None:
+            return
+        for core in share.cores:
+            bisect.insort(free.cores, free.node.cores.index(core))
+        for gpu in share.gpus:
+            bisect.insort(free.gpus, free.node.gpus.index(gpu))
+        free.memory += share.memory
+
+    def keep(self, demand: Demand, kept: Container[str] = ()) -> str:
+        """Return the node to keep for a demand that fits nowhere now: the one that will soonest have room for it."""
+        able = [free for name, free in self._free.items() if name not in kept and _has_room(free.node, demand)]
+        best = max(able, key=lambda one: (len(one.gpus), len(one.cores)), default=None)
+        return best.node.name if best else ""
+
+    def lose(self, name: str) -> None:
+        """Drop a node that is gone."""
+        self._free.pop(name, None)
+
+    def problem(self, demand: Demand) -> str:
+        """Return why a demand can never be met, even when all is free; empty if it can."""
+        nodes = [free.node for free in self._free.values()]
+        here = [node for node in nodes if _allows(demand.node, node.name)]
+        if not here:
+            names = [node.name for node in nodes]
+            return f"node {demand.node!r} is none of this run{near_match(demand.node, names)}"
+        if any(_has_room(node, demand) for node in here):
+            return ""
+        for what, wants, most in (
+            ("cores", demand.cores, max(len(node.cores) for node in here)),
+            ("GPUs", demand.gpus, max(len(node.gpus) for node in here)),
+            ("MiB of memory", demand.memory, max(node.memory for node in here)),
+        ):
+            if wants > most:
+                return f"wants {wants} {what}; the most that a node has is {most}"
+        return "no node has all that it wants together"
+
+
+def _has_room(node: Node, demand: Demand) -> bool:
+    """Return whether a demand can be met when all of the node is free."""
+    return (
+        len(node.cores) >= demand.cores
+        and len(node.gpus) >= demand.gpus
+        and node.memory >= demand.memory
+        and _allows(demand.node, node.name)
+    )
+
+
+def _allows(wanted: str, name: str) -> bool:
+    return not wanted or wanted == name or name in _expanded(wanted)
+
+
+@functools.lru_cache(maxsize=4096)
+def _expanded(wanted: str) -> frozenset[str]:
+    try:
+        return frozenset(expand(wanted))
+    except UserError:
+        return frozenset()  # a name that is no list: no node is called so

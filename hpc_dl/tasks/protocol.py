@@ -1,0 +1,80 @@
+"""What the runner and its agents say to each other: one JSON object per line.
+
+`Ended` is also a line of the journal, which the agent writes before it tells the runner.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Order(msgspec.Struct, frozen=True, omit_defaults=True, tag="run"):
+    """To an agent: start a task. Fields as in `Task` and `Share`; `bind`: confine it to its cores."""
+
+    task: int
+    key: str
+    attempt: int
+    command: str
+    workdir: str = ""
+    env: tuple[tuple[str, str], ...] = ()
+    cores: tuple[int, ...] = ()
+    gpus: tuple[str, ...] = ()
+    time: int = 0
+    bind: bool = False
+
+
+class Stop(msgspec.Struct, frozen=True, tag="stop"):
+    """To an agent: end all tasks, with SIGTERM, and SIGKILL after `grace` seconds."""
+
+    grace: float
+
+
+class Hello(msgspec.Struct, frozen=True, tag="hello"):
+    """From an agent: it is there. `cores` is where it may run, `memory` is in MiB."""
+
+    node: str
+    cores: tuple[int, ...]
+    gpus: tuple[str, ...]
+    memory: int
+
+
+class Ended(msgspec.Struct, frozen=True, omit_defaults=True, tag="ended"):
+    """From an agent: an attempt has ended."""
+
+    task: int
+    key: str
+    attempt: int
+    node: str
+    started: float
+    """Unix seconds."""
+    ended: float
+    code: int = 0
+    """Exit code; 128 + number for a signal, as a shell says it."""
+    signal: int = 0
+    reason: str = ""
+    """Why it ended, where its own exit code doesn't say it."""
+    stopped: bool = False
+    """The run was ended, and this task with it."""
+    cores: tuple[int, ...] = ()
+    gpus: tuple[str, ...] = ()
+    cpu: float = 0
+    """Core-seconds that its processes used."""
+    memory: int = 0
+    """Most MiB that one of its processes had; 0: not known."""
+
+    @property
+    def ok(self) -> bool:
+        """Return whether the task did what it should."""
+        return not (self.code or self.reason or self.stopped)
+
+    @property
+    def how(self) -> str:
+        """Return how it ended, in words."""
+        if self.reason:
+            return self.reason
+        return f"was killed by signal {self.signal}" if self.signal else f"failed with exit code {self.code}"
+
+
+encode = msgspec.json.Encoder().encode
+decode_order = msgspec.json.Decoder(Order | Stop).decode
+decode_event = msgspec.json.Decoder(Hello | Ended).decode

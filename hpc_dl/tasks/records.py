@@ -1,0 +1,192 @@
+"""Records: the folder with what became of each task: outputs, and journals that are only ever appended to.
+
+``journal`` is the runner's: runs and starts. ``NODE.jsonl`` is the agent's of each node: how attempts ended. An agent
+writes before it tells the runner, so that a runner that is killed loses nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from hpc_dl.errors import UserError
+from hpc_dl.tasks.model import Task
+from hpc_dl.tasks.protocol import Ended, encode
+from hpc_dl.tasks.scheduler import Start
+
+T = TypeVar("T")
+
+
+class Run(msgspec.Struct, frozen=True, tag="run"):
+    """A run begins. `cores` and `gpus` are what all nodes have together; `restart` as in `TaskFile`."""
+
+    time: float
+    job: str
+    restart: str
+    cores: int
+    gpus: int
+
+
+class Started(msgspec.Struct, frozen=True, omit_defaults=True, tag="start"):
+    """An attempt was ordered."""
+
+    task: int
+    attempt: int
+    node: str
+    time: float
+    cores: tuple[int, ...] = ()
+    gpus: tuple[str, ...] = ()
+
+
+_decode = msgspec.json.Decoder(Run | Started).decode
+_decode_ended = msgspec.json.Decoder(Ended).decode
+
+
+def records_folder(file: Path) -> Path:
+    """Return where the records of a task file are by default: next to it."""
+    return file.with_name(f"{file.name}.records")
+
+
+class Records:
+    """The records of one task file, open for a run.
+
+    Args:
+        path: the folder.
+        restart: the restart file's run, as in `TaskFile`.
+        resume: go on from what is there; else, or if it is of another run's restart file, that is moved aside.
+
+    Raises:
+        UserError: another run uses the folder now.
+    """
+
+    def __init__(self, path: Path, restart: str, resume: bool) -> None:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock(path)
+        _await_agents(path)
+        if (runs := Journal(path).runs) and not (resume and runs[-1].restart == restart):
+            os.close(self._file)
+            path.rename(_free_name(path))
+            path.mkdir(mode=0o700)
+            self._lock(path)
+        self.path = path
+        (path / "output").mkdir(exist_ok=True)
+
+    def _lock(self, path: Path) -> None:
+        self._file = os.open(path / "journal", os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            lock(self._file, wait=False)
+        except BlockingIOError:
+            os.close(self._file)
+            raise UserError(f"{path}: another run uses it now; wait for its end, or choose --records") from None
+
+    def begin(self, run: Run) -> None:
+        """Write that a run begins."""
+        os.write(self._file, encode(run) + b"\n")
+        os.fsync(self._file)
+
+    def started(self, starts: Sequence[Start]) -> None:
+        """Write which tasks start."""
+        now = time.time()
+        lines = [
+            encode(Started(one.task.number, one.attempt, one.share.node, now, one.share.cores, one.share.gpus))
+            for one in starts
+        ]
+        os.write(self._file, b"".join(line + b"\n" for line in lines))
+
+    def close(self) -> None:
+        """Let others use the folder."""
+        os.fsync(self._file)
+        os.close(self._file)
+
+
+class Journal:
+    """What a records folder says.
+
+    Args:
+        path: the folder; it may be in use, or not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.runs: list[Run] = []
+        self.starts: list[Started] = []
+        self.ends: list[Ended] = []
+        for entry in _entries(path / "journal", _decode):
+            if isinstance(entry, Run):
+                self.runs.append(entry)
+            else:
+                self.starts.append(entry)
+        for file in sorted(path.glob("*.jsonl")):
+            self.ends += _entries(file, _decode_ended)
+        self.ends.sort(key=lambda end: end.ended)
+
+    def last(self, tasks: Iterable[Task]) -> dict[int, Ended]:
+        """Return how each task ended last; one whose line was changed since has not ended."""
+        keys = {task.number: task.key for task in tasks}
+        last: dict[int, Ended] = {}
+        for end in self.ends:
+            if keys.get(end.task) == end.key and not (end.task in last and last[end.task].ok):
+                last[end.task] = end
+        return last
+
+    def running(self) -> list[Started]:
+        """Return the attempts of the last run that have not ended."""
+        if not self.runs:
+            return []
+        since = self.runs[-1].time
+        ended = {(end.task, end.attempt) for end in self.ends if end.ended >= since}
+        return [one for one in self.starts if one.time >= since and (one.task, one.attempt) not in ended]
+
+
+def lock(file: int, wait: bool) -> None:
+    """Lock an open file until it is closed; where the file system has no locks, go on without.
+
+    Raises:
+        BlockingIOError: someone else has it, and we are not to wait.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
+            raise
+
+
+def _await_agents(path: Path) -> None:
+    """Wait for agents of a runner that was killed: they still end their tasks, and write down how those ended."""
+    for journal in path.glob("*.jsonl"):
+        with journal.open("rb+") as file:
+            lock(file.fileno(), wait=True)
+
+
+def in_use(path: Path) -> bool:
+    """Return whether a run uses a records folder now."""
+    try:
+        with (path / "journal").open("rb+") as file:
+            lock(file.fileno(), wait=False)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def _entries(path: Path, decode: Callable[[bytes], T]) -> Iterator[T]:
+    """Yield the entries of a journal; a line that a crash of the machine has cut is none."""
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        with contextlib.suppress(msgspec.DecodeError):
+            yield decode(line)
+
+
+def _free_name(path: Path) -> Path:
+    number = 1
+    while (name := path.with_name(f"{path.name}.{number}")).exists():
+        number += 1
+    return name

@@ -1,0 +1,123 @@
+"""Report: what became of the tasks, in Greasy's closing lines and ours, and as JSON."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from hpc_dl.tasks.model import TaskFile
+from hpc_dl.tasks.protocol import Ended
+from hpc_dl.tasks.scheduler import State
+
+_SHOWN = 20  # failed tasks that the text names; the JSON has all
+
+
+class Row(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One task: state, and of its last attempt node, exit code or signal, seconds, core-seconds and MiB."""
+
+    number: int
+    name: str
+    state: State
+    node: str = ""
+    code: int | None = None
+    signal: int = 0
+    reason: str = ""
+    attempts: int = 0
+    seconds: float = 0
+    cpu: float = 0
+    memory: int = 0
+    output: str = ""
+
+
+class Report(msgspec.Struct, frozen=True):
+    """A whole run. Seconds; used core- and GPU-seconds are of what tasks had for themselves, busy or not."""
+
+    file: str
+    exit_code: int
+    counts: dict[State, int]
+    total: float
+    cores: int
+    core_seconds: float
+    gpus: int
+    gpu_seconds: float
+    tasks: list[Row]
+    restart_file: str = ""
+    ended_by: str = ""
+    """The signal that ended the run early, or why it could not go on."""
+
+    @property
+    def utilisation(self) -> float:
+        """Return the part of the cores that tasks had, over the whole run."""
+        return self.core_seconds / (self.total * self.cores) if self.total and self.cores else 0.0
+
+    def text(self) -> str:
+        """Return the report for people; the first three lines are Greasy's."""
+        count = self.counts
+        left = count[State.STOPPED] + count[State.WAITING] + count[State.RUNNING]
+        lines = [
+            f"Summary of {len(self.tasks)} tasks: {count[State.OK]} OK, {count[State.FAILED]} FAILED,"
+            f" {count[State.CANCELLED]} CANCELLED, {count[State.INVALID]} INVALID.",
+            f"Total time: {clock(self.total)}",
+            f"Resource Utilization: {100 * self.utilisation:.4g}%",
+            f"Core-seconds: {self.core_seconds:.1f} of {self.total * self.cores:.1f}",
+        ]
+        if self.gpus:
+            lines.append(f"GPU-seconds: {self.gpu_seconds:.1f} of {self.total * self.gpus:.1f}")
+        if left:
+            lines.append(f"Not ended: {left}{f'; the run was ended: {self.ended_by}' if self.ended_by else ''}")
+        failed = [row for row in self.tasks if row.state is State.FAILED]
+        lines += [f"Task {_label(row)} {row.reason} on node {row.node}; see {row.output}" for row in failed[:_SHOWN]]
+        if len(failed) > _SHOWN:
+            lines.append(f"… and {len(failed) - _SHOWN} more")
+        if self.restart_file:
+            lines.append(f"Restart file: {self.restart_file}")
+        return "\n".join(lines)
+
+    def json(self) -> bytes:
+        """Return all of it for programs."""
+        values: dict[str, Any] = {**msgspec.to_builtins(self), "utilisation": round(self.utilisation, 4)}
+        return msgspec.json.encode(values)
+
+
+def rows(
+    file: TaskFile, states: Mapping[int, State], last: Mapping[int, Ended], attempts: Mapping[int, int], folder: Path
+) -> list[Row]:
+    """Return a row for each task, valid or not, in the order of the file."""
+    found = [Row(number, "", State.INVALID) for number in file.invalid]
+    for task in file.tasks:
+        state, end = states[task.number], last.get(task.number)
+        row = Row(task.number, task.name, state, attempts=attempts.get(task.number, 0))
+        if end is not None and state in (State.OK, State.FAILED, State.STOPPED):
+            row = msgspec.structs.replace(
+                row,
+                node=end.node,
+                code=end.code,
+                signal=end.signal,
+                reason="" if end.ok else end.how,
+                seconds=round(end.ended - end.started, 3),
+                cpu=end.cpu,
+                memory=end.memory,
+                output=str(folder / "output" / f"{task.number}.out"),
+            )
+        found.append(row)
+    return sorted(found, key=lambda row: row.number)
+
+
+def counts(table: list[Row]) -> dict[State, int]:
+    """Return how many tasks are in each state."""
+    found = Counter(row.state for row in table)
+    return {state: found[state] for state in State}
+
+
+def clock(seconds: float) -> str:
+    """Return a time as H:MM:SS with two digits of hours, as Greasy writes it."""
+    whole = int(seconds)
+    return f"{whole // 3600:02}:{whole // 60 % 60:02}:{whole % 60:02}"
+
+
+def _label(row: Row) -> str:
+    return f"{row.number} ({row.name})" if row.name else str(row.number)

@@ -1,0 +1,69 @@
+"""Restart file: what has not ended well, as a task file that runs it and nothing else (GREASY user guide)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from hpc_dl.tasks.extension import MARK, RESTART
+from hpc_dl.tasks.model import Task, TaskFile
+from hpc_dl.tasks.protocol import Ended
+from hpc_dl.tasks.scheduler import State
+from hpc_dl.tasks.writer import lines_of
+
+
+def restart_path(file: Path, job: str) -> Path:
+    """Return the restart file of a task file's run in a job."""
+    return file.with_name(f"{file.name}-{job}.rst")
+
+
+def restart_text(file: TaskFile, states: Mapping[int, State], last: Mapping[int, Ended], run: str, when: str) -> str:
+    """Return the text of a restart file.
+
+    Its tasks are numbered anew; a dependency on a task that ended well is met and left out. The line with `run` tells
+    one restart file from the next of the same name: a second run of it goes on where the first one ended.
+
+    Args:
+        file: the task file.
+        states: of its valid tasks.
+        last: how tasks ended last.
+        run: what names the run, without blanks.
+        when: date and time, for people.
+    """
+    lines = [
+        f"# Restart file of {_line(file.name)}, made at {when}: what had not ended well, ready to run",
+        f"{MARK} {RESTART}={run}",
+        "",
+    ]
+    numbers: dict[int, int] = {}
+    for task in file.tasks:
+        if states[task.number] is State.OK:
+            continue
+        after = tuple(numbers[number] for number in task.after if number in numbers)
+        lines.append(f"# Task {task.label}: {_reason(task, states, last)}")
+        lines += lines_of(msgspec.structs.replace(task, after=after))
+        numbers[task.number] = len(lines)
+    if file.invalid:
+        numbers_text = ", ".join(map(str, sorted(file.invalid)))
+        lines += ["", f"# Invalid tasks are not here. Check these lines of {_line(file.name)}: {numbers_text}"]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _reason(task: Task, states: Mapping[int, State], last: Mapping[int, Ended]) -> str:
+    state = states[task.number]
+    if state is State.FAILED:
+        end = last.get(task.number)
+        return f"{_line(end.how)} on node {_line(end.node)}" if end else "failed"
+    if state is State.CANCELLED:
+        failed = [str(n) for n in task.after if states[n] in (State.FAILED, State.CANCELLED)]
+        return f"was cancelled, since task {', '.join(failed)} did not end well"
+    if state is State.STOPPED:
+        return "was running when the run was ended"
+    return "did not start before the run was ended"
+
+
+def _line(text: str) -> str:
+    """Return a text for the rest of a comment line."""
+    return "".join(sign if sign.isprintable() else "?" for sign in text)

@@ -1,0 +1,171 @@
+"""Scheduler: which task runs when and on what. Pure: it starts nothing and knows no clock."""
+
+from __future__ import annotations
+
+import enum
+import heapq
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import msgspec
+
+from hpc_dl.tasks.model import Task
+from hpc_dl.tasks.pool import Demand, Pool, Share
+
+
+class State(str, enum.Enum):
+    """Where a task is. INVALID tasks have it from the start; the scheduler sees valid ones alone."""
+
+    WAITING = "WAITING"
+    """Not started: for its dependencies, for a slot, or because the run was ended before."""
+    RUNNING = "RUNNING"
+    OK = "OK"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+    """Never runs, since a task that it depends on failed."""
+    INVALID = "INVALID"
+    STOPPED = "STOPPED"
+    """Was running when the run was ended."""
+
+
+class Start(msgspec.Struct, frozen=True):
+    """A task that starts now, for the `attempt`-th time (from 1), on its share of a node."""
+
+    task: Task
+    share: Share
+    attempt: int
+
+
+class Scheduler:
+    """Gives out tasks in order: longest chain of dependents first, then the largest, then by number.
+
+    A task that fits nowhere keeps a node free for itself, so that smaller ones don't overtake it for ever.
+
+    Args:
+        tasks: the valid tasks, in ascending order.
+        pool: where they run.
+        demand: what a task wants.
+        retries: how often a failed task that says nothing itself is tried again.
+        done: numbers of tasks that ended well in an earlier run.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        pool: Pool,
+        demand: Callable[[Task], Demand],
+        retries: int = 0,
+        done: Collection[int] = (),
+    ) -> None:
+        self._tasks = {task.number: task for task in tasks}
+        self._pool = pool
+        self._demand = demand
+        self._retries = retries
+        self.states = {number: State.OK if number in done else State.WAITING for number in self._tasks}
+        self.attempts: dict[int, int] = defaultdict(int)
+        self._shares: dict[int, Share] = {}
+        self._children: dict[int, list[int]] = defaultdict(list)
+        self._missing: dict[int, int] = {}
+        for task in tasks:
+            for parent in task.after:
+                self._children[parent].append(task.number)
+            self._missing[task.number] = sum(self.states[parent] is not State.OK for parent in task.after)
+        self._chains = chains(tasks)
+        # Tasks of one demand fit or don't alike: one look at the first of a queue is enough.
+        self._queues: dict[Demand, list[tuple[int, int]]] = defaultdict(list)
+        for number, missing in self._missing.items():
+            if not missing and self.states[number] is State.WAITING:
+                self._queue(number)
+
+    @property
+    def running(self) -> Mapping[int, Share]:
+        """Return the running tasks and their shares."""
+        return self._shares
+
+    def starts(self) -> list[Start]:
+        """Give out what can start now."""
+        found: list[Start] = []
+        kept: set[str] = set()
+        # By the first of each queue; a queue whose first doesn't fit is out until something ends.
+        order = [self._head(demand) for demand in self._queues]
+        heapq.heapify(order)
+        while order:
+            *_, demand = heapq.heappop(order)
+            share = self._pool.take(demand, kept)
+            if share is None:
+                kept.add(self._pool.keep(demand, kept))
+                continue
+            queue = self._queues[demand]
+            _, number = heapq.heappop(queue)
+            self._shares[number] = share
+            self.states[number] = State.RUNNING
+            self.attempts[number] += 1
+            found.append(Start(self._tasks[number], share, self.attempts[number]))
+            if queue:
+                heapq.heappush(order, self._head(demand))
+            else:
+                del self._queues[demand]
+        return found
+
+    def ended(self, number: int, ok: bool) -> list[int]:
+        """Take note that a running task ended; return the tasks that are cancelled for it, in ascending order."""
+        self._give_back(number)
+        if ok:
+            self.states[number] = State.OK
+            for child in self._children[number]:
+                self._missing[child] -= 1
+                if not self._missing[child] and self.states[child] is State.WAITING:
+                    self._queue(child)
+            return []
+        task = self._tasks[number]
+        if self.attempts[number] <= (self._retries if task.retries is None else task.retries):
+            self._again(number)
+            return []
+        self.states[number] = State.FAILED
+        return self._cancel_after(number)
+
+    def lost(self, number: int) -> None:
+        """Take note that a running task is gone with its node, by no fault of its own: it runs again."""
+        self._give_back(number)
+        self.attempts[number] -= 1
+        self._again(number)
+
+    def stopped(self, number: int) -> None:
+        """Take note that a running task was ended because the run ends."""
+        self._give_back(number)
+        self.states[number] = State.STOPPED
+
+    def _give_back(self, number: int) -> None:
+        self._pool.give_back(self._shares.pop(number))
+
+    def _again(self, number: int) -> None:
+        self.states[number] = State.WAITING
+        self._queue(number)
+
+    def _queue(self, number: int) -> None:
+        heapq.heappush(self._queues[self._demand(self._tasks[number])], (-self._chains[number], number))
+
+    def _head(self, demand: Demand) -> tuple[int, int, int, int, int, Demand]:
+        chain, number = self._queues[demand][0]
+        return chain, -demand.gpus, -demand.cores, -demand.memory, number, demand
+
+    def _cancel_after(self, number: int) -> list[int]:
+        cancelled: set[int] = set()
+        look = [number]
+        while look:
+            for child in self._children[look.pop()]:
+                if self.states[child] is State.WAITING and child not in cancelled:
+                    cancelled.add(child)
+                    look.append(child)
+        for child in cancelled:
+            self.states[child] = State.CANCELLED
+        return sorted(cancelled)
+
+
+def chains(tasks: Sequence[Task]) -> dict[int, int]:
+    """Return the length of the longest chain of dependents that starts at each task."""
+    length = {task.number: 1 for task in tasks}
+    for task in reversed(tasks):
+        for parent in task.after:
+            length[parent] = max(length[parent], length[task.number] + 1)
+    return length

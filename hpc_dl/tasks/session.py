@@ -1,0 +1,216 @@
+"""Session: a whole run of a task file, from its reading to the report."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import msgspec
+
+from hpc_dl.runfolder import write_text
+from hpc_dl.tasks import allocation
+from hpc_dl.tasks.agents import Agents, agent_command, srun_command
+from hpc_dl.tasks.log import TaskLog
+from hpc_dl.tasks.model import Problem, Task, TaskFile
+from hpc_dl.tasks.parser import read
+from hpc_dl.tasks.pool import Demand, Pool
+from hpc_dl.tasks.protocol import Ended
+from hpc_dl.tasks.records import Journal, Records, Run, in_use, records_folder
+from hpc_dl.tasks.report import Report, Row, counts, rows
+from hpc_dl.tasks.restart import restart_path, restart_text
+from hpc_dl.tasks.runner import Runner, exit_code
+from hpc_dl.tasks.scheduler import Scheduler, State
+from hpc_dl.tasks.settings import Settings
+from hpc_dl.tasks.writer import lines_of
+
+_GREETING = 60.0  # seconds for an agent to come up: Python from a shared disk that has just been mounted
+
+
+class Options(msgspec.Struct, frozen=True):
+    """How to run a task file, beside Greasy's settings.
+
+    Args:
+        records: the records folder; None: next to the file.
+        resume: run only what has not ended well in the runs that the records tell of.
+        cores: of a task that says nothing itself.
+        gpus: of a task that says nothing itself.
+        grace: seconds between SIGTERM and SIGKILL.
+    """
+
+    records: Path | None = None
+    resume: bool = False
+    cores: int = 1
+    gpus: int = 0
+    grace: float = 20.0
+
+
+def run_file(path: Path, settings: Settings, options: Options) -> Report:
+    """Run a task file and return the report; the restart file is written if there is something left.
+
+    Raises:
+        UserError: the file can't be read, settings don't fit, another run uses the records; with strict settings also
+            if a line is invalid. Nothing has run then.
+        JobError: no node answers.
+    """
+    file = read(path)
+    if settings.strict:
+        file.check()
+    wanted = allocation.slots(settings, os.environ)
+    job = allocation.job_id(os.environ)
+    folder = (options.records or records_folder(path)).absolute()
+    # A restart file that is run again goes on where it ended.
+    resume = options.resume or bool(file.restart)
+    with closing(Records(folder, file.restart, resume)) as records, _log(settings) as log:
+        commands = {node: agent_command(folder, options.grace, node) for node in wanted}
+        if settings.remote != "none":
+            for node, cores in allocation.job_cores(os.environ).items():
+                if node in wanted:
+                    commands[node] = srun_command(node, cores, commands[node])
+        agents = Agents(commands)
+        try:
+            hellos = agents.greet(_GREETING)
+            for node in set(wanted) - {hello.node for hello in hellos}:
+                log.lost(node, [])
+            pool = Pool(allocation.nodes(hellos, wanted, os.environ))
+            file = without_impossible(file, pool, options)
+            if settings.strict:
+                file.check()
+            for problem in file.problems:
+                log.line(2, problem.show(file.name))
+            earlier = Journal(folder).last(file.tasks)
+            done = frozenset(number for number, end in earlier.items() if end.ok)
+            scheduler = Scheduler(file.tasks, pool, lambda task: demand(task, options), settings.retries, done)
+            cores = sum(len(node.cores) for node in pool.nodes)
+            gpus = sum(len(node.gpus) for node in pool.nodes)
+            records.begin(Run(time.time(), job, file.restart, cores, gpus))
+            log.line(3, f"Start of {path}: {len(file.tasks) - len(done)} tasks to run with {cores} workers")
+            bound = [node.name for hello in hellos for node in pool.nodes if allocation.binds(hello, node)]
+            runner = Runner(
+                scheduler, agents, records, log, lose=pool.lose, bound=frozenset(bound), grace=options.grace
+            )
+            started = time.monotonic()
+            runner.run()
+            total = time.monotonic() - started
+        finally:
+            agents.close()
+        last = {**earlier, **{end.task: end for end in runner.ends}}
+        table = rows(file, scheduler.states, last, scheduler.attempts, folder)
+        report = Report(
+            str(path),
+            exit_code(scheduler.states.values(), bool(file.invalid), runner.signal),
+            counts(table),
+            total,
+            cores,
+            sum((end.ended - end.started) * len(end.cores) for end in runner.ends),
+            gpus,
+            sum((end.ended - end.started) * len(end.gpus) for end in runner.ends),
+            table,
+            _write_restart(path, file, scheduler.states, last, job, log),
+            runner.ended_by,
+        )
+        if settings.log_file:  # it goes to standard output in any case
+            for line in report.text().splitlines():
+                log.line(3, line)
+        return report
+
+
+def status(path: Path, records: Path | None) -> tuple[list[Row], bool]:
+    """Return a row for each task of a file, and whether a run goes on now.
+
+    Raises:
+        UserError: the file can't be read.
+    """
+    file = read(path)
+    folder = records or records_folder(path)
+    running = in_use(folder)
+    journal = Journal(folder)
+    last = journal.last(file.tasks)
+    # What failed before this run began may yet run again.
+    since = journal.runs[-1].time if running and journal.runs else 0.0
+    now = {one.task for one in journal.running()} if running else set()
+    attempts = {end.task: end.attempt for end in journal.ends}
+    return rows(file, _states(file, last, since, now), last, attempts, folder), running
+
+
+def _states(file: TaskFile, last: Mapping[int, Ended], since: float, running: set[int]) -> dict[int, State]:
+    states: dict[int, State] = {}
+    for task in file.tasks:
+        end = last.get(task.number)
+        if task.number in running:
+            state = State.RUNNING
+        elif end is not None and (end.ok or end.ended >= since):
+            state = State.OK if end.ok else State.STOPPED if end.stopped else State.FAILED
+        elif any(states[parent] in (State.FAILED, State.CANCELLED) for parent in task.after):
+            state = State.CANCELLED
+        else:
+            state = State.WAITING
+        states[task.number] = state
+    return states
+
+
+def demand(task: Task, options: Options) -> Demand:
+    """Return what a task wants, in its own words or in those of the run."""
+    return Demand(
+        options.cores if task.cores is None else task.cores,
+        options.gpus if task.gpus is None else task.gpus,
+        task.memory,
+        task.node,
+    )
+
+
+def without_impossible(file: TaskFile, pool: Pool, options: Options) -> TaskFile:
+    """Return the file with those tasks as invalid ones that no node has room for, and their dependents."""
+    invalid = set(file.invalid)
+    problems = list(file.problems)
+    kept: list[Task] = []
+    reasons: dict[Demand, str] = {}
+    for task in file.tasks:
+        wanted = demand(task, options)
+        if wanted not in reasons:
+            reasons[wanted] = pool.problem(wanted)
+        reason = reasons[wanted]
+        if parents := [number for number in task.after if number in invalid]:
+            reason = f"task {parents[0]} is invalid, so this one could never start"
+        if reason:
+            invalid.add(task.number)
+            problems.append(Problem(task.number, 0, reason, lines_of(task)[-1]))
+        else:
+            kept.append(task)
+    return TaskFile(file.name, kept, frozenset(invalid), tuple(problems), file.restart)
+
+
+@contextmanager
+def _log(settings: Settings) -> Iterator[TaskLog]:
+    if settings.log_file:
+        with Path(settings.log_file).open("a", encoding="utf-8") as file:
+            yield TaskLog(file, settings.log_level)
+    else:
+        yield TaskLog(sys.stderr, settings.log_level)
+
+
+def _write_restart(
+    path: Path, file: TaskFile, states: Mapping[int, State], last: Mapping[int, Ended], job: str, log: TaskLog
+) -> str:
+    """Write the restart file and return its name.
+
+    If nothing is left to run, remove the one of an earlier run of this job. A restart file that is run again goes on by
+    itself, and needs none.
+    """
+    target = restart_path(path, job)
+    done = all(state is State.OK for state in states.values()) and not file.invalid
+    try:
+        if done:
+            target.unlink(missing_ok=True)
+        elif not file.restart:
+            when = f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}"
+            write_text(target, restart_text(file, states, last, uuid.uuid4().hex[:12], when))
+    except OSError as error:
+        log.line(1, f"{target}: {error.strerror}; --resume goes on from the records without it")
+        return ""
+    return "" if done else str(path if file.restart else target)

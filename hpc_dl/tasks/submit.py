@@ -1,0 +1,116 @@
+"""Submission of a task file: a batch script that runs it on the nodes of a job."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from hpc_dl.errors import UserError
+from hpc_dl.rendering import Renderer, template_folders
+from hpc_dl.site import Scalar, Site
+from hpc_dl.slurm import executor
+
+
+class Request(msgspec.Struct, frozen=True):
+    """What a task file's job wants.
+
+    Args:
+        nodes: how many nodes.
+        gpus: of each node; None: all that the site's nodes have.
+        cores: of each node; None: all.
+        time: limit, as Slurm writes it.
+        partition: empty: the site's.
+        name: of the job; empty: the file's.
+        options: of ``hpc-dl tasks run``.
+    """
+
+    nodes: int
+    gpus: int | None = None
+    cores: int | None = None
+    time: str = "1:00:00"
+    partition: str = ""
+    name: str = ""
+    options: tuple[str, ...] = ()
+
+
+def script(file: Path, request: Request, site: Site, folders: Sequence[Path]) -> str:
+    """Return the batch script.
+
+    Args:
+        file: the task file.
+        request: what the job wants.
+        site: where.
+        folders: of templates that come before ours, strongest first.
+
+    Raises:
+        UserError: a template is not valid, or Slurm can't write a log at this path.
+    """
+    path = file.absolute()
+    values = {
+        "version": importlib.metadata.version("hpc_dl"),
+        "site": site,
+        "file": str(path),
+        "workdir": str(Path.cwd()),
+        "python": site.python or sys.executable,
+        "directives": directives(path, request, site),
+        "options": request.options,
+    }
+    return Renderer(folders).render("tasks.sh.j2", values)
+
+
+def directives(path: Path, request: Request, site: Site) -> Mapping[str, Scalar]:
+    """Return the ``#SBATCH`` options (man sbatch); True stands for an option without a value.
+
+    Raises:
+        UserError: Slurm can't write a log at this path.
+    """
+    if "\\" in str(path):
+        raise UserError(f"{str(path)!r}: Slurm replaces no %j in a path with a backslash; rename it")
+    options: dict[str, Scalar] = {
+        "job-name": request.name or path.name,
+        "nodes": request.nodes,
+        # One agent on each node.
+        "ntasks-per-node": 1,
+        "cpus-per-task": request.cores or site.cores,
+        "time": request.time,
+        "output": f"{str(path).replace('%', '%%')}-%j.log",
+        "open-mode": "append",
+        # Time to end the tasks in order and to write the restart file.
+        "signal": "B:USR2@60",
+    }
+    if gpus := site.gpus if request.gpus is None else request.gpus:
+        options["gres"] = f"{site.gres}:{gpus}"
+    if site.exclusive:
+        options["exclusive"] = True
+    if partition := request.partition or site.partition:
+        options["partition"] = partition
+    for key, value in site.slurm.items():
+        if value is False or value == "false":
+            options.pop(key, None)
+        else:
+            options[key] = True if value == "true" else value
+    return options
+
+
+def submit(text: str) -> str:
+    """Submit a batch script and return the job id.
+
+    Raises:
+        UserError: Slurm refuses it.
+    """
+    with tempfile.TemporaryDirectory(prefix="hpc_dl-") as folder:
+        job_id = executor.ScriptExecutor(Path(folder, "submitit"), text).submit_script()
+    executor.release(job_id)
+    return job_id
+
+
+def site_templates(site_path: Path) -> list[Path]:
+    """Return the template folders of user and site."""
+    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    return template_folders(None, site_path, config)

@@ -1,0 +1,368 @@
+"""Whole runs of task files on this machine, by the command, with real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpc_dl.tasks.agents import Agents, agent_command
+from hpc_dl.tasks.protocol import Order
+
+RUN = [sys.executable, "-m", "hpc_dl", "tasks"]
+
+
+def tasks(folder: Path, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
+    environ = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "GREASY_"))}
+    return subprocess.run(
+        [*RUN, *words], cwd=folder, env=environ | env, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def run(folder: Path, text: str, *options: str, **env: str) -> dict[str, Any]:
+    """Run a task file and return the JSON report."""
+    (folder / "t.txt").write_text(text)
+    done = tasks(folder, "run", "t.txt", "--json", "--log-level=0", *options, **env)
+    assert done.stdout, done.stderr
+    report: dict[str, Any] = json.loads(done.stdout)
+    assert done.returncode == report["exit_code"]
+    return report
+
+
+def states(report: dict[str, Any]) -> dict[int, str]:
+    return {row["number"]: row["state"] for row in report["tasks"]}
+
+
+def output(folder: Path, number: int) -> str:
+    return (folder / "t.txt.records" / "output" / f"{number}.out").read_text()
+
+
+def eventually(what: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not what():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def background(folder: Path, *words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([*RUN, *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_the_whole_line_runs_in_a_shell(tmp_path: Path) -> None:
+    text = """\
+A=1 sh -c 'echo $A' && echo b | tr b c
+[@ / @] pwd  # not in the folder of the runner
+#@ name=third env.X='a b' cores=2
+echo "$X $HPC_DL_TASK $HPC_DL_TASK_CORES [$CUDA_VISIBLE_DEVICES]"; echo err >&2
+"""
+    report = run(tmp_path, text, "--workers=2")
+    assert states(report) == {1: "OK", 2: "OK", 4: "OK"}
+    assert [output(tmp_path, n) for n in (1, 2, 4)] == ["1\nc\n", "/\n", "a b 4 0,1 []\nerr\n"]
+    assert report["tasks"][2]["name"] == "third"
+    assert not list(tmp_path.glob("*.rst"))
+
+
+def test_closing_lines_are_those_of_greasy(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("true\nfalse\n[# 2 #] true\n[# 3 #] true\n[# 9 #] true\n")
+    done = tasks(tmp_path, "run", "t.txt", "--no-strict")
+    first, second, third = done.stdout.splitlines()[:3]
+    assert first == "Summary of 5 tasks: 1 OK, 1 FAILED, 2 CANCELLED, 1 INVALID."
+    assert re.fullmatch(r"Total time: \d\d:\d\d:\d\d", second)
+    assert re.fullmatch(r"Resource Utilization: [\d.e-]+%", third)
+    assert done.returncode == 1
+    assert "Task 2 failed with exit code 1 on node" in done.stderr
+    assert "Cancelling task 4 because of task 2 failure" in done.stderr
+
+
+# What Greasy 2.2.3 itself makes of this file: "28 tasks: 14 OK, 2 FAILED, 3 CANCELLED, 9 INVALID".
+EVERY_RULE = """\
+# a comment keeps its number
+
+true
+  echo indented
+[# 3 #] true
+[#3-5#] true
+[# 5 - 3 #] true
+[# -1, 3 #] true
+[##] true
+[#  #] true
+[@ / @] test "$(pwd)" = /
+[# 3 #] [@ / @] test "$(pwd)" = /
+[@ / @] [# 3 #] test "$(pwd)" = /
+A=1 sh -c 'test $A = 1' && true | cat
+true # not a command: [# 99 #]
+[ 1 ] true
+false
+[# 17 #] true
+[# 18 #] true
+[# 3, 17 #] true
+[# 2 #] true
+[# 21 #] true
+[# 22 #] true
+[# 99 #] true
+[# +1 #] true
+[# 3->5 #] true
+[# x #] true
+[# 3 true
+[# 3 #]
+[@ $HOME @] test "$(pwd)" = "$HOME"
+"""
+
+
+def test_every_rule_of_the_format(tmp_path: Path) -> None:
+    report = run(tmp_path, EVERY_RULE, "--no-strict")
+    found: dict[str, list[int]] = {}
+    for number, state in states(report).items():
+        found.setdefault(state, []).append(number)
+    assert found == {
+        "OK": [*range(3, 16), 30],
+        "FAILED": [16, 17],
+        "CANCELLED": [18, 19, 20],
+        "INVALID": [*range(21, 30)],
+    }
+
+
+def test_a_strict_run_of_an_invalid_file_runs_nothing(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("touch ran\n[# 9 #] true\n#@ gpu=1\ntrue\n")
+    done = tasks(tmp_path, "run", "t.txt")
+    assert done.returncode == 2
+    assert "t.txt, line 2: there is no task 9 before this one\n  [# 9 #] true\n     ^" in done.stderr
+    assert "line 3: expected KEY=VALUE, found 'gpu=1' (did you mean 'gpus'?)" in done.stderr
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_task_that_no_node_has_room_for_is_invalid(tmp_path: Path) -> None:
+    text = "#@ gpus=99\ntouch ran\n[# 2 #] touch ran\ntrue\n"
+    assert states(run(tmp_path, text, "--no-strict")) == {2: "INVALID", 3: "INVALID", 4: "OK"}
+    done = tasks(tmp_path, "run", "t.txt")
+    assert done.returncode == 2
+    assert "line 2: wants 99 GPUs" in done.stderr
+    assert not (tmp_path / "ran").exists()
+
+
+def test_greasys_settings_have_their_meaning(tmp_path: Path) -> None:
+    (tmp_path / "greasy.conf").write_text("# comment\nStrictCheck=no\nMaxRetries=5 # x\nLogFile=log.txt\nNWorkers=3\n")
+    text = "echo x >> tries; false\n[# 9 #] true\n"
+    report = run(tmp_path, text, "--log-level=3", GREASY_MAXRETRIES="2")
+    assert states(report) == {1: "FAILED", 2: "INVALID"}
+    assert (report["cores"], (tmp_path / "tries").read_text().count("x")) == (3, 3)
+    assert "Retry 2 of task 1" in (tmp_path / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("MaxRetry=1", "line 1: unknown key 'MaxRetry' (did you mean 'MaxRetries'?)"),
+        ("MaxRetries=x", "line 1: MaxRetries=x: expected a number from 0 to"),
+        ("StrictCheck=yess", "not known (did you mean 'yes'?); allowed: 'yes', 'no'"),
+        ("BasicRemoteMethod=ssh", "ssh starts nothing here"),
+        ("BasicRemoteMethod=srun", "this is no Slurm job"),
+        ("NodeList=elsewhere", "NodeList: 'elsewhere' is no node of this run"),
+        ("NodeList=localhost\nNWorkers=2", "NodeList has 1 entries for 2 workers"),
+        ("nonsense", "line 1: expected KEY=VALUE"),
+    ],
+)
+def test_a_wrong_setting_is_named(tmp_path: Path, line: str, message: str) -> None:
+    (tmp_path / "greasy.conf").write_text(line + "\n")
+    (tmp_path / "t.txt").write_text("true\n")
+    done = tasks(tmp_path, "run", "t.txt")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_node_list_gives_a_worker_for_each_entry(tmp_path: Path) -> None:
+    assert run(tmp_path, "true\n", GREASY_NODELIST="localhost,localhost,localhost")["cores"] == 3
+
+
+def test_a_time_limit_ends_the_task_and_all_that_it_started(tmp_path: Path) -> None:
+    text = "#@ time=1s\nsleep 77 & trap '' TERM; wait; sleep 77\ntrue & sleep 78 & true\n"
+    report = run(tmp_path, text, "--grace=0.5")
+    assert states(report) == {2: "FAILED", 3: "OK"}
+    assert report["tasks"][0]["reason"] == "was ended after its time limit of 1 s"
+    assert subprocess.run(["pgrep", "-f", "^sleep 7[78]$"], check=False, capture_output=True).stdout == b""
+
+
+def test_a_signal_and_a_missing_folder_are_named(tmp_path: Path) -> None:
+    report = run(tmp_path, "kill -SEGV $$\n[@ /none @] true\n#@ retries=3\ntest -e f || { touch f; exit 3; }\n")
+    first, second, third = report["tasks"]
+    assert (first["signal"], first["code"], first["reason"]) == (11, 139, "was killed by signal 11")
+    assert second["reason"] == "could not start: /none: No such file or directory"
+    assert (third["state"], third["attempts"]) == ("OK", 2)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
+def test_a_signal_ends_the_tasks_and_writes_the_restart_file(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "t.txt").write_text(
+        "true\n[# 1 #] trap 'touch told; exit 0' TERM; touch up; sleep 60 & wait\n[# 2 #] true\n"
+    )
+    runner = background(tmp_path, "run", "t.txt", "--json")
+    eventually((tmp_path / "up").exists)
+    runner.send_signal(number)
+    report = json.loads(runner.communicate(timeout=30)[0])
+    assert runner.returncode == 128 + number
+    assert states(report) == {1: "OK", 2: "STOPPED", 3: "WAITING"}
+    assert (tmp_path / "told").exists()
+    text = (tmp_path / "t.txt-local.rst").read_text()
+    assert "# Task 2: was running when the run was ended\ntrap" in text
+    assert "# Task 3: did not start before the run was ended\n[# 5 #] true\n" in text
+
+
+def test_a_killed_runner_loses_nothing(tmp_path: Path) -> None:
+    text = "".join(
+        f"echo {n} >> ran; test {n} -lt 20 || test -e go || sleep 60; echo {n} >> ended\n" for n in range(40)
+    )
+    (tmp_path / "t.txt").write_text(text)
+    runner = background(tmp_path, "run", "t.txt", "--workers=3")
+    ran = tmp_path / "ran"
+    eventually(lambda: ran.exists() and ran.read_text().count("\n") >= 22)
+    runner.kill()
+    runner.communicate(timeout=30)
+    (tmp_path / "go").touch()
+    done = tasks(tmp_path, "run", "t.txt", "--resume", "--json")
+    assert set(states(json.loads(done.stdout)).values()) == {"OK"}
+    assert Counter((tmp_path / "ended").read_text().split()) == Counter(str(n) for n in range(40))
+    # What had ended was not started again.
+    assert [n for n, times in Counter(ran.read_text().split()).items() if times > 1 and int(n) < 20] == []
+    again = tasks(tmp_path, "run", "t.txt", "--resume")
+    assert again.returncode == 0
+    assert len((tmp_path / "ended").read_text().split()) == 40
+
+
+def test_two_runs_of_one_file_are_not_mixed_up(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("touch up; while ! test -e go; do sleep 0.05; done\n")
+    first = background(tmp_path, "run", "t.txt")
+    eventually((tmp_path / "up").exists)
+    assert '"running": true' in tasks(tmp_path, "status", "t.txt", "--json").stdout
+    second = tasks(tmp_path, "run", "t.txt")
+    assert (second.returncode, "another run uses it now" in second.stderr) == (2, True)
+    (tmp_path / "go").touch()
+    first.communicate(timeout=30)
+    assert first.returncode == 0
+    assert "Not running: 1 OK" in tasks(tmp_path, "status", "t.txt").stdout
+
+
+def test_an_edited_line_runs_again(tmp_path: Path) -> None:
+    run(tmp_path, "echo a >> log\necho b >> log\n")
+    run(tmp_path, "echo a >> log\necho c >> log\n", "--resume")
+    assert Counter((tmp_path / "log").read_text().split()) == {"a": 1, "b": 1, "c": 1}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_restart_of_any_graph_completes_and_twice_is_once(tmp_path: Path, seed: int) -> None:
+    chance = random.Random(seed)  # noqa: S311
+    lines, parents, fails = [], {}, {}
+    for number in range(1, 16):
+        parents[number] = sorted(chance.sample(range(1, number), min(number - 1, chance.randint(0, 2))))
+        fails[number] = chance.random() < 0.3
+        after = f"[# {', '.join(map(str, parents[number]))} #] " if parents[number] else ""
+        lines.append(f"{after}{'test -e mended && ' if fails[number] else ''}echo {number} >> ran\n")
+    expected: dict[int, str] = {}
+    for number in parents:
+        well = all(expected[parent] == "OK" for parent in parents[number])
+        expected[number] = ("FAILED" if fails[number] else "OK") if well else "CANCELLED"
+    assert states(run(tmp_path, "".join(lines))) == expected
+    ok = [number for number, state in expected.items() if state == "OK"]
+    restart = tmp_path / "t.txt-local.rst"
+    if len(ok) == len(expected):
+        assert not restart.exists()
+        return
+    (tmp_path / "mended").touch()
+    for _ in range(2):
+        assert tasks(tmp_path, "run", restart.name).returncode == 0
+        order = [int(word) for word in (tmp_path / "ran").read_text().split()]
+        assert sorted(order) == list(expected)
+        assert all(order.index(parent) < order.index(number) for number in parents for parent in parents[number])
+
+
+def test_a_new_restart_file_does_not_take_the_records_of_an_old_one(tmp_path: Path) -> None:
+    text = "test -e mended && echo x >> ran\n"
+    for expected in (1, 2):
+        (tmp_path / "mended").unlink(missing_ok=True)
+        run(tmp_path, text)
+        (tmp_path / "mended").touch()
+        assert tasks(tmp_path, "run", "t.txt-local.rst").returncode == 0
+        assert (tmp_path / "ran").read_text().count("x") == expected
+
+
+def test_a_sweep_gives_a_task_file(tmp_path: Path) -> None:
+    (tmp_path / "t.j2").write_text("#@ name=r{{ number }}\ntrain --lr {{ lr }} {{ tag }}\n[# -1 #] test {{ lr }}\n")
+    (tmp_path / "t.csv").write_text("lr,tag\n0.1,a b\n0.01,$(id)\n")
+    (tmp_path / "t.toml").write_text("lr = [0.1, 0.01]\ntag = ['a', 'b']\n")
+    assert tasks(tmp_path, "expand", "t.j2", "t.csv").stdout == (
+        "#@ name=r1\ntrain --lr 0.1 'a b'\n[# -1 #] test 0.1\n#@ name=r2\ntrain --lr 0.01 '$(id)'\n[# -1 #] test 0.01\n"
+    )
+    assert tasks(tmp_path, "expand", "t.j2", "t.toml").stdout.count("train") == 4
+    (tmp_path / "bad.csv").write_text("lr,tag\n0.1\n")
+    bad = tasks(tmp_path, "expand", "t.j2", "bad.csv")
+    assert (bad.returncode, "line 2: 1 values for 2 columns: lr, tag" in bad.stderr) == (2, True)
+
+
+def test_a_journal_that_a_crash_has_cut_is_read(tmp_path: Path) -> None:
+    run(tmp_path, "true\ntrue\n")
+    (journal,) = (tmp_path / "t.txt.records").glob("*.jsonl")
+    whole = journal.read_text()
+    journal.write_text(whole[: len(whole) * 3 // 4])
+    report = run(tmp_path, "true\ntrue\n", "--resume")
+    assert [row.get("attempts", 0) for row in report["tasks"]] in ([0, 1], [1, 0])
+
+
+def test_the_batch_script(tmp_path: Path) -> None:
+    (tmp_path / "it's.txt").write_text("true\n")
+    words = ["submit", "it's.txt", "--site=minotauro", "--nodes=2", "--task-gpus=1", "--dry-run"]
+    done = tasks(tmp_path, *words)
+    text = done.stdout.replace(str(tmp_path), "/FOLDER").replace(sys.executable, "PYTHON")
+    text = re.sub(r"(hpc_dl )[\d.]+|(# from template ).*", r"\1\2…", text)
+    golden = Path(__file__).parents[1] / "golden" / "tasks" / "job.sh"
+    assert text == golden.read_text(), f"if this is wanted, write it to {golden}:\n{text}"
+    script = tmp_path / "job.sh"
+    script.write_text(done.stdout)
+    subprocess.run(["shellcheck", str(script)], check=True, env=os.environ | {"PATH": f"{Path(sys.executable).parent}"})
+
+
+def test_tasks_do_not_outlive_their_agent(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("touch up; sleep 81 & sleep 82\n")
+    runner = background(tmp_path, "run", "t.txt", "--json", "--log-level=1")
+    eventually((tmp_path / "up").exists)
+    agent = subprocess.run(["pgrep", "-P", str(runner.pid)], capture_output=True, text=True, check=True).stdout
+    os.kill(int(agent), signal.SIGKILL)
+    said, log = runner.communicate(timeout=30)
+    assert (runner.returncode, states(json.loads(said))) == (1, {1: "WAITING"})
+    assert "is gone; tasks 1 start again elsewhere" in log
+    eventually(lambda: not subprocess.run(["pgrep", "-f", "^sleep 8[12]$"], check=False, capture_output=True).stdout)
+
+
+def test_an_agent_binds_a_task_to_its_cores(tmp_path: Path) -> None:
+    (tmp_path / "output").mkdir()
+    core = min(os.sched_getaffinity(0))
+    agents = Agents({"n": agent_command(tmp_path, 1.0, "n")})
+    (hello,) = agents.greet(60)
+    assert hello.cores == tuple(sorted(os.sched_getaffinity(0)))
+    command = "grep Cpus_allowed_list /proc/self/status; echo [$CUDA_VISIBLE_DEVICES]"
+    orders = [Order(1, "k", 1, command, cores=(core,), gpus=("2", "3"), bind=True), Order(2, "k", 1, command)]
+    agents.order("n", orders)
+    ended = 0
+    while ended < 2:
+        ended += len(agents.wait(None))
+    agents.close()
+    bound, free = ((tmp_path / "output" / f"{number}.out").read_text().split() for number in (1, 2))
+    assert bound[1:] == [str(core), "[2,3]"]
+    assert (free[1] == bound[1], free[2]) == (len(hello.cores) == 1, "[]")
+
+
+def test_per_node_files_start_all_lines_at_once(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text(
+        "touch a; while ! test -e b; do sleep 0.05; done\ntouch b; test -e a || sleep 1\n" * 4
+    )
+    assert tasks(tmp_path, "all", "t.txt").returncode == 0
