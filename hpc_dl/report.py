@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from hpc_dl.processes import figures, per_step
+from hpc_dl.figures import figures, per_step
 from hpc_dl.runfolder import RunFolder
 
 _BAR = 40  # characters of the histogram's longest bar

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from hpc_dl.processes import figures, per_step
+from hpc_dl.figures import figures, per_step
 from hpc_dl.train import graph, session
 from hpc_dl.train.best import Best
 from hpc_dl.train.cluster import Cluster

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hpc_dl.processes import figures, per_step
+from hpc_dl.figures import figures, per_step
 from tests.train.conftest import Processes
 
 Make = Callable[..., Processes]

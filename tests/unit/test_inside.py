@@ -13,7 +13,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpc_dl.processes import figures, per_step
+from hpc_dl.figures import figures, per_step
 from hpc_dl.report import report_lines
 from hpc_dl.runfolder import RunFolder
 from hpc_dl.train.best import Best

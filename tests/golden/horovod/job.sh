@@ -66,5 +66,5 @@ await $! || exit
 PYTHON -m hpc_dl place "$run" --nodelist "$SLURM_JOB_NODELIST" --job-id "$SLURM_JOB_ID" || exit
 
 # The task file's one line starts all ranks, on all nodes. A rank that fails ends the others.
-PYTHON -m hpc_dl tasks run "$run/tasks.txt" &
+PYTHON -m hpc_dl tasks all "$run/tasks.txt" &
 await $!
