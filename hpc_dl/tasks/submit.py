@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -104,9 +103,12 @@ def submit(text: str) -> str:
     Raises:
         UserError: Slurm refuses it.
     """
-    with tempfile.TemporaryDirectory(prefix="hpc_dl-") as folder:
-        job_id = executor.ScriptExecutor(Path(folder, "submitit"), text).submit_script()
-    executor.release(job_id)
+    job_id = executor.submit(text)
+    try:
+        executor.release(job_id)
+    except BaseException:
+        executor.cancel(job_id)
+        raise
     return job_id
 
 
