@@ -8,13 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from hpc_dl import data
+from hpc_dl.data import pipeline
 from hpc_dl.errors import UserError
-
-tf = pytest.importorskip("tensorflow")
-
-from hpc_dl.data import pipeline  # noqa: E402
 
 
 @pytest.fixture(scope="module")

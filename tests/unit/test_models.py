@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from hpc_dl import models
 from hpc_dl.errors import UserError
 from hpc_dl.train.options import Options
-
-tf = pytest.importorskip("tensorflow")
 
 
 def trained_parameters(model: Any) -> int:

@@ -94,7 +94,6 @@ def test_a_generated_data_set_is_not_copied(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder in which digits are prepared."""
-    pytest.importorskip("tensorflow")
     folder = tmp_path_factory.mktemp("data")
     subprocess.run([sys.executable, "-m", "hpc_dl.data", "prepare", "digits", "--data-dir", folder], check=True)
     return folder

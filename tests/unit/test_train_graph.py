@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tensorflow as tf
 
 from hpc_dl.errors import UserError
+from hpc_dl.train import graph, placement, session, towers
 from hpc_dl.train.cluster import Cluster
+from hpc_dl.train.multiworker import buckets
 from hpc_dl.train.options import Options
-
-tf = pytest.importorskip("tensorflow")
-
-from hpc_dl.train import graph, placement, session, towers  # noqa: E402
-from hpc_dl.train.multiworker import buckets  # noqa: E402
 
 tf1 = tf.compat.v1
 

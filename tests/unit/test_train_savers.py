@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pytest
+import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-tf = pytest.importorskip("tensorflow")
-
-from hpc_dl.train import compression  # noqa: E402
+from hpc_dl.train import compression
 
 tf1 = tf.compat.v1
 
