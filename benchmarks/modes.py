@@ -25,7 +25,7 @@ _MODES = {
     "multiworker": ({"nodes": 2}, 2),
     "horovod": ({"nodes": 2}, 2),
 }
-_NETWORKS = {"resnet8": 0.02, "benchmarks.networks:fat": 0.005}
+_NETWORKS = {"resnet8": 0.05, "benchmarks.networks:fat": 0.005}
 
 
 def measure(network: str, rate: float, mode: str) -> str:
