@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from hpc_dl.jobspec import JobSpec, job_file, load_job
 from hpc_dl.nodelist import expand, fold
 from hpc_dl.placement import NodeFacts, Placement, expected_facts, place, resolve
 from hpc_dl.rendering import Renderer, shell, template_folders
-from hpc_dl.site import Scalar, Site
+from hpc_dl.site import Scalar, Site, config_home
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -93,8 +92,7 @@ def make_plan(
     if nodelist:
         overrides = [Layer({"nodes": len(expand(nodelist))}, "node list"), *overrides]
     spec = load_job(path, overrides)
-    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    folders = tuple(template_folders(path, site_path, config))
+    folders = tuple(template_folders(path, site_path, config_home()))
     return Plan(resolve(spec, site), site, str(path.absolute()) if path else "keywords", folders)
 
 
@@ -175,13 +173,29 @@ def directives(job: JobSpec, site: Site, runs: Path) -> dict[str, Scalar]:
         # A requeued job must not lose the log of its first run.
         "open-mode": "append",
     }
-    if job.gpus:
-        options["gres"] = f"{site.gres}:{job.gpus}"
+    return with_site(options, site, job.gpus or 0, job.partition, job.slurm)
+
+
+def with_site(
+    options: Mapping[str, Scalar], site: Site, gpus: int, partition: str = "", own: Mapping[str, Scalar] | None = None
+) -> dict[str, Scalar]:
+    """Return sbatch options with what every job of a site adds: GPUs, exclusive nodes, partition, further options.
+
+    Args:
+        options: what is set already.
+        site: the site.
+        gpus: GPUs per node.
+        partition: the job's choice; empty: the site's.
+        own: further options of the job, which win over the site's; false takes an option away.
+    """
+    options = dict(options)
+    if gpus:
+        options["gres"] = f"{site.gres}:{gpus}"
     if site.exclusive:
         options["exclusive"] = True
-    if partition := job.partition or site.partition:
+    if partition := partition or site.partition:
         options["partition"] = partition
-    for key, value in {**site.slurm, **job.slurm}.items():
+    for key, value in {**site.slurm, **(own or {})}.items():
         if value is False or value == "false":
             options.pop(key, None)
         else:

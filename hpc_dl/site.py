@@ -94,10 +94,14 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return "mpirun" if self.scheduler == "local" else self.launcher
 
 
+def config_home() -> Path:
+    """Return the folder of the user's configuration (XDG Base Directory Specification)."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+
+
 def site_folders() -> Iterator[Path]:
     """Yield where site files are looked for: the user's configuration, this folder, the package."""
-    config = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-    yield Path(config) / "hpc_dl" / "sites"
+    yield config_home() / "hpc_dl" / "sites"
     yield Path.cwd() / "env" / "sites"
     yield share() / "env" / "sites"
 

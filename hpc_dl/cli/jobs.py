@@ -197,5 +197,6 @@ def _find(job: str, runs: str) -> Job:
 
     found = find_job(job, Path(runs))
     if not found.run.local.exists():
-        choose_site(found.run.read_site().name if found.run.read_site().name == "minicluster" else "")
+        name = found.run.read_site().name
+        choose_site(name if name == "minicluster" else "")
     return found

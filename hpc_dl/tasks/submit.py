@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,8 +10,9 @@ from pathlib import Path
 import msgspec
 
 from hpc_dl.errors import UserError
+from hpc_dl.plan import with_site
 from hpc_dl.rendering import Renderer, template_folders
-from hpc_dl.site import Scalar, Site
+from hpc_dl.site import Scalar, Site, config_home
 from hpc_dl.slurm import executor
 
 
@@ -83,18 +83,7 @@ def directives(path: Path, request: Request, site: Site) -> Mapping[str, Scalar]
         # Time to end the tasks in order and to write the restart file.
         "signal": "B:USR2@60",
     }
-    if gpus := site.gpus if request.gpus is None else request.gpus:
-        options["gres"] = f"{site.gres}:{gpus}"
-    if site.exclusive:
-        options["exclusive"] = True
-    if partition := request.partition or site.partition:
-        options["partition"] = partition
-    for key, value in site.slurm.items():
-        if value is False or value == "false":
-            options.pop(key, None)
-        else:
-            options[key] = True if value == "true" else value
-    return options
+    return with_site(options, site, site.gpus if request.gpus is None else request.gpus, request.partition)
 
 
 def submit(text: str) -> str:
@@ -114,5 +103,4 @@ def submit(text: str) -> str:
 
 def site_templates(site_path: Path) -> list[Path]:
     """Return the template folders of user and site."""
-    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    return template_folders(None, site_path, config)
+    return template_folders(None, site_path, config_home())
