@@ -5,6 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LOST = 75
+"""Exit code of a training process that has lost contact or was superseded (EX_TEMPFAIL of sysexits.h): a new start from
+the last checkpoint helps. Other codes of the built-in program say that it would not."""
+
 
 class UserError(Exception):
     """Bad input. The message names the file and the line or the key, what was found and what is allowed."""

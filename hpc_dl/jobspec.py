@@ -50,6 +50,13 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Meta(description="time limit, as Slurm writes it"),
     ] = "01:00:00"
     partition: Annotated[str, Meta(description="partition; default: the site's")] = ""
+    restarts: (
+        Annotated[Count, Meta(description="new starts of a process that died; default: 3, a script of your own: 0")]
+        | None
+    ) = None
+    requeues: (
+        Annotated[Count, Meta(description="requeues at the time limit; default: 3, a script of your own: 0")] | None
+    ) = None
     slurm: Annotated[dict[str, Scalar], Meta(description="any other sbatch option, without the dashes")] = {}
     env: Annotated[dict[str, str], Meta(description="environment variables of every process")] = {}
 

@@ -18,6 +18,8 @@ from hpc_dl.train import ALL_REDUCE, ONLY_IN
 
 Role = Literal["ps", "chief", "worker"]
 
+_AGAIN = 3  # restarts and requeues of the built-in program, which goes on from its last checkpoint
+
 
 class NodeFacts(msgspec.Struct, frozen=True):
     """What a job may use on one node: what the site says before there is a job, what the node says in the job."""
@@ -132,7 +134,15 @@ def resolve(job: JobSpec, site: Site) -> JobSpec:
     if (job.ps_cores or 0) > cores:
         raise UserError(f"ps_cores = {job.ps_cores}: the job has {cores} cores on each node")
     ps = None if job.mode in ("single", *ALL_REDUCE) else job.ps or 1
-    resolved = msgspec.structs.replace(job, gpus=gpus, cores=cores, ps=ps)
+    again = 0 if job.script else _AGAIN
+    resolved = msgspec.structs.replace(
+        job,
+        gpus=gpus,
+        cores=cores,
+        ps=ps,
+        restarts=again if job.restarts is None else job.restarts,
+        requeues=again if job.requeues is None else job.requeues,
+    )
     if (ps or 0) > (workers := resolved.nodes * resolved.per_node):
         raise UserError(f"ps = {ps}: more parameter servers than workers, of which the job has {workers}")
     if gpus and gpus % resolved.per_node:

@@ -96,8 +96,16 @@ def make_plan(
     return Plan(resolve(spec, site), site, str(path.absolute()) if path else "keywords", folders)
 
 
-def task_file(job: JobSpec, site: Site, placement: Placement, run: str, renderer: Renderer) -> str:
+def task_file(job: JobSpec, site: Site, placement: Placement, run: str, renderer: Renderer, attempt: int = 0) -> str:
     """Return the task file: one line per node, which starts the node's processes.
+
+    Args:
+        job: a resolved job.
+        site: its site.
+        placement: where its processes are.
+        run: the run folder.
+        renderer: of the templates.
+        attempt: which start of the processes it is for.
 
     Raises:
         UserError: a template is not valid.
@@ -109,6 +117,7 @@ def task_file(job: JobSpec, site: Site, placement: Placement, run: str, renderer
         **_common(job, site),
         "nodes": placement.by_node().items(),
         "run": run,
+        "attempt": attempt,
         "separator": separator,
         # Quoted once, not once per process.
         "command": shell(command(job, site, run)),
@@ -173,6 +182,12 @@ def directives(job: JobSpec, site: Site, runs: Path) -> dict[str, Scalar]:
         # A requeued job must not lose the log of its first run.
         "open-mode": "append",
     }
+    if job.requeues:
+        options["requeue"] = True
+        if site.notice:
+            # To the batch shell alone; srun would not pass it on in time. Slurm may send it up to a minute early, which
+            # must not eat most of a short job.
+            options["signal"] = f"B:USR1@{min(site.notice, minutes(job.time) * 60 // 5)}"
     return with_site(options, site, job.gpus or 0, job.partition, job.slurm)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +20,8 @@ from hpc_dl.rendering import Renderer
 from hpc_dl.site import Site
 
 T = TypeVar("T")
+
+STOP = "stop"  # the file in an attempt's state folder by which the job script tells all launchers to end
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -51,12 +54,20 @@ class Summary(msgspec.Struct, frozen=True):
     failure: Failure | None = None
     result: dict[str, Any] | None = None
     """What the training program wrote to ``result.json``."""
+    attempts: int = 1
+    """How often the processes were started, all of them, over requeues and restarts."""
 
 
 class RunFolder:
-    """The files of one job; reading is by whoever shares the disk, writing by the job alone."""
+    """The files of one job; reading is by whoever shares the disk, writing by the job alone.
 
-    def __init__(self, path: Path | str) -> None:
+    Args:
+        path: the folder.
+        attempt: which start of the job's processes is meant, where that is not the latest one.
+    """
+
+    def __init__(self, path: Path | str, attempt: int | None = None) -> None:
+        self._attempt = attempt
         self._name_files(Path(path))
 
     def _name_files(self, path: Path) -> None:
@@ -72,9 +83,8 @@ class RunFolder:
         self.placement = self.path / "placement.json"
         self.tasks = self.path / "tasks.txt"
         self.logs = self.path / "logs"
-        self.state = self.path / "state"
-        self.done = self.state / "done"
-        self.failure = self.state / "failure.json"
+        self.attempts = self.path / "attempts.jsonl"
+        self.attempt_file = self.path / "attempt"
         self.metrics = self.path / "metrics"
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
@@ -85,6 +95,38 @@ class RunFolder:
     def job_id(self) -> str:
         """Return the job id, the last part of the folder's name."""
         return self.path.name.rpartition("-")[2]
+
+    @property
+    def attempt(self) -> int:
+        """Return the attempt that is meant: how often the job's processes had been started before it."""
+        return self.latest_attempt() if self._attempt is None else self._attempt
+
+    def latest_attempt(self) -> int:
+        """Return the number of the job's latest attempt; 0 before the first."""
+        try:
+            return int(self.attempt_file.read_text())
+        except FileNotFoundError:
+            return 0
+
+    @property
+    def state(self) -> Path:
+        """Return where the launchers of an attempt tell one another what has happened."""
+        return self.path / "state" / str(self.attempt)
+
+    @property
+    def done(self) -> Path:
+        """Return the folder of markers of workers that ended well."""
+        return self.state / "done"
+
+    @property
+    def lost(self) -> Path:
+        """Return the folder of markers of workers that were given up."""
+        return self.state / "lost"
+
+    @property
+    def failure(self) -> Path:
+        """Return the file of the attempt's first failure."""
+        return self.state / "failure.json"
 
     @classmethod
     def create(cls, path: Path) -> RunFolder:
@@ -188,7 +230,7 @@ def to_toml(value: msgspec.Struct) -> str:
 def write_text(path: Path, text: str | bytes) -> None:
     """Write a file so that a reader sees the old or the new text, never a part."""
     data = text.encode() if isinstance(text, str) else text
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     with temporary.open("wb") as file:
         file.write(data)
         file.flush()

@@ -72,6 +72,11 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     mpirun: Annotated[tuple[str, ...], Meta(description="further options of mpirun")] = ("--bind-to", "none")
     grace: Annotated[int, Meta(ge=1, le=3600, description="seconds between SIGTERM and SIGKILL")] = 20
 
+    notice: Annotated[
+        int,
+        Meta(ge=0, le=3600, description="seconds before the time limit at which a job saves and is requeued"),
+    ] = 60
+
     module_init: Annotated[str, Meta(description="the file that defines the module command, where batch lacks it")] = ""
     modules: Annotated[tuple[str, ...], Meta(description="modules that a job loads, in this order")] = ()
     env: Annotated[dict[str, str], Meta(description="environment variables of a job")] = {}

@@ -24,6 +24,8 @@ _COMMANDS = {
     "sites": ("sites", "sites", True),
     "cluster": ("cluster", "cluster", True),
     "tasks": ("tasks", "tasks", True),
+    "begin": ("node", "begin", False),
+    "again": ("node", "again", False),
     "facts": ("node", "facts", False),
     "place": ("node", "place", False),
     "launch": ("node", "launch", False),

@@ -1,13 +1,21 @@
-"""What the job script and the task file call: facts, place, launch, finish. People call them to look into a job."""
+"""What job script and task file call: begin, facts, place, launch, again, finish. People may too."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from hpc_dl.errors import LOST, JobError
+
+if TYPE_CHECKING:
+    from hpc_dl.launch.policy import Policy
+    from hpc_dl.runfolder import RunFolder
+
 _RUN = click.argument("run", type=Path)
+_ATTEMPT = click.option("--attempt", type=int, default=None, help="which start of the processes; default: the latest")
 
 
 @click.command()
@@ -30,6 +38,47 @@ def facts(run: Path, nodelist: str) -> int:
 
 @click.command()
 @_RUN
+def begin(run: Path) -> int:
+    """Begin the next attempt of the job of run folder RUN: the first, or the one after a requeue. Print its number."""
+    from hpc_dl.launch import attempts
+    from hpc_dl.runfolder import RunFolder
+
+    click.echo(attempts.begin(RunFolder(run), _slurm_restarts()))
+    return 0
+
+
+@click.command()
+@_RUN
+@click.option("--attempt", type=int, required=True, help="the attempt that has ended")
+@click.option("--code", type=int, required=True, help="its exit code")
+def again(run: Path, attempt: int, code: int) -> int:
+    """Begin the next attempt in this allocation, if the policy allows it, and print its number; else exit with 1."""
+    from hpc_dl.launch import attempts
+    from hpc_dl.launch.outcome import outcome
+    from hpc_dl.launch.policy import Policy
+    from hpc_dl.runfolder import RunFolder
+
+    folder = RunFolder(run, attempt)
+    how, history = outcome(folder, code, 0), attempts.events(folder)
+    policy = Policy.of(folder.read_job())
+    if not attempts.may_restart(policy, history, how.exit_code, how.failure is not None):
+        return 1
+    cause = str(how.failure or f"exit code {how.exit_code}").partition("\n")[0]
+    attempts.record(folder, attempts.Event(attempt, time.time(), "ended", 0, how.exit_code, cause, attempts.RESTART))
+    number = attempts.begin(folder, _slurm_restarts(), after=attempt)
+    click.echo(f"hpc-dl: all processes start again from the last checkpoint (attempt {number}): {cause}", err=True)
+    click.echo(number)
+    return 0
+
+
+def _slurm_restarts() -> int:
+    import os
+
+    return int(os.environ.get("SLURM_RESTART_COUNT") or 0)
+
+
+@click.command()
+@_RUN
 @click.option("--nodelist", required=True, help="the nodes of the job, in Slurm's order")
 @click.option("--job-id", required=True, help="the job's number, from which its ports start")
 def place(run: Path, nodelist: str, job_id: str) -> int:
@@ -45,7 +94,7 @@ def place(run: Path, nodelist: str, job_id: str) -> int:
     write_text(folder.cluster, msgspec.json.encode(placement.cluster()))
     if job.mode == "horovod":
         write_text(folder.placement, msgspec.json.encode(placement))
-    write_text(folder.tasks, task_file(job, site, placement, str(run), folder.renderer()))
+    write_text(folder.tasks, task_file(job, site, placement, str(run), folder.renderer(), folder.attempt))
     click.echo(f"hpc-dl: {len(placement.processes)} processes on {nodelist}; see {folder.tasks}")
     return 0
 
@@ -54,12 +103,20 @@ def place(run: Path, nodelist: str, job_id: str) -> int:
 @click.option("--run", "run", type=Path, required=True, help="the job's run folder")
 @click.option("--node", required=True, help="this node's name")
 @click.option("--grace", type=float, default=20.0, help="seconds between SIGTERM and SIGKILL")
+@_ATTEMPT
 @click.option("--classic-flags", is_flag=True, help="add --ps_hosts --worker_hosts --job_name --task_index")
 @click.option("--stage", is_flag=True, help="copy the job's data set to this node's disk, for as long as they run")
 @click.option("--separator", default=":::", help="what stands before each process")
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 def launch(
-    run: Path, node: str, grace: float, classic_flags: bool, stage: bool, separator: str, words: tuple[str, ...]
+    run: Path,
+    node: str,
+    grace: float,
+    attempt: int | None,
+    classic_flags: bool,
+    stage: bool,
+    separator: str,
+    words: tuple[str, ...],
 ) -> int:
     """Start and watch this node's processes: ``::: worker:0 VARIABLE=VALUE … COMMAND …`` for each."""
     import msgspec
@@ -68,21 +125,30 @@ def launch(
     from hpc_dl.launch.staging import staged_data
     from hpc_dl.runfolder import RunFolder
 
-    folder = RunFolder(run)
+    folder = RunFolder(run, attempt)
     lines = parse_processes(words, separator)
+    launcher = Launcher(folder, node, grace, _policy(folder))
     if not stage:
-        return Launcher(folder, node, grace).launch(lines, classic_flags)
+        return launcher.launch(lines, classic_flags)
     with staged_data(folder, node) as data_dir:
         option = f"--data-dir={data_dir}"  # the last one counts
         lines = [msgspec.structs.replace(line, command=(*line.command, option)) for line in lines]
-        return Launcher(folder, node, grace).launch(lines, classic_flags)
+        return launcher.launch(lines, classic_flags)
+
+
+def _policy(folder: RunFolder) -> Policy:
+    from hpc_dl.launch.policy import Policy
+
+    # A line can be run by hand, with a cluster spec and no job.
+    return Policy.of(folder.read_job()) if folder.job_file.exists() else Policy()
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.option("--run", "run", type=Path, required=True, help="the job's run folder")
 @click.option("--grace", type=float, default=20.0, help="seconds between SIGTERM and SIGKILL")
+@_ATTEMPT
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def rank(run: Path, grace: float, command: tuple[str, ...]) -> int:
+def rank(run: Path, grace: float, attempt: int | None, command: tuple[str, ...]) -> int:
     """Start and watch COMMAND as the MPI rank that this process is, with its GPUs, cores and log."""
     import os
 
@@ -90,23 +156,64 @@ def rank(run: Path, grace: float, command: tuple[str, ...]) -> int:
     from hpc_dl.launch.rank import process_line, process_of
     from hpc_dl.runfolder import RunFolder
 
-    folder = RunFolder(run)
+    folder = RunFolder(run, attempt)
     process = process_of(folder.read_placement(), os.environ)
     return Launcher(folder, process.node, grace).launch([process_line(process, command)])
 
 
 @click.command()
 @_RUN
+@_ATTEMPT
 @click.option("--code", type=int, required=True, help="exit code of what the job script ran last")
 @click.option("--started", type=float, required=True, help="when the job started, in Unix seconds")
-def finish(run: Path, code: int, started: float) -> int:
-    """Write how the job of run folder RUN ended, say why if it failed, and exit with its exit code."""
+@click.option("--warned", is_flag=True, help="the signal that comes ahead of the time limit has come")
+def finish(run: Path, attempt: int | None, code: int, started: float, warned: bool) -> int:
+    """Write how the job of run folder RUN ended, say why if it failed, and exit with its exit code.
+
+    A job that has to end before its training does is requeued instead, as often as it may be.
+    """
+    from hpc_dl.launch import attempts
     from hpc_dl.launch.outcome import finish as write_summary
+    from hpc_dl.launch.outcome import outcome
     from hpc_dl.runfolder import RunFolder
 
-    summary = write_summary(RunFolder(run), code, started)
+    folder = RunFolder(run, attempt)
+    if folder.latest_attempt() > folder.attempt:
+        click.echo(f"hpc-dl: {attempts.superseded(folder.attempt)}")
+        return LOST
+    summary = outcome(folder, code, started)
+    then = _requeued(folder, warned) if summary.state == "CANCELLED" else ""
+    cause = str(summary.failure or "").partition("\n")[0]
+    attempts.record(folder, attempts.Event(folder.attempt, time.time(), "ended", 0, summary.exit_code, cause, then))
+    if then:
+        return summary.exit_code
+    write_summary(folder, summary)
     took = time.time() - started
     click.echo(f"hpc-dl: job {summary.state} with exit code {summary.exit_code} after {took:.1f} s")
     if summary.failure:
         click.echo(f"hpc-dl: first cause: {summary.failure}")
     return summary.exit_code
+
+
+def _requeued(folder: RunFolder, warned: bool) -> str:
+    """Requeue a job that was told to end, if that is how it goes on; return what `attempts.requeue` says."""
+    import os
+
+    from hpc_dl.launch import attempts
+    from hpc_dl.slurm import requeue
+
+    job_id = os.environ.get("SLURM_JOB_ID", "")
+    if not job_id:
+        return ""
+    ended_by = "time limit" if warned else requeue.told_by(job_id)
+    history = attempts.events(folder)
+    then = attempts.requeue(folder.read_job(), history, ended_by)
+    if not then:
+        return ""
+    click.echo(f"hpc-dl: {ended_by}: requeued, to go on from the last checkpoint")
+    try:
+        requeue.requeue(job_id)
+    except JobError as error:
+        click.echo(f"hpc-dl: {error}")
+        return ""
+    return then

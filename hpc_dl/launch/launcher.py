@@ -1,11 +1,13 @@
 """Launcher: starts the processes of one node, watches them and ends them. It runs once on each node.
 
-Launchers of one job know of one another through the run folder alone: a marker per worker that is done, and the first
-failure. So the same line works under srun, under Greasy and by hand.
+Launchers of one job know of one another through the run folder alone: a marker per worker that is done or given up, the
+first failure, the wish to end. So the same line works under srun, under Greasy and by hand.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import re
 import shutil
@@ -16,14 +18,18 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from hpc_dl.errors import UserError
-from hpc_dl.launch.outcome import all_workers_done, mark_done, report_failure
+from hpc_dl.errors import LOST, UserError
+from hpc_dl.launch.attempts import superseded
+from hpc_dl.launch.outcome import all_workers_done, mark_done, mark_lost, report_failure
+from hpc_dl.launch.policy import After, Policy
 from hpc_dl.placement import classic_flags, tf_config
 from hpc_dl.process import Guard, adopt_orphans, die_with_parent, kill_group
-from hpc_dl.runfolder import Failure, RunFolder
+from hpc_dl.runfolder import STOP, Failure, RunFolder
 
 _TOLD = 0.5  # seconds in which a SIGTERM that has ended a process reaches the launcher too, if it was meant for all
 _POLL = 1.0  # seconds between looks at the run folder, on a disk that many nodes share
+_PATIENCE = 600.0  # seconds in which a run folder that can't be written may become writable again
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)  # what a shared disk may say for a while
 _TAIL = 8  # lines of a failed process's log that a message repeats
 
 
@@ -114,19 +120,24 @@ class Launcher:
     """The processes of one node from start to end.
 
     Args:
-        run: the job's run folder.
+        run: the job's run folder; its attempt is the one that this launcher belongs to.
         node: this node's name.
         grace: seconds that processes have between SIGTERM and SIGKILL.
+        policy: which processes are started again.
     """
 
     _SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)
 
-    def __init__(self, run: RunFolder, node: str, grace: float) -> None:
-        self._run = run
+    def __init__(self, run: RunFolder, node: str, grace: float, policy: Policy | None = None) -> None:
+        self._run = RunFolder(run.path, run.attempt)
         self._node = node
         self._grace = grace
+        self._policy = policy or Policy()
         self._cluster = run.read_cluster()
         self._children: dict[int, _Child] = {}
+        self._restarts: dict[str, int] = {}
+        self._waiting: list[tuple[float, ProcessLine]] = []  # not before when, and what to start
+        self._unwritten: list[tuple[float, Callable[[], None]]] = []  # since when, and what to write
         self._exit_code = 0
         self._kill_at: float | None = None  # set once the processes have been told to end
         self._ps_until: float | None = None  # set once all workers are done
@@ -146,27 +157,42 @@ class Launcher:
         self._guard = Guard()
         self._run.logs.mkdir(exist_ok=True)
         try:
-            for line in lines:
-                self._start(line, flags)
-            while self._children:
+            self._flags = flags
+            self._waiting = [(0.0, line) for line in lines]
+            self._start_waiting()
+            while self._children or self._waiting or self._unwritten:
                 received = signal.sigtimedwait(self._SIGNALS, _POLL)
                 if received is not None and received.si_signo != signal.SIGCHLD:
                     self._end(128 + received.si_signo)
                 self._reap()
+                self._start_waiting()
                 self._look_around()
         finally:
             self._guard.close()
         return self._exit_code
 
-    def _start(self, line: ProcessLine, flags: bool) -> None:
-        if self._kill_at is not None:
-            return
-        env = {**os.environ, **line.env, "HPC_DL_RUN": str(self._run.path)}
+    def _start_waiting(self) -> None:
+        """Start what it is time for."""
+        waiting, self._waiting = self._waiting, []
+        for when, line in waiting:
+            if self._kill_at is not None:
+                break
+            if when > time.monotonic():
+                self._waiting.append((when, line))
+            else:
+                self._start(line)
+
+    def _start(self, line: ProcessLine) -> None:
+        job = {"HPC_DL_RUN": str(self._run.path), "HPC_DL_ATTEMPT": str(self._run.attempt)}
+        env = {**os.environ, **line.env, **job}
         env["TF_CONFIG"] = tf_config(self._cluster, line.role, line.index)
-        command = [*line.command, *(classic_flags(self._cluster, line.role, line.index) if flags else ())]
+        command = [*line.command, *(classic_flags(self._cluster, line.role, line.index) if self._flags else ())]
         try:
             child = _Child(line, self._run, env, command)
         except OSError as error:
+            if error.errno in _DISK and line.name in self._restarts:
+                self._waiting.append((time.monotonic() + _POLL, line))  # its log can't be opened now
+                return
             # As shells say it; a closed folder on PATH does not make a missing command a forbidden one.
             code = 126 if shutil.which(command[0], os.F_OK) else 127
             self._fail(Failure(line.name, self._node, code, 0, time.time(), (f"{command[0]}: {error.strerror}",)))
@@ -196,44 +222,101 @@ class Launcher:
     def _ended(self, child: _Child, status: int) -> None:
         if self._kill_at is not None:
             return
-        if child.line.role == "ps" and (self._ps_until is not None or all_workers_done(self._run, self._cluster)):
+        if child.line.role == "ps" and (self._ps_until is not None or self._all_workers_done()):
             return
         if status == 0:
             if child.line.role != "ps":
-                mark_done(self._run, child.line.name)
+                self._write(lambda: mark_done(self._run, child.line.name))
             return
         code, number = (status, 0) if status > 0 else (128 - status, -status)
         if code == 128 + signal.SIGTERM and (told := signal.sigtimedwait((signal.SIGTERM, signal.SIGINT), _TOLD)):
             # scancel signals every process of a step: nobody has failed.
             self._end(128 + told.si_signo)
             return
-        self._fail(Failure(child.line.name, self._node, code, number, time.time(), child.tail()))
+        self._died(child.line, Failure(child.line.name, self._node, code, number, time.time(), child.tail()))
+
+    def _died(self, line: ProcessLine, failure: Failure) -> None:
+        restarts = self._restarts.get(line.name, 0)
+        after = self._policy.after_death(line.name, failure.exit_code, restarts)
+        if after is not After.FAIL and self._is_over():
+            return  # it has died of that
+        if after is After.FAIL:
+            self._fail(failure)
+        elif after is After.WITHOUT:
+            _say(f"{failure}\nhpc-dl: {line.name} {after.value}")
+            self._write(lambda: mark_lost(self._run, line.name))
+        else:
+            self._restarts[line.name] = restarts + 1
+            _say(f"{failure}\nhpc-dl: {line.name} {after.value}, {restarts + 1} of {self._policy.restarts} times")
+            self._waiting.append((time.monotonic() + 2.0**restarts, line))
 
     def _fail(self, failure: Failure) -> None:
-        print(f"hpc-dl: {failure}", flush=True)
-        self._end(report_failure(self._run, failure).exit_code)
+        _say(str(failure))
+        self._end(failure.exit_code)
+        self._write(lambda: self._report(failure))
+
+    def _report(self, failure: Failure) -> None:
+        self._exit_code = report_failure(self._run, failure).exit_code
+
+    def _write(self, write: Callable[[], None], since: float | None = None) -> None:
+        """Write to the run folder, now or once its disk takes it again.
+
+        Raises:
+            OSError: it has not for a long time.
+        """
+        since = time.monotonic() if since is None else since
+        try:
+            write()
+        except OSError as error:
+            if error.errno not in _DISK or time.monotonic() - since > _PATIENCE:
+                raise
+            self._unwritten.append((since, write))
+
+    def _is_over(self) -> bool:
+        """See whether the attempt has ended elsewhere; end here too then."""
+        with contextlib.suppress(OSError):  # the disk is away for a moment
+            if self._run.latest_attempt() > self._run.attempt:
+                # Of a node that was given up: its processes must not go on beside their successors.
+                _say(superseded(self._run.attempt))
+                self._end(LOST, signal.SIGKILL)
+            elif failure := self._run.read_failure():
+                self._end(failure.exit_code)
+            elif (self._run.state / STOP).exists():
+                self._end(128 + signal.SIGTERM)
+        return self._kill_at is not None
+
+    def _all_workers_done(self) -> bool:
+        with contextlib.suppress(OSError):
+            return all_workers_done(self._run, self._cluster)
+        return False
 
     def _look_around(self) -> None:
         """See what happened on the other nodes, and how long is left."""
+        unwritten, self._unwritten = self._unwritten, []
+        for since, write in unwritten:
+            self._write(write, since)
         now = time.monotonic()
         if self._kill_at is not None:
             if now > self._kill_at:
                 for child in self._children.values():
                     child.signal(signal.SIGKILL)
-        elif failure := self._run.read_failure():
-            self._end(failure.exit_code)
+        elif self._is_over():
+            pass
         elif self._ps_until is not None:
             if now > self._ps_until:
                 self._end(0)
-        elif all(child.line.role == "ps" for child in self._children.values()) and all_workers_done(
-            self._run, self._cluster
-        ):
+        elif all(child.line.role == "ps" for child in self._children.values()) and self._all_workers_done():
             # A ps of the built-in program leaves by itself; server.join() of a user's script never does.
             self._ps_until = now + _POLL * 2
 
-    def _end(self, code: int) -> None:
+    def _end(self, code: int, number: int = signal.SIGTERM) -> None:
         if self._kill_at is None:
             self._kill_at = time.monotonic() + self._grace
             self._exit_code = code
             for child in self._children.values():
-                child.signal(signal.SIGTERM)
+                child.signal(number)
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):  # of the job's log on a full disk
+        print(f"hpc-dl: {text}", flush=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import time
 from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from hpc_dl.runfolder import Failure, RunFolder, Summary, write_text
+from hpc_dl.runfolder import STOP, Failure, RunFolder, Summary, write_text
 
 
 def mark_done(run: RunFolder, process: str) -> None:
@@ -17,10 +18,17 @@ def mark_done(run: RunFolder, process: str) -> None:
     (run.done / process.replace(":", "-")).touch()
 
 
+def mark_lost(run: RunFolder, process: str) -> None:
+    """Say to all processes that a worker was given up: nobody need wait for it."""
+    run.lost.mkdir(parents=True, exist_ok=True)
+    (run.lost / process.replace(":", "-")).touch()
+
+
 def all_workers_done(run: RunFolder, cluster: Mapping[str, Sequence[str]]) -> bool:
-    """Return whether every process of the cluster spec but the ps has ended well."""
+    """Return whether every process of the cluster spec but the ps has ended well, or was given up."""
     expected = sum(len(addresses) for role, addresses in cluster.items() if role != "ps")
-    return run.done.is_dir() and sum(1 for _ in run.done.iterdir()) >= expected
+    ended = {path.name for folder in (run.done, run.lost) if folder.is_dir() for path in folder.iterdir()}
+    return len(ended) >= expected
 
 
 def report_failure(run: RunFolder, failure: Failure) -> Failure:
@@ -33,11 +41,11 @@ def report_failure(run: RunFolder, failure: Failure) -> Failure:
     return run.read_failure() or failure
 
 
-def finish(run: RunFolder, code: int, started: float) -> Summary:
-    """Write the summary of a job whose script is about to end.
+def outcome(run: RunFolder, code: int, started: float) -> Summary:
+    """Return how a job ends whose script is about to end.
 
     Args:
-        run: its run folder.
+        run: its run folder, of the attempt that ends.
         code: exit code of what the script ran last.
         started: Unix seconds.
 
@@ -45,9 +53,14 @@ def finish(run: RunFolder, code: int, started: float) -> Summary:
         The summary; its exit code is that of the first process that failed, else `code`.
     """
     failure = run.read_failure()
+    if failure is None and code and (run.state / STOP).exists():
+        code = 128 + signal.SIGTERM  # whatever srun and mpirun make of processes that were told to end
     code = failure.exit_code if failure else code
     # 130 and 143: SIGINT and SIGTERM ended the step and no process had failed before.
     state = "COMPLETED" if code == 0 else "CANCELLED" if failure is None and code in (130, 143) else "FAILED"
-    summary = Summary(state, code, started, time.time(), failure, run.read_result())
+    return Summary(state, code, started, time.time(), failure, run.read_result(), run.attempt + 1)
+
+
+def finish(run: RunFolder, summary: Summary) -> None:
+    """Write the summary."""
     write_text(run.summary, msgspec.json.format(msgspec.json.encode(summary)))
-    return summary

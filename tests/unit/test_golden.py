@@ -244,7 +244,21 @@ def test_hostile_arguments_arrive_unchanged(tmp_path: Path) -> None:
     job = rendered("hostile", tmp_path)
     argv, _ = run_recorded(job.task_lines[0], tmp_path)
     run = str(job.plan.runs / "hostile-JOBID")
-    launch = ["-m", "hpc_dl", "launch", "--run", run, "--node", "nvb1", "--grace", "20", "--separator", "::::"]
+    launch = [
+        "-m",
+        "hpc_dl",
+        "launch",
+        "--run",
+        run,
+        "--node",
+        "nvb1",
+        "--grace",
+        "20",
+        "--attempt",
+        "0",
+        "--separator",
+        "::::",
+    ]
     assert argv[: len(launch)] == launch
     processes = split(argv[len(launch) :], "::::")[1:]
     assert [words[0] for words in processes] == ["ps:0", "worker:0"]

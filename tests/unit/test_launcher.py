@@ -16,8 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpc_dl.errors import UserError
+from hpc_dl.jobspec import JobSpec
+from hpc_dl.launch.attempts import begin
 from hpc_dl.launch.launcher import ProcessLine, parse_processes
-from hpc_dl.runfolder import Failure, RunFolder
+from hpc_dl.launch.outcome import report_failure
+from hpc_dl.runfolder import Failure, RunFolder, to_toml
 from tests.unit.fakes.processes import Marker, eventually
 
 # The real command, which looks at the run folder more often than it does on a shared disk.
@@ -391,3 +394,111 @@ def test_every_process_that_is_written_is_read_again(lines: list[ProcessLine]) -
     for line in lines:
         words += [":::", line.name, *(f"{key}={value}" for key, value in line.env.items()), *line.command]
     assert parse_processes(words) == lines
+
+
+def again(job: Job, mode: str = "async", restarts: int = 2) -> Job:
+    """Let processes be started again, as in a job of the built-in program."""
+    job.run.job_file.write_text(to_toml(JobSpec(mode=mode, restarts=restarts)))  # type: ignore[arg-type]
+    return job
+
+
+_DIES_ONCE = "if [ -e {flag} ]; then echo second life; else touch {flag}; kill -9 $$; fi"
+
+
+def test_a_killed_worker_starts_again_while_the_others_go_on(job: Job, tmp_path: Path) -> None:
+    dies = _DIES_ONCE.format(flag=tmp_path / "flag")
+    waits = f"until grep -q second {job.run.log_of('worker:1')}; do sleep 0.05; done; echo undisturbed"
+    node = again(job).spec(worker=2).start(*job.sh(worker_0=waits, worker_1=dies))
+    assert node.end() == 0
+    assert job.log("worker:0") == "undisturbed\n"
+    assert job.log("worker:1") == "second life\n"
+    assert "worker:1 on node n1 was killed by signal 9" in node.output
+    assert "hpc-dl: worker:1 started again, 1 of 2 times" in node.output
+    assert job.run.read_failure() is None
+
+
+def test_a_worker_that_dies_again_and_again_is_given_up(job: Job) -> None:
+    waits = f"until [ -e {job.run.lost}/worker-1 ]; do sleep 0.05; done"
+    node = again(job, restarts=1).spec(worker=2).start(*job.sh(worker_0=waits, worker_1="echo life; kill -9 $$"))
+    assert node.end() == 0
+    assert job.log("worker:1") == "life\nlife\n"
+    assert "hpc-dl: worker:1 given up, the training goes on without it" in node.output
+
+
+def test_a_chief_that_dies_again_and_again_is_the_failure(job: Job) -> None:
+    node = again(job, restarts=1).spec(worker=2).start(*job.sh(worker_0="exit 75", worker_1=_FOREVER))
+    assert node.end() == 75
+    assert (job.failure().process, job.failure().exit_code) == ("worker:0", 75)
+
+
+@pytest.mark.parametrize("code", [1, 2])
+def test_an_error_that_would_come_again_is_no_reason_to_start_again(job: Job, code: int) -> None:
+    node = again(job).spec(worker=2).start(*job.sh(worker_0=_FOREVER, worker_1=f"exit {code}"))
+    assert node.end() == code
+    assert "started again" not in node.output
+
+
+def test_who_dies_of_a_failure_elsewhere_is_not_started_again(job: Job) -> None:
+    report = f"touch {job.run.path}/dies; until [ -e {job.run.failure} ]; do sleep 0.02; done; kill -9 $$"
+    node = again(job).spec(worker=2).start(*job.sh(worker_1=report))
+    eventually(lambda: (job.run.path / "dies").exists())
+    report_failure(job.run, Failure("ps:0", "n2", 137, 9))
+    assert node.end() == 137
+    assert "started again" not in node.output
+
+
+def test_a_later_attempt_ends_the_processes_of_an_earlier_one_at_once(job: Job) -> None:
+    begin(job.run)
+    words = ["--attempt", "0", *job.spec(worker=1).sh(worker_0=_IGNORE)]
+    node = job.start(*words, grace=300)
+    job.ready("worker:0")
+    begin(job.run)
+    assert node.end() == 75
+    assert node.output == "hpc-dl: attempt 0 of this job is over: a later one has begun\n"
+    assert job.marker.gone()
+    assert list(job.run.state.iterdir()) == []  # nothing of it is in the later one's
+
+
+def test_the_job_script_can_tell_all_launchers_to_end(job: Job) -> None:
+    begin(job.run)
+    nodes = [
+        job.spec(worker=2).start(*job.sh(**{f"worker_{i}": "trap 'echo saved; exit 143' TERM; echo ready; "
+                                            "while :; do sleep 0.05; done"}), node=f"n{i}")
+        for i in range(2)
+    ]  # fmt: skip
+    job.ready("worker:0", "worker:1")
+    (job.run.state / "stop").touch()
+    assert [node.end() for node in nodes] == [143, 143]
+    assert all("saved" in job.log(f"worker:{i}") for i in range(2))
+    assert job.run.read_failure() is None
+
+
+def test_processes_know_their_attempt(job: Job) -> None:
+    begin(job.run)
+    begin(job.run)
+    node = job.spec(worker=1).start(*job.sh(worker_0="echo $HPC_DL_ATTEMPT"))
+    assert node.end() == 0
+    assert job.log("worker:0") == "1\n"
+
+
+# A disk in a mount namespace of its own, on which the worker leaves no file to be made before it ends.
+_FULL_DISK = """
+mount -t tmpfs -o size=1m,nr_inodes=20 tmpfs "$1" || exit
+mkdir -p "$1/job-L1/logs"
+echo '{"worker": ["h:1"]}' > "$1/job-L1/cluster.json"
+"$2" -c "$3" launch --run "$1/job-L1" --node n1 ::: worker:0 sh -c 'while touch "$0/f$i"; do i=$((i + 1)); done' "$1" &
+until [ "$(df --output=iavail "$1" | tail -n 1)" -eq 0 ]; do sleep 0.05; done
+sleep 1
+kill -0 $! || exit  # it has not given up
+rm "$1"/f*
+wait $! && ls "$1/job-L1/state/0/done"
+"""
+
+
+def test_a_full_disk_delays_the_marker_of_a_worker_that_is_done(tmp_path: Path) -> None:
+    unshare = ["unshare", *(() if os.getuid() == 0 else ("--user", "--map-root-user")), "--mount"]
+    if subprocess.run([*unshare, "true"], capture_output=True, timeout=10, check=False).returncode:
+        pytest.skip("this machine lets nobody make a mount namespace")
+    command = [*unshare, "bash", "-c", _FULL_DISK, "bash", str(tmp_path), sys.executable, _LAUNCH]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "worker-0\n"), done.stderr

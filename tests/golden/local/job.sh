@@ -7,20 +7,32 @@ set -u -o pipefail
 umask 077
 run=/FOLDER/work/runs/train-"$HPC_DL_JOB_ID"
 
-# However the script ends, it writes the outcome; its exit code is that of the first process that failed.
+# An attempt is one start of the processes; what an earlier one, before a requeue, said of its end does not count.
+attempt=$(PYTHON -m hpc_dl begin "$run") || exit
+
+# However the script ends, it writes the outcome; its exit code is that of the first process that failed. If the job has to
+# end before its training does, it is requeued there.
 started=$(date +%s.%N)
+warned=
 finish() {
   local code=$?
   trap - EXIT
-  trap '' TERM INT
-  PYTHON -m hpc_dl finish "$run" --code "$code" --started "$started"
+  trap '' TERM INT USR1
+  PYTHON -m hpc_dl finish "$run" --attempt "$attempt" --code "$code" --started "$started" ${warned:+--warned}
   exit $?  # without a number it would be the code from before the trap
 }
 trap finish EXIT
 
-# A signal goes on to the step, and the script waits on for it; without a step it ends here.
+# A signal goes on to the step, and the script waits on for it; without a step it ends here. USR1 comes ahead of the time
+# limit. The launchers find it in the run folder: srun and mpirun would leave their processes no time to save.
 step=
-trap '[ -n "$step" ] || exit 143; kill -TERM "$step" 2>/dev/null' TERM INT
+tell() {
+  : > "$run/state/$attempt/stop"
+  [ -n "$step" ] || exit 143
+  kill -TERM "$step" 2>/dev/null
+}
+trap tell TERM INT
+trap 'warned=yes; tell' USR1
 await() {
   local code
   step=$1
@@ -33,8 +45,6 @@ await() {
   return "$code"
 }
 
-# What an earlier run of this job, before a requeue, said of its end does not count.
-rm -rf -- "$run/state" "$run/summary.json" "$run/result.json"
 cd /FOLDER/work || exit
 
 
@@ -43,10 +53,16 @@ cd /FOLDER/work || exit
 PYTHON -m hpc_dl.data prepare digits --data-dir /FOLDER/work/data &
 await $! || exit
 
-# What this machine has for each node decides the placement, which gives the task file.
-PYTHON -m hpc_dl facts "$run" --nodelist 'node[1-2]' > "$run/nodes.jsonl" || exit
-PYTHON -m hpc_dl place "$run" --nodelist 'node[1-2]' --job-id "$HPC_DL_JOB_ID" || exit
+while :; do
+  # What this machine has for each node decides the placement, which gives the task file.
+  PYTHON -m hpc_dl facts "$run" --nodelist 'node[1-2]' > "$run/nodes.jsonl" || exit
+  PYTHON -m hpc_dl place "$run" --nodelist 'node[1-2]' --job-id "$HPC_DL_JOB_ID" || exit
 
-# All nodes are this machine: every line of the task file runs here. A line that fails ends the others.
-PYTHON -m hpc_dl tasks all "$run/tasks.txt" &
-await $!
+  # All nodes are this machine: every line of the task file runs here. A line that fails ends the others.
+  PYTHON -m hpc_dl tasks all "$run/tasks.txt" &
+  await $!
+  # A failure that a new start may cure leads to the next attempt, on the same nodes; else the job ends.
+  code=$?
+  next=$(PYTHON -m hpc_dl again "$run" --attempt "$attempt" --code "$code") || exit "$code"
+  attempt=$next
+done

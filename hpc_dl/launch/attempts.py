@@ -1,0 +1,134 @@
+"""Attempts: each start of a job's processes, over requeues and over new starts inside an allocation.
+
+An attempt is claimed by making its folder, which one script alone can do. What an earlier attempt has left running on
+a node that nobody reaches finds the later one by its number, and ends.
+"""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+
+from hpc_dl.errors import JobError
+from hpc_dl.jobspec import JobSpec
+from hpc_dl.launch.policy import Policy
+from hpc_dl.runfolder import RunFolder, write_text
+
+RESTART, REQUEUE, PREEMPTED = "restart", "requeue", "requeue after preemption"
+
+
+class Event(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A line of ``attempts.jsonl``: an attempt has started or ended."""
+
+    attempt: int
+    time: float
+    """Unix seconds."""
+    event: str
+    """``started`` or ``ended``."""
+    slurm_restarts: int = 0
+    """How often Slurm had requeued the job (SLURM_RESTART_COUNT)."""
+    exit_code: int = 0
+    cause: str = ""
+    """The first process that failed, and how."""
+    then: str = ""
+    """What follows: ``restart``, ``requeue``, ``requeue after preemption``; empty: the job's end."""
+
+
+def events(run: RunFolder) -> list[Event]:
+    """Return all lines so far; one that a full disk has cut off is left out."""
+    try:
+        lines = run.attempts.read_bytes().splitlines()
+    except FileNotFoundError:
+        return []
+    return [event for line in lines if (event := _event(line))]
+
+
+def _event(line: bytes) -> Event | None:
+    try:
+        return msgspec.json.decode(line, type=Event)
+    except msgspec.DecodeError:
+        return None
+
+
+def record(run: RunFolder, event: Event) -> None:
+    """Append a line."""
+    with run.attempts.open("ab") as file:
+        file.write(msgspec.json.encode(event) + b"\n")
+
+
+def begin(run: RunFolder, slurm_restarts: int = 0, after: int | None = None) -> int:
+    """Begin the next attempt and return its number. What an earlier one has said of its end does not count any more.
+
+    Args:
+        run: the run folder.
+        slurm_restarts: how often Slurm has requeued the job.
+        after: the caller's own attempt, where it only wants the one that follows.
+
+    Raises:
+        JobError: another script of this job has begun an attempt after the caller's.
+    """
+    number = (run.latest_attempt() if after is None else after) + 1 if run.attempt_file.exists() else 0
+    while True:
+        try:
+            RunFolder(run.path, number).state.mkdir(parents=True)
+            break
+        except FileExistsError:
+            if after is not None:
+                raise JobError(superseded(after)) from None
+            number += 1
+    while run.latest_attempt() < (latest := _latest_folder(run)) or not run.attempt_file.exists():
+        write_text(run.attempt_file, str(latest))  # and again, if a script that was slower has just put a lower number
+    run.summary.unlink(missing_ok=True)
+    run.result.unlink(missing_ok=True)
+    record(run, Event(number, time.time(), "started", slurm_restarts))
+    return number
+
+
+def _latest_folder(run: RunFolder) -> int:
+    return max(int(path.name) for path in run.state.parent.iterdir() if path.name.isdigit())
+
+
+def superseded(attempt: int) -> str:
+    """Return what a process says that finds itself replaced."""
+    return f"attempt {attempt} of this job is over: a later one has begun"
+
+
+def may_restart(policy: Policy, history: list[Event], exit_code: int, failed: bool) -> bool:
+    """Return whether all processes of a job start again in the same allocation.
+
+    Args:
+        policy: the job's.
+        history: the attempts so far.
+        exit_code: of the attempt that has just ended.
+        failed: whether a process has reported its failure; otherwise 130 and 143 say that it was told to end.
+    """
+    if not policy.curable(exit_code) or (not failed and exit_code in (130, 143)):
+        return False
+    start = max((i for i, event in enumerate(history) if _is_first_of_a_run(history, i)), default=0)
+    return sum(event.then == RESTART for event in history[start:]) < policy.restarts
+
+
+def _is_first_of_a_run(history: list[Event], index: int) -> bool:
+    """Say whether this line is the first that Slurm's latest start of the job has written."""
+    event = history[index]
+    return event.event == "started" and not any(
+        before.event == "started" and before.slurm_restarts == event.slurm_restarts for before in history[:index]
+    )
+
+
+def requeue(job: JobSpec, history: list[Event], ended_by: str) -> str:
+    """Return how a job that was told to end goes on: ``requeue``, ``requeue after preemption``, or empty for its end.
+
+    Preemption has no limit: it is Slurm that wants it.
+
+    Args:
+        job: the resolved job.
+        history: its attempts so far.
+        ended_by: ``time limit``, ``preemption`` or empty.
+    """
+    if ended_by == "preemption":
+        return PREEMPTED if job.requeues else ""
+    if ended_by == "time limit" and sum(event.then == REQUEUE for event in history) < (job.requeues or 0):
+        return REQUEUE
+    return ""
