@@ -41,9 +41,28 @@ def test_what_sbatch_gets() -> None:
         "time": "01:00:00",
         "output": "/w/runs/job-%j/job.log",
         "open-mode": "append",
+        "requeue": True,
+        "signal": "B:USR1@60",
         "gres": "gpu:k80:2",
         "partition": "projects",
     }
+
+
+def test_a_job_is_told_ahead_of_its_time_limit_if_it_may_be_requeued() -> None:
+    assert options(time="2")["signal"] == "B:USR1@24"  # a fifth of a short job, since Slurm may send it a minute early
+    assert options(time="1-00:00:00")["signal"] == "B:USR1@60"
+    assert options(msgspec.structs.replace(K80, notice=300), time="1:00:00")["signal"] == "B:USR1@300"
+    assert "signal" not in options(msgspec.structs.replace(K80, notice=0))
+    assert {"signal", "requeue"}.isdisjoint(options(requeues=0))
+    assert options(slurm={"signal": "B:USR1@600"})["signal"] == "B:USR1@600"
+
+
+@pytest.mark.parametrize(("script", "again"), [("", 3), ("own.py", 0)])
+def test_the_built_in_program_starts_again_a_script_of_the_users_own_does_not(script: str, again: int) -> None:
+    job = resolve(JobSpec(script=script), K80)
+    assert (job.restarts, job.requeues) == (again, again)
+    job = resolve(JobSpec(script=script, restarts=1, requeues=9), K80)
+    assert (job.restarts, job.requeues) == (1, 9)
 
 
 def test_without_gpus_there_is_no_gres() -> None:
