@@ -49,8 +49,10 @@ def newest(run_dir: Path) -> str | None:
 
 
 def has_saved(run_dir: Path, attempt: int) -> bool:
-    """Say whether there is a checkpoint of this attempt."""
-    return any(saved.attempt == attempt for saved in _saved(run_dir))
+    """Say whether there is a checkpoint of this attempt, as far as the disk tells."""
+    with contextlib.suppress(OSError):
+        return any(saved.attempt == attempt for saved in _saved(run_dir))
+    return False
 
 
 def _is_whole(prefix: str) -> bool:

@@ -52,7 +52,7 @@ class Options:
     fusion_mb: float = 64.0
     cycle_ms: float = 1.0
     eval_every: int = 0
-    restart_timeout: float = 60.0
+    restart_timeout: float = 60.0  # TensorFlow from a shared disk and its first step may take 30
     disk_patience: float = 600.0
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ from hpc_dl.train.attempt import Attempt
 from hpc_dl.train.cluster import Cluster
 from hpc_dl.train.metrics import Metrics
 from hpc_dl.train.options import Options
-from hpc_dl.train.peers import PERIOD, Peers
+from hpc_dl.train.peers import Peers
 from hpc_dl.train.rendezvous import POLL, done_queue
 from hpc_dl.train.stop import EXIT_CODE, Stop
 from hpc_dl.train.traffic import sent_received
@@ -37,7 +37,6 @@ def serve(server: Any, cluster: Cluster, metrics: Metrics, stop: Stop, options: 
         filters = (f"/job:ps/task:{cluster.task_index}",)
         local = session.start(server.target, gpus=False, device_filters=filters)
         workers = Peers(cluster.others(), Attempt(options.run_dir), options.start_timeout, options.restart_timeout)
-        next_look = time.monotonic() + PERIOD
         next_report = time.monotonic() + _REPORT
         while not local.run(waiting):
             time.sleep(POLL)
@@ -45,15 +44,11 @@ def serve(server: Any, cluster: Cluster, metrics: Metrics, stop: Stop, options: 
             if time.monotonic() > next_report:
                 metrics.traffic()
                 next_report += _REPORT
-            if time.monotonic() < next_look:
-                continue
             workers.look()
-            gone = workers.gone()
-            if stop.requested and not workers.answering:
+            if stop.requested and workers.silent:
                 break
-            if len(gone) == len(workers.addresses):
+            if len(workers.gone()) == len(workers.addresses):
                 raise PeerLostError(f"ps {cluster.task_index}: no worker answers, and training was not finished")
-            next_look = time.monotonic() + PERIOD
     metrics.traffic()
     metrics.event("done")
     if stop.requested:

@@ -14,6 +14,7 @@ from hpc_dl.train.attempt import Attempt
 from hpc_dl.train.cluster import CHIEF
 
 PERIOD = 1.0  # seconds between two looks
+_TIMEOUT = 1.0  # seconds for an answer
 GONE = 12.0  # seconds of silence after which a process is gone: its node may be slow
 REFUSED = 3.0  # seconds of refusals after which it is: its node answers, and says that nobody listens
 
@@ -22,7 +23,7 @@ def answers(address: str) -> bool | None:
     """Say whether something listens at ``host:port``; None if its node says nothing."""
     host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=PERIOD).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_TIMEOUT).close()
     except ConnectionRefusedError:
         return False
     except OSError:
@@ -42,29 +43,38 @@ class Peers:
 
     def __init__(self, addresses: Mapping[str, str], attempt: Attempt, start: float, away: float | None) -> None:
         self.addresses, self._attempt, self._away = addresses, attempt, away
-        self.answering = False  # whether any has answered at the last look
         self._limit = dict.fromkeys(addresses, start)
-        self._silent_since: dict[str, float] = dict.fromkeys(addresses, time.monotonic())
+        self._silent_since = dict.fromkeys(addresses, time.monotonic())
+        self._ended: set[str] = set()
+        self._next_look = 0.0
+
+    @property
+    def silent(self) -> bool:
+        """Whether none has answered at the last look."""
+        return len(self._silent_since) == len(self.addresses)
 
     def look(self) -> None:
-        """Ask all of them."""
-        self.answering = False
+        """Ask all of them, if the last look was some time ago; the run folder is read for those that don't answer."""
+        if time.monotonic() < self._next_look:
+            return
         for task, address in self.addresses.items():
             answer = answers(address)
             if answer:
-                self.answering = True
                 self._silent_since.pop(task, None)
+                self._ended.discard(task)
                 self._limit[task] = GONE if self._away is None else self._away
                 continue
             self._silent_since.setdefault(task, time.monotonic())
             if answer is False and self._away is None and self._limit[task] == GONE:
                 self._limit[task] = REFUSED
+            if self._attempt.done(task) or self._attempt.given_up(task):
+                self._ended.add(task)
+        self._next_look = time.monotonic() + PERIOD
 
     def gone(self) -> set[str]:
         """Return the tasks that have ended, were given up, or have not answered for too long."""
         now = time.monotonic()
-        silent = {task for task, since in self._silent_since.items() if now - since > self._limit[task]}
-        return silent | {task for task in self.addresses if self._attempt.done(task) or self._attempt.given_up(task)}
+        return self._ended | {task for task, since in self._silent_since.items() if now - since > self._limit[task]}
 
 
 class Watch:
@@ -91,7 +101,7 @@ class Watch:
                 gone = sorted(peers.gone())
                 if self._ended.is_set():
                     return
-                if self._attempt.done(CHIEF):
+                if peers.silent and self._attempt.done(CHIEF):
                     # A worker that was killed near the end and started again has nobody to train with.
                     self._leave(0, ["the chief has ended the training"])
                 if len(gone) > spare:

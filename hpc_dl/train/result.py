@@ -76,9 +76,15 @@ def evaluated(options: Options, metrics: Metrics, save: Save) -> Save:
         nonlocal evaluation, last
         checkpoint = save(step)
         if checkpoint and step // options.eval_every > last // options.eval_every:
-            last = step
             evaluation = evaluation or Evaluation(options)
-            test_loss, confusion = evaluation(checkpoint)
+            try:
+                test_loss, confusion = evaluation(checkpoint)
+            except Exception as error:
+                if not (reason := trouble(error)):
+                    raise
+                print(f"warning: checkpoint {checkpoint} can't be read: {reason}", file=sys.stderr, flush=True)
+                return checkpoint
+            last = step
             values = {"test_loss": test_loss, "test_accuracy": accuracy(confusion)}
             metrics.event("evaluated", step=step, **values)
             metrics.scalars(step, values)

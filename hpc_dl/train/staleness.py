@@ -17,7 +17,7 @@ from hpc_dl.train.attempt import Attempt
 from hpc_dl.train.cluster import Cluster
 from hpc_dl.train.loop import StepFunction
 from hpc_dl.train.options import Options
-from hpc_dl.train.peers import PERIOD, Peers
+from hpc_dl.train.peers import Peers
 from hpc_dl.train.shared import shared_variable
 from hpc_dl.train.stop import Stop
 
@@ -48,20 +48,16 @@ class Staleness:
         addresses = self._cluster.others()
         # Who is started again begins with fresh variables: nobody waits for that.
         others = Peers(addresses, self._attempt, options.start_timeout, away=None)
-        next_look = 0.0
         remote.run(self._join)
 
         def slow(clocks: Any) -> set[str]:
             return {task for task in addresses if clocks[index] - clocks[int(task.rpartition("-")[2])] > bound}
 
         def step_and_wait() -> tuple[int, float, float]:
-            nonlocal next_look
             global_step, loss, accuracy = step()
             (clocks,) = tick()
             while slow(clocks) and global_step < options.steps and not stop.requested:
-                if time.monotonic() > next_look:
-                    others.look()
-                    next_look = time.monotonic() + PERIOD
+                others.look()
                 if slow(clocks) <= others.gone():
                     break
                 time.sleep(_POLL)

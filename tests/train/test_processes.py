@@ -89,10 +89,11 @@ def test_others_go_on_when_a_worker_is_killed(processes: Make) -> None:
 
 
 def test_workers_end_when_the_ps_is_killed(processes: Make) -> None:
-    run = processes().start("--steps", "1000000", "--log-every", "50", ps=1, workers=2)
+    arguments = ("--steps", "1000000", "--log-every", "50", "--restart-timeout", "3")
+    run = processes().start(*arguments, ps=2, workers=2)
     run.wait_for(lambda: run.step("worker-0") > 0 and run.step("worker-1") > 0)
-    run.by_task["ps-0"].kill()
-    assert run.wait(40) == {"ps-0": -signal.SIGKILL, "worker-0": LOST, "worker-1": LOST}
+    run.by_task["ps-1"].kill()
+    assert run.wait(40) == {"ps-0": LOST, "ps-1": -signal.SIGKILL, "worker-0": LOST, "worker-1": LOST}
     for task in ("worker-0", "worker-1"):
         assert run.log(task).splitlines()[-1].startswith("error: "), run.log(task)
 
