@@ -1,8 +1,8 @@
 """The fault table: what a fault costs each mode, on a private cluster.
 
 `python -m benchmarks.faults [--modes async,sync] [--faults worker,node] [--runs 10]`; about half a minute a run. Each
-fault comes at a random step. A run is right if the job ends COMPLETED with exactly its steps; else, or where a job hangs,
-the command ends with exit code 1.
+fault comes at a random step. A run is right if the job ends COMPLETED with exactly its steps; else, or where a job
+hangs, the command ends with exit code 1.
 """
 
 from __future__ import annotations

@@ -1,13 +1,15 @@
-"""Errors that are the user's to mend: one clear message, exit code 2, never a traceback."""
+"""Errors that end a command or a process with one clear message and never a traceback, and the exit codes for them."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
 
+# As in sysexits.h, where 64 to 78 are.
+DISK = 74
+"""EX_IOERR: what must be written could not be, for long."""
 LOST = 75
-"""Exit code of a training process that has lost contact or was superseded (EX_TEMPFAIL of sysexits.h): a new start from
-the last checkpoint helps. Other codes of the built-in program say that it would not."""
+"""EX_TEMPFAIL: contact with a peer was lost, or a later attempt has taken over; a new start helps."""
 
 
 class UserError(Exception):
@@ -16,6 +18,21 @@ class UserError(Exception):
 
 class JobError(Exception):
     """A job that ended badly. The message names the first cause: process, node, exit code, last log lines."""
+
+    exit_code = 1
+    """Of a training process that ends with this error."""
+
+
+class PeerLostError(JobError):
+    """A training process can't go on without another one: all start again from the last checkpoint."""
+
+    exit_code = LOST
+
+
+class DiskError(JobError):
+    """The last checkpoint or the result could not be written, however often it was tried."""
+
+    exit_code = DISK
 
 
 def near_match(word: str, known: Iterable[str]) -> str:

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 
 from hpc_dl.errors import JobError, UserError
 from hpc_dl.train import MODES
+from hpc_dl.train.attempt import Attempt
 from hpc_dl.train.cluster import from_tf_config
+from hpc_dl.train.disk import patiently, tolerant
 from hpc_dl.train.metrics import Metrics
 from hpc_dl.train.options import parse
 from hpc_dl.train.stop import Stop
@@ -24,25 +26,28 @@ def main(arguments: Sequence[str]) -> int:
         options = parse(arguments)
         cluster = from_tf_config(os.environ.get("TF_CONFIG"))
         stop.listen()
+        attempt = Attempt(options.run_dir)
+        patiently("the run folder can't be read", attempt.check, options.disk_patience)
         metrics = Metrics(options.run_dir, cluster.task, options.steps, options.worker_batch)
         # Before TensorFlow is imported, which reads it then: no log lines that only its authors can use.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
         logging.getLogger("tensorflow").setLevel(logging.ERROR)
         mode = importlib.import_module(MODES[options.mode])
-        metrics.event("imported")
+        metrics.event("imported", attempt=attempt.number)
         return int(mode.run(options, cluster, metrics, stop))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
     except JobError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
-        return 1
+        return error.exit_code
     except KeyboardInterrupt:
         print("ended by SIGINT", file=sys.stderr, flush=True)
         return 130
 
 
 if __name__ == "__main__":
+    sys.stdout, sys.stderr = tolerant(sys.stdout), tolerant(sys.stderr)
     try:
         code = main(sys.argv[1:])
     except Exception:

@@ -13,12 +13,13 @@ from typing import Any, Protocol
 import tensorflow as tf
 
 from hpc_dl.train import graph, session
-from hpc_dl.train.checkpoint import Checkpoints
+from hpc_dl.train.attempt import Attempt
 from hpc_dl.train.cluster import Cluster
 from hpc_dl.train.loop import train
 from hpc_dl.train.metrics import Metrics
 from hpc_dl.train.options import Options
 from hpc_dl.train.result import evaluated, finish
+from hpc_dl.train.saving import Saving
 from hpc_dl.train.stop import EXIT_CODE, Stop
 
 tf1 = tf.compat.v1
@@ -77,11 +78,11 @@ def work(
 
         train_graph = graph.training(options, group.size, group.rank, device, exchange, group.size)
         with tf1.device(device):
-            checkpoints = Checkpoints(options.run_dir)
+            saving = Saving(options, Attempt(options.run_dir), metrics, stop)
             init = tf1.global_variables_initializer()
             start = group.broadcast(tf1.global_variables())
         local = session.start(target)
-        if not (cluster.is_chief and checkpoints.restore(local)):
+        if not (cluster.is_chief and saving.restore(local)):
             local.run(init)
         local.run(start)
         local.run(train_graph.start_input)
@@ -98,9 +99,9 @@ def work(
 
         start_step = int(local.run(train_graph.global_step))
         stop.grace = 10.0
-        save = evaluated(options, metrics, lambda n: checkpoints.save(local, n)) if cluster.is_chief else None
+        save = evaluated(options, metrics, lambda n: saving.save(local, n)) if cluster.is_chief else None
         progress = train(step, start_step, options, metrics, agreed, save)
-        checkpoint = checkpoints.save(local, progress.step) if cluster.is_chief else ""
+        checkpoint = saving.save_last(local, progress.step) if cluster.is_chief else ""
         details = group.leave(local, tf1.trainable_variables())
         stop.grace = 0.0
     if agreed.requested:

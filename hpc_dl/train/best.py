@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
+
+from hpc_dl.train.attempt import Attempt
 
 
 class Best:
@@ -12,6 +13,7 @@ class Best:
 
     def __init__(self, run_dir: Path) -> None:
         """Look whether there is one already."""
+        self._attempt = Attempt(run_dir)
         self._folder = run_dir / "checkpoints"
         self.step, self.test_accuracy = -1, -1.0
         try:
@@ -25,18 +27,28 @@ class Best:
 
         The files get second names, which costs no space; ``best.json`` is replaced when they are there, and only then
         does the one before go: at any time it names a whole checkpoint.
+
+        Raises:
+            PeerLostError: a later attempt has taken over.
+            OSError: it can't be kept now; the next one may be.
         """
         if test_accuracy <= self.test_accuracy:
             return
-        self.step, self.test_accuracy = step, test_accuracy
+        self._attempt.check()
         source = Path(prefix)
+        name = source.name.replace("step", "best", 1)
         for file in source.parent.glob(f"{source.name}.*"):
-            target = self._folder / file.name.replace(source.name, f"best-{step}", 1)
+            target = self._folder / file.name.replace(source.name, name, 1)
             target.unlink(missing_ok=True)
             target.hardlink_to(file)
-        temporary = self._folder / f"best.{os.getpid()}"
-        temporary.write_text(json.dumps({"step": step, "test_accuracy": test_accuracy}) + "\n", encoding="utf-8")
-        temporary.replace(self._folder / "best.json")
+        temporary = self._folder / "best.new"
+        try:
+            temporary.write_text(json.dumps({"step": step, "test_accuracy": test_accuracy}) + "\n", encoding="utf-8")
+            temporary.replace(self._folder / "best.json")
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        self.step, self.test_accuracy = step, test_accuracy
         for old in self._folder.glob("best-*.*"):
-            if not old.name.startswith(f"best-{step}."):
+            if not old.name.startswith(f"{name}."):
                 old.unlink()

@@ -2,64 +2,184 @@
 
 Variables have the names that Keras gives them (``conv1_conv/kernel``), their momentum ``<name>/Momentum``, the step
 ``global_step``: what `tf.compat.v1.train.Saver` writes by itself, and what every other mode can write and read.
+
+The files of step 500 are ``checkpoints/step-500.*``, and ``step-500-2.*`` in attempt 2: a process of an earlier attempt
+that still runs somewhere has other names. The newest is the highest (attempt, step).
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
+
+from hpc_dl.train.attempt import Attempt
+from hpc_dl.train.disk import trouble
 
 tf1 = tf.compat.v1
 
 KEEP = 3  # newest checkpoints
 
+_FILE = re.compile(
+    r"(?P<hidden>\.?)step-(?P<step>\d+)(-(?P<attempt>\d+))?\.(?P<part>index|data-\d+-of-\d+)(?P<rest>.*)"
+)
+
+
+class Saved(NamedTuple):
+    """A checkpoint that is there; in the order of age."""
+
+    attempt: int
+    step: int
+
+    @property
+    def name(self) -> str:
+        """Return the name that its files begin with."""
+        return f"step-{self.step}-{self.attempt}" if self.attempt else f"step-{self.step}"
+
 
 def newest(run_dir: Path) -> str | None:
     """Return the prefix of the newest checkpoint that is whole; torn ones are named on stderr and skipped."""
-    return next(filter(_is_whole, reversed(_prefixes(run_dir))), None)
+    prefixes = (str(run_dir / "checkpoints" / saved.name) for saved in reversed(_saved(run_dir)))
+    return next(filter(_is_whole, prefixes), None)
+
+
+def has_saved(run_dir: Path, attempt: int) -> bool:
+    """Say whether there is a checkpoint of this attempt, as far as the disk tells."""
+    with contextlib.suppress(OSError):
+        return any(saved.attempt == attempt for saved in _saved(run_dir))
+    return False
 
 
 def _is_whole(prefix: str) -> bool:
-    """Read every variable, which compares checksums: a few milliseconds per ten megabytes."""
+    """Read every variable, which compares checksums: a few milliseconds per ten megabytes.
+
+    Raises:
+        Exception: the disk is in trouble, which says nothing of the checkpoint.
+    """
     try:
         reader = tf.train.load_checkpoint(prefix)
         for name in reader.get_variable_to_shape_map():
             reader.get_tensor(name)
     except (tf.errors.OpError, ValueError, LookupError, RuntimeError) as error:  # what TensorFlow makes of its codes
+        if trouble(error):
+            raise
         print(f"warning: checkpoint {prefix} skipped: {str(error).splitlines()[0]}", file=sys.stderr, flush=True)
         return False
     return True
 
 
-def _prefixes(run_dir: Path) -> list[str]:
+def _files(run_dir: Path) -> list[tuple[Saved, re.Match[str]]]:
+    """Return all files of checkpoints, those that are being written and remains included."""
+    try:
+        names = os.listdir(run_dir / "checkpoints")  # noqa: PTH208 - as fast as it can be on a shared disk
+    except FileNotFoundError:
+        return []
+    matches = (match for name in names if (match := _FILE.fullmatch(name)))
+    return [(Saved(int(match["attempt"] or 0), int(match["step"])), match) for match in matches]
+
+
+def _saved(run_dir: Path) -> list[Saved]:
     """Return all checkpoints of a run, the newest last."""
-    found = (run_dir / "checkpoints").glob("step-*.index")
-    numbered = [(int(match[1]), path) for path in found if (match := re.fullmatch(r"step-(\d+)\.index", path.name))]
-    return [str(path.with_suffix("")) for _, path in sorted(numbered)]
+    return sorted(saved for saved, match in _files(run_dir) if match["part"] == "index" and _is_named(match))
+
+
+def _is_named(match: re.Match[str]) -> bool:
+    return not match["hidden"] and not match["rest"]
 
 
 class Checkpoints:
     """Saves and restores all variables of the current graph; keeps the newest few."""
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, attempt: Attempt) -> None:
         """Build the saver's operations in the current graph, on the devices of the current scope."""
-        self._run_dir = run_dir
-        self._saver = tf1.train.Saver(max_to_keep=KEEP, save_relative_paths=True)
+        self._run_dir, self._attempt = run_dir, attempt
+        self._folder = run_dir / "checkpoints"
+        self._saver = tf1.train.Saver(max_to_keep=None)
+        self._number: int | None = None
+        self._last: Saved | None = None
 
     def restore(self, session: Any) -> bool:
         """Load the newest whole checkpoint, if there is one, and say whether there was."""
-        self._saver.recover_last_checkpoints(_prefixes(self._run_dir))
         prefix = newest(self._run_dir)
         if prefix:
             self._saver.restore(session, prefix)
         return prefix is not None
 
     def save(self, session: Any, step: int) -> str:
-        """Write a checkpoint of the state at `step` and return its prefix; it is there whole or not at all."""
-        (self._run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
-        prefix = self._run_dir / "checkpoints" / "step"
-        return str(self._saver.save(session, str(prefix), global_step=step, write_meta_graph=False))
+        """Write a checkpoint of the state at `step` and return its prefix; it is there whole or not at all.
+
+        Raises:
+            PeerLostError: a later attempt has taken over.
+            OSError, tf.errors.OpError: it can't be written; nothing is left of it.
+        """
+        self._attempt.check()
+        saved = Saved(self._names_of(), step)
+        prefix = self._folder / saved.name
+        # The last step may be one that was saved before, by this process or by the one before it.
+        if saved == self._last or (saved in _saved(self._run_dir) and _is_whole(str(prefix))):
+            return str(prefix)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._remove_remains()
+        try:
+            hidden = self._folder / f".{saved.name}"
+            self._saver.save(session, str(hidden), write_meta_graph=False, write_state=False)
+            self._publish(saved)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self._remove_remains()
+            raise
+        self._last = saved
+        with contextlib.suppress(OSError):  # the next one removes them
+            self._remove_old(saved)
+        return str(prefix)
+
+    def _names_of(self) -> int:
+        """Return the attempt that names our files: no earlier one than those that are in the folder."""
+        if self._number is None:
+            self._number = max([self._attempt.number, *(saved.attempt for saved in _saved(self._run_dir))])
+        return self._number
+
+    def _publish(self, saved: Saved) -> None:
+        """Give the files their names when they are on the disk and this attempt is still the latest."""
+        files = sorted(self._folder.glob(f".{saved.name}.*"))  # .data-* before .index
+        for file in files:
+            _to_disk(file)
+        self._attempt.check()
+        (self._folder / f"{saved.name}.index").unlink(missing_ok=True)  # a torn one
+        for file in files:
+            file.rename(file.with_name(file.name[1:]))
+        _to_disk(self._folder)
+
+    def _remove_remains(self) -> None:
+        """Remove what processes that were killed have left: half-written files, data without index."""
+        own = [(saved, match) for saved, match in _files(self._run_dir) if saved.attempt <= self._names_of()]
+        whole = {saved for saved, match in own if match["part"] == "index" and _is_named(match)}
+        for saved, match in own:
+            if saved not in whole or not _is_named(match):
+                (self._folder / match[0]).unlink(missing_ok=True)
+
+    def _remove_old(self, newest: Saved) -> None:
+        """Remove all but a few checkpoints; never the one that was just written, nor one of a later attempt.
+
+        One of this attempt with a higher step is torn, else this training would have begun there.
+        """
+        others = [saved for saved in _saved(self._run_dir) if saved.attempt <= newest.attempt and saved != newest]
+        others.sort(key=lambda saved: (saved < newest, saved))
+        for saved in others[: -(KEEP - 1)]:
+            # The index first: without it the rest is no checkpoint.
+            for file in sorted(self._folder.glob(f"{saved.name}.*"), reverse=True):
+                file.unlink(missing_ok=True)
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file or the names in a folder are on the disk; on a shared one, only that tells of a full disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from hpc_dl.errors import UserError
 
+CHIEF = "worker-0"
+"""The task that initialises, saves and evaluates."""
+
 
 @dataclass(frozen=True)
 class Cluster:
@@ -26,7 +29,12 @@ class Cluster:
     @property
     def is_chief(self) -> bool:
         """Whether this process initialises, saves and evaluates: worker 0."""
-        return self.task_type == "worker" and self.task_index == 0
+        return self.task == CHIEF
+
+    def others(self) -> dict[str, str]:
+        """Return the addresses of all workers but this process, by task name."""
+        workers = {f"worker-{index}": address for index, address in enumerate(self.workers)}
+        return {task: address for task, address in workers.items() if task != self.task}
 
 
 def from_tf_config(text: str | None) -> Cluster:

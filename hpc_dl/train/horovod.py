@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import time
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from hpc_dl.errors import JobError, UserError
+from hpc_dl.errors import JobError, PeerLostError, UserError
 from hpc_dl.train import all_reduce
 from hpc_dl.train.cluster import Cluster
 from hpc_dl.train.metrics import Metrics
@@ -36,7 +37,8 @@ def run(options: Options, cluster: Cluster, metrics: Metrics, stop: Stop) -> int
 
     Raises:
         UserError: TF_CONFIG and MPI do not agree on who takes part.
-        JobError: contact with another rank was lost, or the ranks' parameters differ at the end.
+        PeerLostError: contact with another rank was lost.
+        JobError: the ranks' parameters differ at the end.
     """
     os.environ.setdefault("HOROVOD_FUSION_THRESHOLD", str(int(options.fusion_mb * 2**20)))
     os.environ.setdefault("HOROVOD_CYCLE_TIME", str(options.cycle_ms))
@@ -49,9 +51,12 @@ def run(options: Options, cluster: Cluster, metrics: Metrics, stop: Stop) -> int
     metrics.event("server")
     try:
         return all_reduce.work(Ranks(options), options, cluster, metrics, stop)
-    except (tf.errors.UnknownError, tf.errors.InternalError, tf.errors.AbortedError) as error:
+    except (tf.errors.OpError, MPI.Exception) as error:
+        # Horovod and MPI have no error for it, so it is whatever their own operations raise.
+        if isinstance(error, tf.errors.OpError) and not re.search("horovod|mpi_", str(error), re.IGNORECASE):
+            raise
         time.sleep(_FIRST_CAUSE)
-        raise JobError(f"{cluster.task}: contact with another rank was lost: {type(error).__name__}") from error
+        raise PeerLostError(f"{cluster.task}: contact with another rank was lost: {type(error).__name__}") from error
 
 
 class Ranks:

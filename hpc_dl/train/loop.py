@@ -13,6 +13,8 @@ from hpc_dl.train.metrics import Metrics
 from hpc_dl.train.options import Options
 from hpc_dl.train.stop import Stop
 
+_SAVE_AGAIN = 30.0  # seconds after a checkpoint that could not be written
+
 StepFunction = Callable[[], tuple[int, float, float]]
 """Makes a step and returns the global step after it, and loss and accuracy of its batch."""
 
@@ -35,7 +37,7 @@ def train(
     options: Options,
     metrics: Metrics,
     stop: Stop,
-    save: Callable[[int], object] | None = None,
+    save: Callable[[int], str | None] | None = None,
 ) -> Progress:
     """Make steps until the global step reaches `options.steps`, or until SIGTERM.
 
@@ -46,14 +48,15 @@ def train(
         metrics: gets a line after the first step, after every `log_every` steps of this process, and at the end;
             then what the loop did as a whole.
         stop: ends the loop early.
-        save: writes a checkpoint of the given global step; None in processes that don't.
+        save: writes a checkpoint of the given global step; None in processes that don't. Returns None where that did
+            not work: it is tried again soon.
 
     Raises:
         JobError: the loss is not finite any more.
     """
     begin = time.monotonic()
     step, local_steps, logged, loss, accuracy = start_step, 0, 0, float("nan"), float("nan")
-    next_save = _next(start_step, options.checkpoint_every)
+    next_save, save_again = _next(start_step, options.checkpoint_every), math.inf
     step_seconds = array("d")
     metrics.start(start_step)
     while step < options.steps and not stop.requested:
@@ -68,8 +71,8 @@ def train(
                 raise JobError(f"the loss is {loss} at step {step}: try a lower --learning-rate")
             metrics.line(int(step), local_steps, float(loss), float(accuracy))
             logged = local_steps
-        if save and step >= next_save:
-            save(int(step))
+        if save and (step >= next_save or time.monotonic() > save_again):
+            save_again = math.inf if save(int(step)) else time.monotonic() + _SAVE_AGAIN
             next_save = _next(int(step), options.checkpoint_every)
     if logged < local_steps:
         metrics.line(int(step), local_steps, float(loss), float(accuracy))

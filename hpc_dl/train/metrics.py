@@ -1,16 +1,26 @@
-"""What a process reports while it runs: JSON lines, TensorBoard events, and one readable line per interval."""
+"""What a process reports while it runs: JSON lines, TensorBoard events, and one readable line per interval.
+
+Nothing of that is worth ending a training for: what a disk does not take is lost and counted.
+"""
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import socket
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hpc_dl.errors import UserError
+from hpc_dl.train.disk import trouble
 from hpc_dl.train.steptimes import summarise
 from hpc_dl.train.traffic import sent_received
+
+_AGAIN = 30.0  # seconds before TensorBoard events are tried again
 
 
 class Metrics:
@@ -31,13 +41,20 @@ class Metrics:
         self._steps, self._batch = steps, batch
         self._events_folder = run_dir / "tensorboard" / task
         self._events: Any = None
+        self._events_from = 0.0
+        self._path = run_dir / "metrics" / f"{task}.jsonl"
+        self._file: int | None = None
+        self._lost = 0
         self._last_time, self._last_step, self._last_global_step = time.time(), 0, 0
         self._bytes = 0, 0
+        existed = self._path.parent.is_dir()
         try:
-            (run_dir / "metrics").mkdir(parents=True, exist_ok=True)
-            self._lines = (run_dir / "metrics" / f"{task}.jsonl").open("a", buffering=1, encoding="utf-8")
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._open()
         except OSError as error:
-            raise UserError(f"--run-dir: {error.filename} can't be written: {error.strerror}") from error
+            # Where a process has written before, it is the disk that is in trouble, not the user.
+            if not existed or error.errno == errno.ENOTDIR:
+                raise UserError(f"--run-dir: {error.filename} can't be written: {error.strerror}") from error
 
     def event(self, name: str, **values: Any) -> None:
         """Mark that a part of the start or the end is reached, for splitting up the time that it takes."""
@@ -87,15 +104,59 @@ class Metrics:
         """Write TensorBoard events."""
         import tensorflow as tf  # not before this process may use TensorFlow
 
-        if self._events is None:
-            with tf.Graph().as_default():  # the writer of name and value pairs exists outside eager mode only
-                self._events = tf.compat.v1.summary.FileWriter(str(self._events_folder), graph=None)
+        if time.monotonic() < self._events_from:
+            return
         pairs = [tf.compat.v1.Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
-        self._events.add_summary(tf.compat.v1.Summary(value=pairs), step)
-        self._events.flush()
+        event = tf.compat.v1.Event(wall_time=time.time(), step=step, summary=tf.compat.v1.Summary(value=pairs))
+        try:
+            if self._events is None:
+                self._events = self._open_events(tf)
+            self._events.write(event.SerializeToString())
+            self._events.flush()
+        except (OSError, tf.errors.OpError) as error:
+            self._events = None  # a file that ends in the middle of an event takes no more
+            self._events_from = time.monotonic() + _AGAIN
+            reason = trouble(error) or str(error)
+            print(f"warning: TensorBoard events can't be written: {reason}", file=sys.stderr, flush=True)
+
+    def _open_events(self, tf: Any) -> Any:
+        """Return a writer of a new file of events; `FileWriter` would leave it to a thread to tell of a full disk."""
+        self._events_folder.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
+        writer = tf.io.TFRecordWriter(str(self._events_folder / name))
+        writer.write(tf.compat.v1.Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
+        return writer
 
     def _write(self, record: dict[str, Any]) -> None:
-        self._lines.write(json.dumps(record) + "\n")
+        """Append a line, whole or not at all."""
+        lost = {"time": time.time(), "event": "lost", "lines": self._lost}
+        text = "".join(json.dumps(one) + "\n" for one in ([lost, record] if self._lost else [record]))
+        try:
+            self._append(text.encode())
+        except OSError as error:
+            if not self._lost:
+                print(f"warning: metrics can't be written: {error.strerror}", file=sys.stderr, flush=True)
+            self._lost += 1
+            return
+        if self._lost:
+            print(f"warning: {self._lost} lines of metrics are lost", file=sys.stderr, flush=True)
+            self._lost = 0
+
+    def _append(self, line: bytes) -> None:
+        file = self._open() if self._file is None else self._file
+        size = os.fstat(file).st_size
+        if os.write(file, line) < len(line):  # as much as there was space for
+            os.ftruncate(file, size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _open(self) -> int:
+        self._file = file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        # What was killed while it wrote has left a part of a line.
+        size = os.fstat(file).st_size
+        while size and os.pread(file, 1, size - 1) != b"\n":
+            size -= 1
+        os.ftruncate(file, size)
+        return file
 
 
 def _traffic() -> dict[str, int]:

@@ -11,12 +11,14 @@ from typing import Any
 
 import tensorflow as tf
 
-from hpc_dl.errors import JobError, UserError
+from hpc_dl.errors import PeerLostError, UserError
 from hpc_dl.train import all_reduce, session
+from hpc_dl.train.attempt import Attempt
 from hpc_dl.train.cluster import Cluster
 from hpc_dl.train.metrics import Metrics
 from hpc_dl.train.options import Options
-from hpc_dl.train.peers import Watch
+from hpc_dl.train.peers import Peers, Watch
+from hpc_dl.train.session import LOST_CONTACT
 from hpc_dl.train.stop import Stop
 
 tf1 = tf.compat.v1
@@ -30,7 +32,7 @@ def run(options: Options, cluster: Cluster, metrics: Metrics, stop: Stop) -> int
 
     Raises:
         UserError: TF_CONFIG names parameter servers.
-        JobError: the server can't start, or contact with another worker was lost.
+        PeerLostError: the server can't start, or contact with another worker was lost.
     """
     if cluster.ps:
         raise UserError("--mode: 'multiworker' has no ps, but TF_CONFIG names some; did you mean 'async'?")
@@ -40,19 +42,16 @@ def run(options: Options, cluster: Cluster, metrics: Metrics, stop: Stop) -> int
         return all_reduce.work(group, options, cluster, metrics, stop)
     config = session.config()
     config.experimental.collective_group_leader = "/job:worker/replica:0/task:0"
-    try:
-        server = tf1.train.Server({"worker": cluster.workers}, "worker", cluster.task_index, config=config)
-    except tf.errors.OpError as error:
-        address = cluster.workers[cluster.task_index]
-        raise JobError(f"{cluster.task}: no server at {address}, is the port taken? {error.message}") from error
+    server = session.serve({"worker": cluster.workers}, cluster, config)
     metrics.event("server")
-    others = {f"worker {i}": address for i, address in enumerate(cluster.workers) if i != cluster.task_index}
-    group.watch = Watch(others, options.start_timeout)
+    attempt = Attempt(options.run_dir)
+    others = Peers(cluster.others(), attempt, options.start_timeout, away=None)
+    group.watch = Watch(attempt, (others, 0))
     try:
         return all_reduce.work(group, options, cluster, metrics, stop, server.target, task)
-    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
+    except LOST_CONTACT as error:
         time.sleep(_FIRST_CAUSE)
-        raise JobError(f"{cluster.task}: contact with another worker was lost: {type(error).__name__}") from error
+        raise PeerLostError(f"{cluster.task}: contact with another worker was lost: {type(error).__name__}") from error
 
 
 class Collectives:

@@ -52,6 +52,8 @@ class Options:
     fusion_mb: float = 64.0
     cycle_ms: float = 1.0
     eval_every: int = 0
+    restart_timeout: float = 60.0  # TensorFlow from a shared disk and its first step may take 30
+    disk_patience: float = 600.0
 
     def __post_init__(self) -> None:
         """Check all values.
@@ -67,13 +69,14 @@ class Options:
             _require(name, getattr(self, name) >= 1, getattr(self, name), "an integer from 1 up")
         _require("seed", 0 <= self.seed < 2**31, self.seed, "an integer from 0 to 2147483647")
         _require("warmup_steps", self.warmup_steps >= 0, self.warmup_steps, "an integer from 0 up")
-        for name in ("learning_rate", "start_timeout", "fusion_mb", "cycle_ms"):
+        for name in ("learning_rate", "start_timeout", "fusion_mb", "cycle_ms", "restart_timeout"):
             _require(name, getattr(self, name) > 0, getattr(self, name), "a number above 0")
         _require("momentum", 0 <= self.momentum < 1, self.momentum, "a number from 0 up, below 1")
         _require("weight_decay", self.weight_decay >= 0, self.weight_decay, "a number from 0 up")
         rising = all(a < b for a, b in zip((0, *self.lr_boundaries), self.lr_boundaries, strict=False))
         _require("lr_boundaries", rising, self.lr_boundaries, "rising global steps such as 32000,48000, or ''")
         _require("eval_every", self.eval_every >= 0, self.eval_every, "an integer from 0 up")
+        _require("disk_patience", self.disk_patience >= 0, self.disk_patience, "a number from 0 up")
         _require("backup_workers", self.backup_workers >= 0, self.backup_workers, "an integer from 0 up")
         _require("staleness", (self.staleness or 0) >= 0, self.staleness, "an integer from 0 up")
         _require("compression", self.compression in COMPRESSIONS, self.compression, f"one of {allowed(COMPRESSIONS)}")
@@ -159,6 +162,8 @@ def parser() -> argparse.ArgumentParser:
     option("checkpoint_every", "global steps between checkpoints", type=int)
     option("log_every", "steps of a process between its lines of metrics", type=int)
     option("start_timeout", "seconds in which all processes must have found each other", type=_number)
+    option("restart_timeout", "seconds that others wait for a worker that is started again", type=_number)
+    option("disk_patience", "seconds in which the last checkpoint is tried again on a full disk", type=_number)
     option("towers", "mixed, single: parts of a batch that a worker computes side by side, one per GPU", type=int)
     option("backup_workers", "sync: how many workers' gradients a step does not wait for", type=int)
     option("staleness", "async, mixed: how many steps a worker may be ahead of the slowest", type=int)

@@ -8,11 +8,13 @@ from typing import Any
 
 import tensorflow as tf
 
-from hpc_dl.errors import JobError
+from hpc_dl.errors import PeerLostError
 from hpc_dl.train import session
+from hpc_dl.train.attempt import Attempt
 from hpc_dl.train.cluster import Cluster
 from hpc_dl.train.metrics import Metrics
-from hpc_dl.train.peers import GONE, PERIOD, reachable
+from hpc_dl.train.options import Options
+from hpc_dl.train.peers import Peers
 from hpc_dl.train.rendezvous import POLL, done_queue
 from hpc_dl.train.stop import EXIT_CODE, Stop
 from hpc_dl.train.traffic import sent_received
@@ -23,18 +25,18 @@ _REPORT = 10.0  # seconds between its lines of metrics
 _GRACE = 8.0  # seconds after SIGTERM in which the chief may still save what lies here
 
 
-def serve(server: Any, cluster: Cluster, metrics: Metrics, stop: Stop, start_timeout: float) -> int:
+def serve(server: Any, cluster: Cluster, metrics: Metrics, stop: Stop, options: Options) -> int:
     """Serve until the chief says that training is done, and return the exit code.
 
     Raises:
-        JobError: all workers are gone and none has said that.
+        PeerLostError: all workers are gone and none has said that.
     """
     stop.grace = _GRACE
     with tf.Graph().as_default():
         waiting = done_queue(cluster.task_index).size()
         filters = (f"/job:ps/task:{cluster.task_index}",)
         local = session.start(server.target, gpus=False, device_filters=filters)
-        next_look, seen, limit = time.monotonic() + PERIOD, time.monotonic(), start_timeout
+        workers = Peers(cluster.others(), Attempt(options.run_dir), options.start_timeout, options.restart_timeout)
         next_report = time.monotonic() + _REPORT
         while not local.run(waiting):
             time.sleep(POLL)
@@ -42,15 +44,11 @@ def serve(server: Any, cluster: Cluster, metrics: Metrics, stop: Stop, start_tim
             if time.monotonic() > next_report:
                 metrics.traffic()
                 next_report += _REPORT
-            if time.monotonic() < next_look:
-                continue
-            if any(reachable(address) for address in cluster.workers):
-                seen, limit = time.monotonic(), GONE
-            elif stop.requested:
+            workers.look()
+            if stop.requested and workers.silent:
                 break
-            elif time.monotonic() - seen > limit:
-                raise JobError(f"ps {cluster.task_index}: no worker answers, and training was not finished")
-            next_look = time.monotonic() + PERIOD
+            if len(workers.gone()) == len(workers.addresses):
+                raise PeerLostError(f"ps {cluster.task_index}: no worker answers, and training was not finished")
     metrics.traffic()
     metrics.event("done")
     if stop.requested:

@@ -7,9 +7,13 @@ from typing import Any
 
 import tensorflow as tf
 
-from hpc_dl.errors import UserError
+from hpc_dl.errors import PeerLostError, UserError
+from hpc_dl.train.cluster import Cluster
 
 tf1 = tf.compat.v1
+
+LOST_CONTACT = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
+"""What TensorFlow raises in a process that has lost another one."""
 
 _open: list[Any] = []  # a session closes itself when nothing refers to it
 
@@ -48,6 +52,31 @@ def start(target: str = "", gpus: bool = True, device_filters: tuple[str, ...] =
     """
     _open.append(tf1.Session(target, config=config(gpus, device_filters, cpus)))
     return _open[-1]
+
+
+def serve(jobs: dict[str, tuple[str, ...]], cluster: Cluster, config: Any) -> Any:
+    """Start this process's server.
+
+    Args:
+        jobs: addresses by the job's name.
+        cluster: which of them is this process's.
+        config: see `config`.
+
+    Raises:
+        PeerLostError: its address can't be used; a new start gets new ports, or the same when they are free again.
+    """
+    try:
+        return tf1.train.Server(jobs, cluster.task_type, cluster.task_index, config=config)
+    except tf.errors.OpError as error:
+        address = jobs[cluster.task_type][cluster.task_index]
+        raise PeerLostError(
+            f"{cluster.task}: no server at {address}, is the port taken? {first_line(error)}"
+        ) from error
+
+
+def first_line(error: Any) -> str:
+    """Return a TensorFlow error in one line."""
+    return f"{type(error).__name__}: {(error.message or 'no message').splitlines()[0]}"
 
 
 def _threads(variable: str) -> int:

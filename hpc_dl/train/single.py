@@ -8,12 +8,13 @@ import tensorflow as tf
 
 from hpc_dl.errors import UserError
 from hpc_dl.train import graph, session, trace
-from hpc_dl.train.checkpoint import Checkpoints
+from hpc_dl.train.attempt import Attempt
 from hpc_dl.train.cluster import Cluster
 from hpc_dl.train.loop import train
 from hpc_dl.train.metrics import Metrics
 from hpc_dl.train.options import Options
 from hpc_dl.train.result import evaluated, finish
+from hpc_dl.train.saving import Saving
 from hpc_dl.train.stop import EXIT_CODE, Stop
 
 tf1 = tf.compat.v1
@@ -29,19 +30,19 @@ def run(options: Options, cluster: Cluster, metrics: Metrics, stop: Stop) -> int
         raise UserError("--mode: 'single' is one process, but TF_CONFIG names more; did you mean 'async'?")
     with tf.Graph().as_default():
         train_graph = graph.training(options)
-        checkpoints = Checkpoints(options.run_dir)
+        saving = Saving(options, Attempt(options.run_dir), metrics, stop)
         init = tf1.global_variables_initializer()
         local = session.start(cpus=options.towers)
-        if not checkpoints.restore(local):
+        if not saving.restore(local):
             local.run(init)
         local.run(train_graph.start_input)
         metrics.event("session")
         start_step = int(local.run(train_graph.global_step))
         step = trace.step_function(local, train_graph.outputs, options, cluster.task)
         stop.grace = 10.0
-        save = evaluated(options, metrics, lambda n: checkpoints.save(local, n))
+        save = evaluated(options, metrics, lambda n: saving.save(local, n))
         progress = train(step, start_step, options, metrics, stop, save)
-        checkpoint = checkpoints.save(local, progress.step)
+        checkpoint = saving.save_last(local, progress.step)
         stop.grace = 0.0
     if stop.requested:
         print(f"ended by SIGTERM at step {progress.step}, which is saved", file=sys.stderr, flush=True)

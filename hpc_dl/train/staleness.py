@@ -13,10 +13,11 @@ from typing import Any
 import tensorflow as tf
 
 from hpc_dl.train import session
+from hpc_dl.train.attempt import Attempt
 from hpc_dl.train.cluster import Cluster
 from hpc_dl.train.loop import StepFunction
 from hpc_dl.train.options import Options
-from hpc_dl.train.peers import GONE, PERIOD, reachable
+from hpc_dl.train.peers import Peers
 from hpc_dl.train.shared import shared_variable
 from hpc_dl.train.stop import Stop
 
@@ -28,9 +29,9 @@ _POLL = 0.01  # seconds
 class Staleness:
     """Holds a worker back; workers that are gone hold nobody."""
 
-    def __init__(self, cluster: Cluster, bound: int) -> None:
+    def __init__(self, cluster: Cluster, attempt: Attempt, bound: int) -> None:
         """Build the operations in the current graph; `bound` is s, in steps."""
-        self._cluster, self._bound = cluster, bound
+        self._cluster, self._attempt, self._bound = cluster, attempt, bound
         index, workers = cluster.task_index, len(cluster.workers)
         with tf1.device("/job:ps/task:0"):
             clocks = shared_variable("clocks", tf.zeros([workers], tf.int64))
@@ -44,23 +45,20 @@ class Staleness:
         """Return `step` with a wait after it, where this worker is too far ahead."""
         index, bound = self._cluster.task_index, self._bound
         tick, look = session.function(remote, self._tick), session.function(remote, self._look)
-        others = {i: address for i, address in enumerate(self._cluster.workers) if i != index}
-        seen = dict.fromkeys(others, time.monotonic() + options.start_timeout)
-        next_look = 0.0
+        addresses = self._cluster.others()
+        # Who is started again begins with fresh variables: nobody waits for that.
+        others = Peers(addresses, self._attempt, options.start_timeout, away=None)
         remote.run(self._join)
 
-        def slow(clocks: Any) -> list[int]:
-            return [other for other in others if clocks[index] - clocks[other] > bound]
+        def slow(clocks: Any) -> set[str]:
+            return {task for task in addresses if clocks[index] - clocks[int(task.rpartition("-")[2])] > bound}
 
         def step_and_wait() -> tuple[int, float, float]:
-            nonlocal next_look
             global_step, loss, accuracy = step()
             (clocks,) = tick()
             while slow(clocks) and global_step < options.steps and not stop.requested:
-                if time.monotonic() > next_look:
-                    seen.update((other, time.monotonic()) for other in others if reachable(others[other]))
-                    next_look = time.monotonic() + PERIOD
-                if all(time.monotonic() - seen[other] > GONE for other in slow(clocks)):
+                others.look()
+                if slow(clocks) <= others.gone():
                     break
                 time.sleep(_POLL)
                 clocks, global_step = look()

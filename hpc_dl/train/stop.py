@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
@@ -22,6 +23,12 @@ class Stop:
     def __init__(self) -> None:
         self.requested = False
         self.grace = 0.0  # seconds that the main thread needs to save what it has; 0: nothing to save
+        self._since = math.inf
+
+    @property
+    def ends_at(self) -> float:
+        """Return when this process ends, as `time.monotonic` counts; infinite before SIGTERM."""
+        return self._since + self.grace
 
     def listen(self) -> None:
         """Start to wait for SIGTERM; call this before any other thread is started."""
@@ -30,6 +37,7 @@ class Stop:
 
     def _wait(self) -> None:
         signal.sigwait({signal.SIGTERM})
+        self._since = time.monotonic()
         self.requested = True
         time.sleep(self.grace)
         print("ended by SIGTERM", file=sys.stderr, flush=True)

@@ -20,12 +20,15 @@ from typing import Any
 
 import tensorflow as tf
 
-from hpc_dl.errors import UserError
+from hpc_dl.errors import LOST, UserError
 from hpc_dl.train import session
+from hpc_dl.train.attempt import Attempt
 from hpc_dl.train.cluster import Cluster
 from hpc_dl.train.graph import Apply, Gradients
-from hpc_dl.train.peers import Watch
+from hpc_dl.train.options import Options
+from hpc_dl.train.peers import Peers, Watch
 from hpc_dl.train.rendezvous import POLL
+from hpc_dl.train.session import LOST_CONTACT, first_line
 from hpc_dl.train.shared import shared_variable
 from hpc_dl.train.stop import Stop
 
@@ -35,15 +38,14 @@ tf1 = tf.compat.v1
 class Sync:
     """The exchange of gradients in mode ``sync``, one object per worker."""
 
-    def __init__(self, cluster: Cluster, backup_workers: int) -> None:
+    def __init__(self, cluster: Cluster, attempt: Attempt, options: Options) -> None:
         """Raise UserError if no worker would be left to wait for."""
-        workers = len(cluster.workers)
+        workers, backup_workers = len(cluster.workers), options.backup_workers
         if backup_workers >= workers:
             raise UserError(
                 f"--backup-workers: {backup_workers} is not allowed; it must be less than the {workers} workers"
             )
-        self._cluster, self._backup_workers = cluster, backup_workers
-        self._taken = 0
+        self._cluster, self._attempt, self._options = cluster, attempt, options
         self._thread: threading.Thread | None = None
 
     def __call__(self, gradients: Gradients, updates: list[Any], apply_gradients: Apply) -> Any:
@@ -64,60 +66,73 @@ class Sync:
             sent.append(accumulators[-1].apply_grad(gradient, now))
         with tf1.device("/job:ps/task:0"):
             votes = tf1.ConditionalAccumulator(tf.float32, (), "votes", "votes", reduction_type="SUM")
-            self._votes = shared_variable("votes_sent", tf.zeros([], tf.int64))
+            sent_votes, taken_votes = (
+                shared_variable(f"votes_{name}", tf.zeros([], tf.int64)) for name in ("sent", "taken")
+            )
+            self._dropped = sent_votes.read_value() - taken_votes.read_value()
             # Not limited: the chief must not wait where a lost worker takes no tokens any more; a token is 8 bytes.
             queues = [tf1.FIFOQueue(-1, tf.int64, [()], shared_name=f"tokens{worker}") for worker in range(workers)]
             with tf.control_dependencies([*sent, *updates]):
-                voted = [votes.apply_grad(1.0, now), self._votes.assign_add(1)]
+                voted = [votes.apply_grad(1.0, now), sent_votes.assign_add(1)]
             own = queues[index]
             with tf.control_dependencies(voted):
                 token = own.dequeue_many(tf.maximum(own.size(), 1))[-1]
-            self._first_token = local_step.assign(own.dequeue()).op
-            self._wake = own.enqueue(global_step)
+            self._wake = own.enqueue(global_step.read_value())
+            with tf.control_dependencies([self._wake]):
+                waiting = own.dequeue_many(tf.maximum(own.size(), 1))
+            # Not the last one: the chief may have sent a newer one in between.
+            self._join = local_step.assign(tf.reduce_max(waiting)).op
 
             # The chief's. All gradients of the voters are there; who has sent a part without a vote is in some means.
-            taken = votes.take_grad(workers - self._backup_workers)
-            with tf.control_dependencies([taken]):
+            taken = votes.take_grad(workers - self._options.backup_workers)
+            with tf.control_dependencies([taken_votes.assign_add(tf.cast(taken, tf.int64))]):
                 means = [(a.take_grad(1), variable) for a, (_, variable) in zip(accumulators, gradients, strict=True)]
             step = apply_gradients(means, [])
             with tf.control_dependencies([queue.enqueue(step) for queue in queues]):
-                self._aggregate = (tf.identity(step), tf.identity(taken))
+                self._aggregate = (tf.identity(step),)
             self._begin = [a.set_global_step(global_step) for a in (votes, *accumulators)]
-            self._first_tokens = [queue.enqueue(global_step) for queue in queues]
+            self._wake_all = [queue.enqueue(global_step.read_value()) for queue in queues]
         with tf.control_dependencies([local_step.assign(token).op]):
             return tf.identity(token)
 
-    def start(self, remote: Any, steps: int, start_timeout: float, stop: Stop) -> None:
-        """Begin: the chief lets the others start and takes steps from now on; this worker gets its first token."""
+    def start(self, remote: Any, stop: Stop, again: bool) -> None:
+        """Begin, first or after a restart: the chief takes steps from now on; a worker gives itself its first token.
+
+        Args:
+            remote: the session.
+            stop: SIGTERM.
+            again: this is a chief that was started again. The one before it may have been killed between a step and
+                its tokens, for which others wait; those who get one too many compute that step twice, and some votes
+                for it may be of the same worker.
+        """
         if self._cluster.is_chief:
             remote.run(self._begin)
-            remote.run(self._first_tokens)
-            self._thread = threading.Thread(
-                target=self._take_steps, args=(remote, steps, start_timeout), name="take-steps", daemon=True
-            )
+            if again:
+                remote.run(self._wake_all)
+            self._thread = threading.Thread(target=self._take_steps, args=(remote,), name="take-steps", daemon=True)
             self._thread.start()
         # A worker waits for a token when SIGTERM comes, and after that nobody may send one.
         threading.Thread(target=self._wake_up, args=(remote, stop), name="wake-up", daemon=True).start()
-        remote.run(self._first_token)
+        remote.run(self._join)
 
     def dropped(self, remote: Any) -> int:
         """Return how many gradients were dropped, when all workers are done."""
         if self._thread:
             self._thread.join()
-        return int(remote.run(self._votes)) - self._taken
+        return int(remote.run(self._dropped))
 
-    def _take_steps(self, remote: Any, steps: int, start_timeout: float) -> None:
-        workers = {f"worker {index}": address for index, address in enumerate(self._cluster.workers) if index}
-        watch = Watch(workers, start_timeout, self._backup_workers)
+    def _take_steps(self, remote: Any) -> None:
+        options = self._options
+        workers = Peers(self._cluster.others(), self._attempt, options.start_timeout, options.restart_timeout)
+        watch = Watch(self._attempt, (workers, options.backup_workers))
         aggregate = session.function(remote, self._aggregate)
         step = int(remote.run(tf1.train.get_global_step(remote.graph)))
         try:
-            while step < steps:
-                step, votes = aggregate()
-                self._taken += int(votes)
+            while step < options.steps:
+                (step,) = aggregate()
         except tf.errors.OpError as error:
-            print(f"error: worker 0 can't take steps any more: {error.message}", file=sys.stderr, flush=True)
-            os._exit(1)
+            print(f"error: worker 0 can't take steps any more: {first_line(error)}", file=sys.stderr, flush=True)
+            os._exit(LOST if isinstance(error, LOST_CONTACT) else 1)
         watch.end()
 
     def _wake_up(self, remote: Any, stop: Stop) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,10 @@ def step_function(running: Any, outputs: tuple[Any, ...], options: Options, task
         level = tf1.RunOptions(trace_level=tf1.RunOptions.FULL_TRACE)
         values = running.run(list(outputs), options=level, run_metadata=seen)
         text = timeline.Timeline(seen.step_stats).generate_chrome_trace_format()
-        _write(options.run_dir / "traces" / f"{task}-step-{number}.json", text)
+        try:
+            _write(options.run_dir / "traces" / f"{task}-step-{number}.json", text)
+        except OSError as error:
+            print(f"warning: the trace of step {number} is lost: {error.strerror}", file=sys.stderr, flush=True)
         return values
 
     return step

@@ -23,6 +23,8 @@ class Processes:
     def __init__(self, run_dir: Path, data_dir: Path) -> None:
         self.run_dir, self.data_dir = run_dir, data_dir
         self.by_task: dict[str, subprocess.Popen[bytes]] = {}
+        self.environment: dict[str, str] = {}
+        self._lines: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {}
         run_dir.mkdir(exist_ok=True)
 
     def start(self, *arguments: str, ps: int = 0, workers: int = 1, mode: str = "") -> Processes:
@@ -39,12 +41,35 @@ class Processes:
         return self
 
     def _start(self, task: str, environment: dict[str, str], *arguments: str) -> None:
+        self._lines[task] = environment, arguments
         command = [sys.executable, "-m", "hpc_dl.train", "--run-dir", str(self.run_dir)]
         command += ["--data-dir", str(self.data_dir), "--batch", "32", *arguments]
         with (self.run_dir / f"{task}.log").open("ab") as log:
             self.by_task[task] = subprocess.Popen(
-                command, env={**os.environ, **_ENVIRONMENT, **environment}, stdout=log, stderr=log
+                command, env={**os.environ, **_ENVIRONMENT, **self.environment, **environment}, stdout=log, stderr=log
             )
+
+    def as_attempt(self, number: int) -> Processes:
+        """Let the processes that are started from now on be those of a launcher, in an attempt that begins now."""
+        (self.run_dir / "attempt").write_text(f"{number}\n")
+        self.environment = {"HPC_DL_RUN": str(self.run_dir), "HPC_DL_ATTEMPT": str(number)}
+        return self
+
+    def mark(self, kind: str, task: str) -> None:
+        """Say what a launcher says of a process: ``done`` or ``lost``."""
+        folder = self.run_dir / "state" / self.environment["HPC_DL_ATTEMPT"] / kind
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / task).touch()
+
+    def kill(self, task: str) -> None:
+        """Kill a process and wait until it is gone."""
+        self.by_task[task].kill()
+        self.by_task[task].wait()
+
+    def restart(self, task: str) -> None:
+        """Start a process again, as a launcher does."""
+        environment, arguments = self._lines[task]
+        self._start(task, environment, *arguments)
 
     def wait(self, seconds: float = 90) -> dict[str, int]:
         """Return the exit code of each process; those that have not ended in time fail the test."""

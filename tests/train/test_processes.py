@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
+from hpc_dl.errors import LOST
 from tests.train.conftest import Processes
 
 Make = Callable[..., Processes]
@@ -88,19 +89,20 @@ def test_others_go_on_when_a_worker_is_killed(processes: Make) -> None:
 
 
 def test_workers_end_when_the_ps_is_killed(processes: Make) -> None:
-    run = processes().start("--steps", "1000000", "--log-every", "50", ps=1, workers=2)
+    arguments = ("--steps", "1000000", "--log-every", "50", "--restart-timeout", "3")
+    run = processes().start(*arguments, ps=2, workers=2)
     run.wait_for(lambda: run.step("worker-0") > 0 and run.step("worker-1") > 0)
-    run.by_task["ps-0"].kill()
-    assert run.wait(40) == {"ps-0": -signal.SIGKILL, "worker-0": 1, "worker-1": 1}
+    run.by_task["ps-1"].kill()
+    assert run.wait(40) == {"ps-0": LOST, "ps-1": -signal.SIGKILL, "worker-0": LOST, "worker-1": LOST}
     for task in ("worker-0", "worker-1"):
         assert run.log(task).splitlines()[-1].startswith("error: "), run.log(task)
 
 
 def test_the_ps_ends_when_the_workers_are_killed(processes: Make) -> None:
-    run = processes().start("--steps", "1000000", "--log-every", "50", ps=1, workers=1)
+    run = processes().start("--steps", "1000000", "--log-every", "50", "--restart-timeout", "5", ps=1, workers=1)
     run.wait_for(lambda: run.step("worker-0") > 300)
     run.by_task["worker-0"].kill()
-    assert run.wait(40)["ps-0"] == 1
+    assert run.wait(40)["ps-0"] == LOST
     assert run.log("ps-0").splitlines()[-1].startswith("error: ps 0: no worker answers")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from hpc_dl.errors import LOST
 from tests.train.conftest import Processes
 
 Make = Callable[..., Processes]
@@ -107,7 +108,7 @@ def test_a_run_goes_on_in_another_mode(processes: Make) -> None:
         assert (result["mode"], result["start_step"]) == (mode, step)
         step = result["steps"]
         assert steps <= step <= steps + 1
-    assert result["images"] == step * 2 * 32
+    assert result["images"] == (step - result["start_step"]) * 2 * 32
     assert result["test_accuracy"] > 0.9
     run = processes().start("--steps", str(step + 50), *arguments, "--towers", "2")
     assert run.wait() == {"worker-0": 0}
@@ -118,11 +119,15 @@ def test_a_run_goes_on_in_another_mode(processes: Make) -> None:
 
 
 def test_the_job_ends_when_sync_has_too_few_workers_left(processes: Make) -> None:
-    run = processes().start("--steps", "1000000", "--log-every", "10", ps=1, workers=2, mode="sync")
+    arguments = ("--steps", "1000000", "--log-every", "10")
+    run = processes().as_attempt(0).start(*arguments, ps=1, workers=2, mode="sync")
     run.wait_for(lambda: run.step("worker-0") > 200)
-    run.by_task["worker-1"].kill()
-    assert run.wait(60) == {"ps-0": 1, "worker-0": 1, "worker-1": -signal.SIGKILL}
-    assert re.match(r"error: worker 1 \(.*\) does not answer", run.log("worker-0").splitlines()[-1])
+    run.kill("worker-1")
+    run.mark("lost", "worker-1")
+    run.wait_for(lambda: run.by_task["worker-0"].poll() is not None)
+    run.mark("lost", "worker-0")
+    assert run.wait(30) == {"ps-0": LOST, "worker-0": LOST, "worker-1": -signal.SIGKILL}
+    assert re.match(r"error: worker 1 \(.*\) was given up", run.log("worker-0").splitlines()[-1])
 
 
 def test_sync_saves_and_ends_on_sigterm(processes: Make) -> None:

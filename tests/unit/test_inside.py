@@ -89,14 +89,13 @@ def test_figures_of_processes_are_those_of_their_last_run(tmp_path: Path) -> Non
     write_metrics(tmp_path)
     found = figures(tmp_path)
     assert list(found) == ["ps-0", "worker-0", "worker-1"]
-    assert found["ps-0"] == {"bytes_sent": 800, "bytes_received": 80}
+    assert found["ps-0"] == {"bytes_sent": 800, "bytes_received": 80, "all_steps": 12}
     assert per_step(found) == {
-        "ps-0": {"bytes_sent": 100, "bytes_received": 10},
+        "ps-0": {"bytes_sent": 800 / 12, "bytes_received": 80 / 12},
         "worker-0": {"bytes_sent": 150, "bytes_received": 300},
         "worker-1": {"bytes_sent": 150, "bytes_received": 300},
     }
     assert figures(tmp_path / "absent") == {}
-    assert per_step({"ps-0": found["ps-0"]}) == {}
 
 
 REPORT = """

@@ -58,6 +58,8 @@ def test_options_are_read() -> None:
         (["--fusion-mb", "0"], "--fusion-mb: 0.0 is not allowed; it must be a number above 0"),
         (["--warmup-steps", "-1"], "--warmup-steps: -1 is not allowed; it must be an integer from 0 up"),
         (["--scale-lr", "maybe"], "argument --scale-lr: invalid true or false value: 'maybe'"),
+        (["--restart-timeout", "0"], "--restart-timeout: 0.0 is not allowed; it must be a number above 0"),
+        (["--disk-patience", "-1"], "--disk-patience: -1.0 is not allowed; it must be a number from 0 up"),
         (["--bach", "3"], r"unknown option --bach \(did you mean '--batch'\?\)"),
     ],
 )
@@ -111,12 +113,16 @@ def run_loop(
     made: list[int] = []
     saved: list[int] = []
 
+    def save(step: int) -> str:
+        saved.append(step)
+        return f"step-{step}"
+
     def step() -> tuple[int, float, float]:
         made.append(start + stride * (len(made) + 1))
         return made[-1], losses[len(made) - 1] if losses else 1.0, 0.5
 
     metrics = Metrics(folder, "worker-0", options.steps, options.batch)
-    train(step, start, options, metrics, Stop(), saved.append)
+    train(step, start, options, metrics, Stop(), save)
     lines = [json.loads(line) for line in (folder / "metrics" / "worker-0.jsonl").read_text().splitlines()]
     return made, saved, [line for line in lines if "step" in line]
 
