@@ -8,6 +8,7 @@ hangs, the command ends with exit code 1.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -26,7 +27,7 @@ from typing import Any
 import hpc_dl
 from hpc_dl.errors import JobError
 from hpc_dl.job import Job
-from hpc_dl.launch.attempts import Event, events
+from hpc_dl.launch.attempts import events
 from hpc_dl.minicluster import ClusterConfig, MiniCluster, NodeGroup, Partition
 from hpc_dl.progress import Progress
 
@@ -199,20 +200,16 @@ def measure(mode: str, fault: str, at_step: int) -> Found:
     starts = sum(event.event == "started" for event in history)
     again = re.findall(r"^hpc-dl: .*(?:start again|started again|requeued|given up).*", job.stdout(), re.MULTILINE)
     if starts == 1:
-        # In async and mixed others go on: training again is the next step that anyone reports.
         what = "goes on" if not again else "process restarts"
     else:
         what = "all restart" if then == ["restart"] else "requeued"
-    steps = [r for r in run.records() if "step" in r and "event" not in r and r["time"] > hurt + 0.001]
-    resumed = [r for r in steps if r["time"] > _latest_start(history)] if starts > 1 else steps
-    first = min(resumed, key=lambda r: r["time"], default=None)
     summary = job.summary()
     result = (summary.result if summary else None) or {}
     lost = max(0, step - result.get("start_step", 0)) if starts > 1 else 0
     failure = str(summary.failure).partition("\n")[0] if summary and summary.failure else ""
     return Found(
         what,
-        first["time"] - hurt if first else float("nan"),
+        _longest_pause(sorted(r["time"] for r in run.records() if "event" not in r and r["time"] > hurt - 0.5)),
         lost,
         summary.exit_code if summary else -1,
         result.get("steps", 0),
@@ -221,8 +218,9 @@ def measure(mode: str, fault: str, at_step: int) -> Found:
     )
 
 
-def _latest_start(history: list[Event]) -> float:
-    return max(event.time for event in history if event.event == "started")
+def _longest_pause(times: list[float]) -> float:
+    """Return the seconds in which nobody reported a step: how long it took until they trained again."""
+    return max((after - before for before, after in itertools.pairwise(times)), default=float("nan"))
 
 
 def _heal(cluster: MiniCluster) -> None:
