@@ -18,7 +18,9 @@ from typing import TypeVar
 import msgspec
 
 from hpc_dl.errors import UserError
+from hpc_dl.tasks.environment import HOSTS, PROLOG
 from hpc_dl.tasks.model import Task
+from hpc_dl.tasks.pool import Share
 from hpc_dl.tasks.protocol import Ended, encode
 from hpc_dl.tasks.scheduler import Start
 
@@ -40,10 +42,8 @@ class Started(msgspec.Struct, frozen=True, omit_defaults=True, tag="start"):
 
     task: int
     attempt: int
-    node: str
+    shares: tuple[Share, ...]
     time: float
-    cores: tuple[int, ...] = ()
-    gpus: tuple[str, ...] = ()
 
 
 _decode = msgspec.json.Decoder(Run | Started).decode
@@ -95,11 +95,17 @@ class Records:
     def started(self, starts: Sequence[Start]) -> None:
         """Write which tasks start."""
         now = time.time()
-        lines = [
-            encode(Started(one.task.number, one.attempt, one.share.node, now, one.share.cores, one.share.gpus))
-            for one in starts
-        ]
+        lines = [encode(Started(one.task.number, one.attempt, one.shares, now)) for one in starts]
         os.write(self._file, b"".join(line + b"\n" for line in lines))
+
+    def allow_steps(self) -> None:
+        """Write what tasks inside a Slurm job need to start steps of their own; see `hpc_dl.tasks.environment`."""
+        from hpc_dl.rendering import Renderer
+
+        (self.path / HOSTS).mkdir(exist_ok=True)
+        prolog = self.path / PROLOG
+        prolog.write_text(Renderer([]).render("prolog.sh.j2", {}))
+        prolog.chmod(0o700)
 
     def close(self) -> None:
         """Let others use the folder."""

@@ -71,7 +71,8 @@ def run_file(path: Path, settings: Settings, options: Options) -> Report:
         if settings.remote != "none":
             for node, cores in allocation.job_cores(os.environ).items():
                 if node in wanted:
-                    commands[node] = srun_command(node, cores, commands[node])
+                    commands[node] = srun_command(node, cores, agent_command(folder, options.grace, node, step=True))
+            records.allow_steps()
         agents = Agents(commands)
         try:
             hellos = agents.greet(_GREETING)
@@ -107,9 +108,9 @@ def run_file(path: Path, settings: Settings, options: Options) -> Report:
             counts(table),
             total,
             cores,
-            sum((end.ended - end.started) * len(end.cores) for end in runner.ends),
+            sum(end.core_seconds for end in runner.ends),
             gpus,
-            sum((end.ended - end.started) * len(end.gpus) for end in runner.ends),
+            sum(end.gpu_seconds for end in runner.ends),
             table,
             _write_restart(path, file, scheduler.states, last, job, log),
             runner.ended_by,
@@ -161,6 +162,7 @@ def demand(task: Task, options: Options) -> Demand:
         options.gpus if task.gpus is None else task.gpus,
         task.memory,
         task.node,
+        task.nodes,
     )
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from hpc_dl.tasks.agents import Agents, agent_command
+from hpc_dl.tasks.pool import Share
 from hpc_dl.tasks.protocol import Order
 
 RUN = [sys.executable, "-m", "hpc_dl", "tasks"]
@@ -143,11 +144,12 @@ def test_a_strict_run_of_an_invalid_file_runs_nothing(tmp_path: Path) -> None:
 
 
 def test_a_task_that_no_node_has_room_for_is_invalid(tmp_path: Path) -> None:
-    text = "#@ gpus=99\ntouch ran\n[# 2 #] touch ran\ntrue\n"
-    assert states(run(tmp_path, text, "--no-strict")) == {2: "INVALID", 3: "INVALID", 4: "OK"}
+    text = "#@ gpus=99\ntouch ran\n[# 2 #] touch ran\ntrue\n#@ nodes=2\ntouch ran\n"
+    assert states(run(tmp_path, text, "--no-strict")) == {2: "INVALID", 3: "INVALID", 4: "OK", 6: "INVALID"}
     done = tasks(tmp_path, "run", "t.txt")
     assert done.returncode == 2
     assert "line 2: wants 99 GPUs" in done.stderr
+    assert "line 6: wants 2 nodes at once; this run has 1\n" in done.stderr
     assert not (tmp_path / "ran").exists()
 
 
@@ -350,7 +352,10 @@ def test_an_agent_binds_a_task_to_its_cores(tmp_path: Path) -> None:
     (hello,) = agents.greet(60)
     assert hello.cores == tuple(sorted(os.sched_getaffinity(0)))
     command = "grep Cpus_allowed_list /proc/self/status; echo [$CUDA_VISIBLE_DEVICES]"
-    orders = [Order(1, "k", 1, command, cores=(core,), gpus=("2", "3"), bind=True), Order(2, "k", 1, command)]
+    orders = [
+        Order(1, "k", 1, command, shares=(Share("n", (core,), ("2", "3")),), bind=True),
+        Order(2, "k", 1, command, shares=(Share("n", (7, 8)),)),
+    ]
     agents.order("n", orders)
     ended = 0
     while ended < 2:
