@@ -18,7 +18,7 @@ from hpc_dl.launch.facts import local_gpus, visible_gpus
 from hpc_dl.process import Guard, kill_group
 from hpc_dl.tasks.environment import Environment
 from hpc_dl.tasks.protocol import Ended, Hello, Order, decode_order, encode
-from hpc_dl.tasks.records import lock
+from hpc_dl.tasks.records import lock, open_to_append
 
 _SYNC = 1.0  # seconds between two fsync of the journal: a crash of the machine loses no more than that
 _MIB = 1024 * 1024
@@ -50,7 +50,7 @@ class Agent:
         self._step = step
         self._grace = grace
         self._output = f"{folder}/output/"
-        self._journal = os.open(folder / f"{node}.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._journal = open_to_append(folder / f"{node}.jsonl")
         lock(self._journal, wait=True)  # who resumes waits for this agent's end
         self._synced = 0.0
         self._dirty = False

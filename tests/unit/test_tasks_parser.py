@@ -177,9 +177,10 @@ def test_a_task_that_is_a_shell_comment_stays_a_task() -> None:
 
 
 def test_all_settings() -> None:
-    text = "#@ name='a b' gpus=2 cores=4 memory=4G\n#@ time=1-2:03:04 retries=2 nodes=3 env.A=1 env.B='x y' node=n[1-2]\nrun\n"
+    text = "#@ name='a b' gpus=2 cores=4 memory=4G\n#@ time=1-2:03:04 retries=2 nodes=3 env.A=1 env.B='x y'\n"
+    text += "#@ node=n[1-2]\nrun\n"
     assert parse(text) == [
-        Task(3, "run", (), "", "n[1-2]", "a b", 2, 4, 4096, 93784, 2, (("A", "1"), ("B", "x y")), 3),
+        Task(4, "run", (), "", "n[1-2]", "a b", 2, 4, 4096, 93784, 2, (("A", "1"), ("B", "x y")), 3),
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -9,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -16,10 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from hpc_dl.tasks.agents import Agents, agent_command
 from hpc_dl.tasks.pool import Share
 from hpc_dl.tasks.protocol import Order
+from hpc_dl.tasks.scheduler import State
+from hpc_dl.tasks.status import Status, follow
 
 RUN = [sys.executable, "-m", "hpc_dl", "tasks"]
 
@@ -318,6 +323,8 @@ def test_a_journal_that_a_crash_has_cut_is_read(tmp_path: Path) -> None:
     journal.write_text(whole[: len(whole) * 3 // 4])
     report = run(tmp_path, "true\ntrue\n", "--resume")
     assert [row.get("attempts", 0) for row in report["tasks"]] in ([0, 1], [1, 0])
+    # What was written after the cut counts.
+    assert [row.get("attempts", 0) for row in run(tmp_path, "true\ntrue\n", "--resume")["tasks"]] == [0, 0]
 
 
 def test_the_batch_script(tmp_path: Path) -> None:
@@ -331,6 +338,45 @@ def test_the_batch_script(tmp_path: Path) -> None:
     script = tmp_path / "job.sh"
     script.write_text(done.stdout)
     subprocess.run(["shellcheck", str(script)], check=True, env=os.environ | {"PATH": f"{Path(sys.executable).parent}"})
+
+
+def test_a_job_without_room_for_a_task_is_not_submitted(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text(
+        "#@ gpus=5\ntrue\n#@ nodes=3 node=nvb1\ntrue\n#@ cores=17 memory=900T\ntrue\n#@ gpus=4\ntrue\n"
+    )
+    done = tasks(tmp_path, "submit", "t.txt", "--site=minotauro", "--nodes=2", "--dry-run")
+    assert done.returncode == 2
+    assert re.findall(r"line (\d): (wants .*)", done.stderr) == [
+        ("2", "wants 5 GPUs; the most that a node has is 4"),
+        ("4", "wants 3 nodes at once; this run has 2"),
+        ("6", "wants 17 cores; the most that a node has is 16"),
+    ]
+    assert tasks(tmp_path, "submit", "t.txt", "--site=minotauro", "--no-strict", "--dry-run").returncode == 0
+
+
+def test_a_run_is_followed_to_its_end(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("true\n#@ name=waits\nwhile ! test -e go; do sleep 0.05; done\n[# 3 #] false\n")
+    records = tmp_path / "t.txt-7.records"
+    follower = background(tmp_path, "status", "t.txt", f"--records={records}", "--follow")
+    assert follower.stdout is not None
+    assert follower.stdout.readline() == "Waiting for the run to begin\n"
+    runner = background(tmp_path, "run", "t.txt", f"--records={records}")
+    while (line := follower.stdout.readline()) != "Running: 1 WAITING, 1 RUNNING, 1 OK\n":
+        assert line.startswith("Running: ")
+    # The records that were written to last, on a terminal.
+    status = Status(tmp_path / "t.txt")
+    table, going_on = status.look()
+    assert (going_on, table[1].state, table[1].name, table[1].node) == (True, State.RUNNING, "waits", table[0].node)
+    assert 0 <= table[1].seconds < 60
+    screen = io.StringIO()
+    threading.Timer(1.5, (tmp_path / "go").touch).start()
+    follow(status, Console(file=screen, force_terminal=True, width=200))
+    assert re.search(r"3 waits +" + table[0].node + r" +00:00:\d\d", screen.getvalue())
+    assert "Not running: 2 OK, 1 FAILED" in screen.getvalue()
+    said = follower.communicate(timeout=30)[0]
+    assert said.splitlines()[-1] == "Not running: 2 OK, 1 FAILED"
+    assert (follower.returncode, runner.wait(30)) == (0, 1)
+    runner.communicate()
 
 
 def test_tasks_do_not_outlive_their_agent(tmp_path: Path) -> None:
