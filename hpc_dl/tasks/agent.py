@@ -176,7 +176,7 @@ class Agent:
                     one.reason,
                     one.stopped,
                     order.shares,
-                    round(usage.ru_utime + usage.ru_stime, 3),
+                    round(usage.ru_utime + usage.ru_stime, 6),
                     memory if memory > self._own_memory else 0,
                 )
             )

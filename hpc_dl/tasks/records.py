@@ -166,7 +166,7 @@ class Journal:
 
     def last(self, tasks: Iterable[Task]) -> dict[int, Ended]:
         """Return how each task ended last; one whose line was changed since has not ended."""
-        keys = {task.number: task.key for task in tasks}
+        keys = {task.number: task.key for task in tasks} if self.ends else {}
         last: dict[int, Ended] = {}
         for end in self.ends:
             if keys.get(end.task) == end.key and not (end.task in last and last[end.task].ok):

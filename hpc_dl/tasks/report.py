@@ -103,6 +103,7 @@ def rows(
 ) -> list[Row]:
     """Return a row for each task, valid or not, in the order of the file."""
     now = time.time()
+    outputs = f"{folder}/output/"
     found = [Row(number, "", State.INVALID) for number in file.invalid]
     for task in file.tasks:
         state, end = states[task.number], last.get(task.number)
@@ -118,7 +119,7 @@ def rows(
                 seconds=round(end.ended - end.started, 3),
                 cpu=end.cpu,
                 memory=end.memory,
-                output=str(folder / "output" / f"{task.number}.out"),
+                output=f"{outputs}{task.number}.out",
             )
         elif running and state is State.RUNNING:
             one = running[task.number]
@@ -128,7 +129,7 @@ def rows(
                 attempts=one.attempt,
                 started=round(one.time, 3),
                 seconds=max(0.0, round(now - one.time, 3)),
-                output=str(folder / "output" / f"{task.number}.out"),
+                output=f"{outputs}{task.number}.out",
             )
         found.append(row)
     return sorted(found, key=lambda row: row.number)
