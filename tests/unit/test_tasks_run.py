@@ -303,19 +303,6 @@ def test_a_new_restart_file_does_not_take_the_records_of_an_old_one(tmp_path: Pa
         assert (tmp_path / "ran").read_text().count("x") == expected
 
 
-def test_a_sweep_gives_a_task_file(tmp_path: Path) -> None:
-    (tmp_path / "t.j2").write_text("#@ name=r{{ number }}\ntrain --lr {{ lr }} {{ tag }}\n[# -1 #] test {{ lr }}\n")
-    (tmp_path / "t.csv").write_text("lr,tag\n0.1,a b\n0.01,$(id)\n")
-    (tmp_path / "t.toml").write_text("lr = [0.1, 0.01]\ntag = ['a', 'b']\n")
-    assert tasks(tmp_path, "expand", "t.j2", "t.csv").stdout == (
-        "#@ name=r1\ntrain --lr 0.1 'a b'\n[# -1 #] test 0.1\n#@ name=r2\ntrain --lr 0.01 '$(id)'\n[# -1 #] test 0.01\n"
-    )
-    assert tasks(tmp_path, "expand", "t.j2", "t.toml").stdout.count("train") == 4
-    (tmp_path / "bad.csv").write_text("lr,tag\n0.1\n")
-    bad = tasks(tmp_path, "expand", "t.j2", "bad.csv")
-    assert (bad.returncode, "line 2: 1 values for 2 columns: lr, tag" in bad.stderr) == (2, True)
-
-
 def test_a_journal_that_a_crash_has_cut_is_read(tmp_path: Path) -> None:
     run(tmp_path, "true\ntrue\n")
     (journal,) = (tmp_path / "t.txt.records").glob("*.jsonl")
