@@ -180,7 +180,7 @@ class Runner:
             for number, shares in self._scheduler.running.items()
             if any(share.node == node for share in shares)
         }
-        self._log.lost(node, list(on_it))
+        self._log.lost(node, sorted(on_it))
         for number, shares in on_it.items():
             if shares[0].node == node:
                 self._torn.discard(number)

@@ -155,22 +155,28 @@ def test_a_node_that_is_lost_gives_its_tasks_to_others(four: MiniCluster, tmp_pa
     # The first task keeps the runner's own node busy until the other node is lost.
     (tmp_path / "t.txt").write_text(
         "#@ node=mini1\nwhile ! test -e go; do sleep 0.1; done\n"
+        "#@ node=mini[1-2]\n"
         "echo $SLURMD_NODENAME >> on; while ! test -e go; do sleep 0.1; done; test $SLURMD_NODENAME = mini1\n"
+        "#@ nodes=2\necho $HPC_DL_TASK_NODELIST >> wide; while ! test -e go; do sleep 0.1; done\n"
     )
     (tmp_path / "job.sh").write_text("#!/bin/sh\n" + " ".join([*HPC_DL, "tasks", "run", "t.txt", "--json", "> report"]))
-    options = ["--nodes=2", "--ntasks-per-node=1", "--no-kill", "--output=log", "--nodelist=mini[1-2]"]
-    job = command(four, tmp_path, "sbatch", "--parsable", *options, "job.sh").strip()
+    options = ["--nodes=3", "--ntasks-per-node=1", "--cpus-per-task=4", "--no-kill", "--output=log"]
+    job = command(four, tmp_path, "sbatch", "--parsable", "--nodelist=mini[1-3]", *options, "job.sh").strip()
     eventually((tmp_path / "on").exists)
+    eventually((tmp_path / "wide").exists)
     command(four, tmp_path, "scontrol", "update", "nodename=mini2", "state=DOWN", "reason=test")
-    eventually(lambda: "Node mini2 is gone; tasks 3 start again elsewhere" in (tmp_path / "log").read_text())
+    eventually(lambda: "Node mini2 is gone; tasks 4, 6 start again elsewhere" in (tmp_path / "log").read_text())
+    eventually(lambda: (tmp_path / "wide").read_text().count("\n") == 2)
     (tmp_path / "go").touch()
     finish(four, tmp_path, job)
     eventually(lambda: "mini2 down" not in command(four, tmp_path, "sinfo", "--Node", "--noheader", "--format=%N %t"))
     report = json.loads((tmp_path / "report").read_text())
     assert {row["number"]: (row["state"], row["node"]) for row in report["tasks"]} == {
         2: ("OK", "mini1"),
-        3: ("OK", "mini1"),
+        4: ("OK", "mini1"),
+        6: ("OK", "mini[1,3]"),
     }
+    assert (tmp_path / "wide").read_text().split() == ["mini1,mini2", "mini1,mini3"]
     assert (tmp_path / "on").read_text().split() == ["mini2", "mini1"]
 
 

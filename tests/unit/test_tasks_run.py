@@ -5,17 +5,12 @@ from __future__ import annotations
 import io
 import json
 import os
-import random
 import re
 import signal
 import subprocess
 import sys
 import threading
-import time
-from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
@@ -25,44 +20,7 @@ from hpc_dl.tasks.pool import Share
 from hpc_dl.tasks.protocol import Order
 from hpc_dl.tasks.scheduler import State
 from hpc_dl.tasks.status import Status, follow
-
-RUN = [sys.executable, "-m", "hpc_dl", "tasks"]
-
-
-def tasks(folder: Path, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
-    environ = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "GREASY_"))}
-    return subprocess.run(
-        [*RUN, *words], cwd=folder, env=environ | env, capture_output=True, text=True, timeout=60, check=False
-    )
-
-
-def run(folder: Path, text: str, *options: str, **env: str) -> dict[str, Any]:
-    """Run a task file and return the JSON report."""
-    (folder / "t.txt").write_text(text)
-    done = tasks(folder, "run", "t.txt", "--json", "--log-level=0", *options, **env)
-    assert done.stdout, done.stderr
-    report: dict[str, Any] = json.loads(done.stdout)
-    assert done.returncode == report["exit_code"]
-    return report
-
-
-def states(report: dict[str, Any]) -> dict[int, str]:
-    return {row["number"]: row["state"] for row in report["tasks"]}
-
-
-def output(folder: Path, number: int) -> str:
-    return (folder / "t.txt.records" / "output" / f"{number}.out").read_text()
-
-
-def eventually(what: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not what():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
-
-
-def background(folder: Path, *words: str) -> subprocess.Popen[str]:
-    return subprocess.Popen([*RUN, *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+from tests.unit.fakes.tasks import background, eventually, output, run, states, tasks
 
 
 def test_the_whole_line_runs_in_a_shell(tmp_path: Path) -> None:
@@ -226,27 +184,6 @@ def test_a_signal_ends_the_tasks_and_writes_the_restart_file(tmp_path: Path, num
     assert "# Task 3: did not start before the run was ended\n[# 5 #] true\n" in text
 
 
-def test_a_killed_runner_loses_nothing(tmp_path: Path) -> None:
-    text = "".join(
-        f"echo {n} >> ran; test {n} -lt 20 || test -e go || sleep 60; echo {n} >> ended\n" for n in range(40)
-    )
-    (tmp_path / "t.txt").write_text(text)
-    runner = background(tmp_path, "run", "t.txt", "--workers=3")
-    ran = tmp_path / "ran"
-    eventually(lambda: ran.exists() and ran.read_text().count("\n") >= 22)
-    runner.kill()
-    runner.communicate(timeout=30)
-    (tmp_path / "go").touch()
-    done = tasks(tmp_path, "run", "t.txt", "--resume", "--json")
-    assert set(states(json.loads(done.stdout)).values()) == {"OK"}
-    assert Counter((tmp_path / "ended").read_text().split()) == Counter(str(n) for n in range(40))
-    # What had ended was not started again.
-    assert [n for n, times in Counter(ran.read_text().split()).items() if times > 1 and int(n) < 20] == []
-    again = tasks(tmp_path, "run", "t.txt", "--resume")
-    assert again.returncode == 0
-    assert len((tmp_path / "ended").read_text().split()) == 40
-
-
 def test_two_runs_of_one_file_are_not_mixed_up(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("touch up; while ! test -e go; do sleep 0.05; done\n")
     first = background(tmp_path, "run", "t.txt")
@@ -258,60 +195,6 @@ def test_two_runs_of_one_file_are_not_mixed_up(tmp_path: Path) -> None:
     first.communicate(timeout=30)
     assert first.returncode == 0
     assert "Not running: 1 OK" in tasks(tmp_path, "status", "t.txt").stdout
-
-
-def test_an_edited_line_runs_again(tmp_path: Path) -> None:
-    run(tmp_path, "echo a >> log\necho b >> log\n")
-    run(tmp_path, "echo a >> log\necho c >> log\n", "--resume")
-    assert Counter((tmp_path / "log").read_text().split()) == {"a": 1, "b": 1, "c": 1}
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_the_restart_of_any_graph_completes_and_twice_is_once(tmp_path: Path, seed: int) -> None:
-    chance = random.Random(seed)  # noqa: S311
-    lines, parents, fails = [], {}, {}
-    for number in range(1, 16):
-        parents[number] = sorted(chance.sample(range(1, number), min(number - 1, chance.randint(0, 2))))
-        fails[number] = chance.random() < 0.3
-        after = f"[# {', '.join(map(str, parents[number]))} #] " if parents[number] else ""
-        lines.append(f"{after}{'test -e mended && ' if fails[number] else ''}echo {number} >> ran\n")
-    expected: dict[int, str] = {}
-    for number in parents:
-        well = all(expected[parent] == "OK" for parent in parents[number])
-        expected[number] = ("FAILED" if fails[number] else "OK") if well else "CANCELLED"
-    assert states(run(tmp_path, "".join(lines))) == expected
-    ok = [number for number, state in expected.items() if state == "OK"]
-    restart = tmp_path / "t.txt-local.rst"
-    if len(ok) == len(expected):
-        assert not restart.exists()
-        return
-    (tmp_path / "mended").touch()
-    for _ in range(2):
-        assert tasks(tmp_path, "run", restart.name).returncode == 0
-        order = [int(word) for word in (tmp_path / "ran").read_text().split()]
-        assert sorted(order) == list(expected)
-        assert all(order.index(parent) < order.index(number) for number in parents for parent in parents[number])
-
-
-def test_a_new_restart_file_does_not_take_the_records_of_an_old_one(tmp_path: Path) -> None:
-    text = "test -e mended && echo x >> ran\n"
-    for expected in (1, 2):
-        (tmp_path / "mended").unlink(missing_ok=True)
-        run(tmp_path, text)
-        (tmp_path / "mended").touch()
-        assert tasks(tmp_path, "run", "t.txt-local.rst").returncode == 0
-        assert (tmp_path / "ran").read_text().count("x") == expected
-
-
-def test_a_journal_that_a_crash_has_cut_is_read(tmp_path: Path) -> None:
-    run(tmp_path, "true\ntrue\n")
-    (journal,) = (tmp_path / "t.txt.records").glob("*.jsonl")
-    whole = journal.read_text()
-    journal.write_text(whole[: len(whole) * 3 // 4])
-    report = run(tmp_path, "true\ntrue\n", "--resume")
-    assert [row.get("attempts", 0) for row in report["tasks"]] in ([0, 1], [1, 0])
-    # What was written after the cut counts.
-    assert [row.get("attempts", 0) for row in run(tmp_path, "true\ntrue\n", "--resume")["tasks"]] == [0, 0]
 
 
 def test_the_batch_script(tmp_path: Path) -> None:
