@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import select
 import signal
 import sys
@@ -59,8 +60,6 @@ class Agent:
         self._environment = Environment(folder, os.environ, step)
         self._running: dict[int, _Running] = {}
         self._stopping = False
-        # A child never seems smaller than the process that it was copied from.
-        self._own_memory = _peak_memory()
         self._guard = Guard()
         self._wake, write = os.pipe()
         for end in (self._wake, write):
@@ -177,7 +176,8 @@ class Agent:
                     one.stopped,
                     order.shares,
                     round(usage.ru_utime + usage.ru_stime, 6),
-                    memory if memory > self._own_memory else 0,
+                    # A child never seems smaller than the process that it was copied from.
+                    memory if memory > _peak_memory() else 0,
                 )
             )
 
@@ -235,8 +235,6 @@ def _ends(numbers: bytes) -> bool:
 
 
 def _peak_memory() -> int:
-    import resource
-
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 

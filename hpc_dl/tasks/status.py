@@ -35,6 +35,8 @@ class Status:
 
     def __init__(self, file: Path, records: Path | None = None) -> None:
         self.file = read(file)
+        self._path = file
+        self._given = records is not None
         self.folder = records or newest_records(file)
         self._journal = Journal(self.folder)
 
@@ -45,6 +47,9 @@ class Status:
 
     def look(self) -> tuple[list[Row], bool]:
         """Return a row for each task, and whether a run goes on now."""
+        if not self.begun and not self._given:  # it may be a job's, which have their own
+            self.folder = newest_records(self._path)
+            self._journal = Journal(self.folder)
         going_on = in_use(self.folder)
         journal = self._journal
         journal.refresh()

@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from hpc_dl.rendering import Renderer
 from hpc_dl.tasks.agents import Agents, agent_command
+from hpc_dl.tasks.environment import Environment
 from hpc_dl.tasks.pool import Share
 from hpc_dl.tasks.protocol import Order
 from hpc_dl.tasks.scheduler import State
@@ -160,8 +162,12 @@ def test_a_time_limit_ends_the_task_and_all_that_it_started(tmp_path: Path) -> N
 
 
 def test_a_signal_and_a_missing_folder_are_named(tmp_path: Path) -> None:
-    report = run(tmp_path, "kill -SEGV $$\n[@ /none @] true\n#@ retries=3\ntest -e f || { touch f; exit 3; }\n")
-    first, second, third = report["tasks"]
+    big = f"{sys.executable} -c 'bytearray(200 << 20)'\n"
+    report = run(tmp_path, "kill -SEGV $$\n[@ /none @] true\n#@ retries=3\ntest -e f || { touch f; exit 3; }\n" + big)
+    first, second, third, fourth = report["tasks"]
+    assert 200 <= fourth["memory"] < 300
+    assert "memory" not in third  # less than can be told
+    assert output(tmp_path, 2) == f"hpc-dl: {second['reason']}\n"
     assert (first["signal"], first["code"], first["reason"]) == (11, 139, "was killed by signal 11")
     assert second["reason"] == "could not start: /none: No such file or directory"
     assert (third["state"], third["attempts"]) == ("OK", 2)
@@ -210,6 +216,30 @@ def test_the_batch_script(tmp_path: Path) -> None:
     subprocess.run(["shellcheck", str(script)], check=True, env=os.environ | {"PATH": f"{Path(sys.executable).parent}"})
 
 
+@pytest.mark.parametrize(("node", "said"), [("n1", ["1,2", "2,3"]), ("n2", ["4,5", ""]), ("n3", ["", ""])])
+def test_a_rank_that_a_task_starts_by_srun_gets_what_the_task_has_on_its_node(
+    tmp_path: Path, node: str, said: list[str]
+) -> None:
+    (tmp_path / "hosts").mkdir()
+    shares = (Share("n1", (1, 2), ("2", "3")), Share("n2", (4, 5)))
+    environment = Environment(tmp_path, {"SLURM_CPUS_ON_NODE": "3", "SLURM_NTASKS_PER_NODE": "1"}, step=True)
+    environ = environment.of(Order(7, "k", 1, "true", shares=shares))
+    assert (tmp_path / "hosts" / "task-7").read_text() == "n1\nn2\n" * 3
+    assert environ[b"SLURM_HOSTFILE"] == bytes(tmp_path / "hosts" / "task-7")
+    assert b"SLURM_NTASKS_PER_NODE" not in environ
+    prolog = tmp_path / "prolog"
+    prolog.write_text(Renderer([]).render("prolog.sh.j2", {}))
+    subprocess.run(["shellcheck", str(prolog)], check=True, env=os.environ | {"PATH": f"{Path(sys.executable).parent}"})
+    step = {"SLURMD_NODENAME": node, "SLURM_PROCID": "0", "SLURM_JOB_ID": "5", "SLURM_STEP_ID": "6"}
+    rank = {name.decode(): value.decode() for name, value in environ.items()} | step
+    done = subprocess.run(["/bin/sh", str(prolog)], env=rank, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == (
+        f"export CUDA_VISIBLE_DEVICES={said[1]}\nexport HPC_DL_TASK_CORES={said[0]}\n",
+        "",
+    )
+    assert (tmp_path / "hosts" / "steps-7").read_text() == "5.6\n"
+
+
 def test_a_job_without_room_for_a_task_is_not_submitted(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text(
         "#@ gpus=5\ntrue\n#@ nodes=3 node=nvb1\ntrue\n#@ cores=17 memory=900T\ntrue\n#@ gpus=4\ntrue\n"
@@ -227,7 +257,7 @@ def test_a_job_without_room_for_a_task_is_not_submitted(tmp_path: Path) -> None:
 def test_a_run_is_followed_to_its_end(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("true\n#@ name=waits\nwhile ! test -e go; do sleep 0.05; done\n[# 3 #] false\n")
     records = tmp_path / "t.txt-7.records"
-    follower = background(tmp_path, "status", "t.txt", f"--records={records}", "--follow")
+    follower = background(tmp_path, "status", "t.txt", "--follow")
     assert follower.stdout is not None
     assert follower.stdout.readline() == "Waiting for the run to begin\n"
     runner = background(tmp_path, "run", "t.txt", f"--records={records}")
