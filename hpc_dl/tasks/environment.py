@@ -6,6 +6,7 @@ before each rank it runs SLURM_TASK_PROLOG (templates/prolog.sh.j2), which sets 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -19,8 +20,10 @@ from hpc_dl.tasks.protocol import Order
 _STEP = re.compile(
     r"SLURM_(N?TASKS\w*|NPROCS|NNODES|DISTRIBUTION|GPUS_PER_TASK|TRES_PER_TASK|CPUS_PER_TASK|EXACT|CPU_BIND\w*)|SRUN_\w+"
 )
-PROLOG = "prolog"
+PROLOG = "prolog"  # names in the records folder
 HOSTS = "hosts"
+
+_SCANCEL = 20.0  # seconds: longer, and the agent would seem dead
 
 
 def without_step(environ: Mapping[str, str]) -> dict[str, str]:
@@ -108,7 +111,10 @@ class Environment:
         steps = path.read_text().split()
         path.unlink()
         # One that has ended by itself is none any more: what scancel says of it is nothing to anybody.
-        subprocess.run(["scancel", "--quiet", "--signal=KILL", *steps], check=False, capture_output=True)
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            subprocess.run(
+                ["scancel", "--quiet", "--signal=KILL", *steps], check=False, capture_output=True, timeout=_SCANCEL
+            )
 
 
 def _share_line(share: Share, bind: bool) -> str:
