@@ -1,62 +1,101 @@
 """What a task of a task file costs: tasks that do nothing, from 100 to 100,000, against others; memory; fuzzed files.
 
-Arguments choose parts: ``local slurm fuzz``; without one, ``local slurm``. ``fuzz`` reads 100,000 mutated files.
+Arguments choose parts: ``local slurm fuzz``; without one, all of them. ``fuzz`` reads 100,000 mutated files.
+
+Each row is the median of some runs; one that takes more than a minute is measured once. Own time is the processor time
+of our processes without that of the tasks (the shell and its command), which the journals have.
 """
 
 from __future__ import annotations
 
+import json
 import os
-import resource
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 _COUNTS = (100, 1_000, 10_000, 100_000)
 _COMPARED = 10_000
+_RUNS = 3
+_LONG = 60.0  # seconds
 _RUN = [sys.executable, "-m", "hpc_dl", "tasks", "run", "tasks.txt", "--log-level=2"]
 _STEPS = 100
-_NODES = 2
+_NODES = 4
 
 
-def _measure(command: list[str], folder: Path, text: str) -> tuple[float, float]:
-    """Return the seconds that a command took and the core-seconds that it and its children used."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+class _Result:
+    """One run: wall time, processor time of all processes, own one of these (None: not known), largest process."""
+
+    def __init__(self, seconds: float, cpu: float, memory: float, own: float | None = None) -> None:
+        self.seconds, self.cpu, self.memory, self.own = seconds, cpu, memory, own
+
+
+def _measure(command: list[str], folder: Path, source: Path | None = None) -> _Result:
+    """Run a command and wait for it and all of its processes."""
     start = time.perf_counter()
-    subprocess.run(command, input=text, cwd=folder, check=True, stdout=subprocess.DEVNULL, text=True)
-    seconds = time.perf_counter() - start
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    with Path(source or os.devnull).open() as text:
+        process = subprocess.Popen(command, stdin=text, cwd=folder, stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, command
+    return _Result(time.perf_counter() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
-def _row(name: str, count: int, seconds: float, cpu: float, note: str = "") -> None:
-    each, used = seconds / count * 1e3, cpu / count * 1e3
-    print(f"{name:<34} {count:>7} {seconds:>8.2f} {each:>9.3f} {used:>9.3f}  {note}", flush=True)
+def _ours(folder: Path, command: list[str]) -> _Result:
+    records = folder / "tasks.txt.records"
+    shutil.rmtree(records, ignore_errors=True)
+    result = _measure(command, folder)
+    ends = [json.loads(line) for file in records.glob("*.jsonl") for line in file.open()]
+    result.own = result.cpu - sum(end["cpu"] for end in ends)
+    return result
+
+
+def _row(name: str, count: int, run: Callable[[], _Result], cpu: bool = True) -> None:
+    results = [run()]
+    while len(results) < _RUNS and results[0].seconds < _LONG:
+        results.append(run())
+
+    def median(value: Callable[[_Result], float]) -> float:
+        return statistics.median(map(value, results))
+
+    seconds = median(lambda one: one.seconds)
+    text = (
+        f"{name:<30} {count:>7} {len(results):>5} {seconds:>8.2f} {count / seconds:>9.0f} {seconds / count * 1e3:>8.2f}"
+    )
+    if cpu:
+        text += f" {median(lambda one: one.cpu) / count * 1e3:>8.2f}"
+        own = f"{median(lambda one: one.own or 0) / count * 1e3:.3f}" if results[0].own is not None else ""
+        text += f" {own:>8} {median(lambda one: one.memory):>6.0f}"
+    print(text, flush=True)
+
+
+def _heading(title: str) -> None:
+    print(f"{title}\n{'':<30} {'tasks':>7} {'runs':>5} {'s':>8} {'tasks/s':>9} {'ms/task':>8}", end="")
 
 
 def local() -> None:
     """Measure on this machine."""
     workers = os.cpu_count() or 1
-    print(f"{workers} tasks at once; one run each\n{'':<34} {'tasks':>7} {'s':>8} {'ms/task':>9} {'cpu ms':>9}")
-    rivals = {f"xargs -P{workers} -I{{}} sh -c {{}}": ["xargs", f"-P{workers}", "-I{}", "sh", "-c", "{}"]}
+    _heading(f"{workers} tasks at once on this machine; cpu and own are ms of processor time per task")
+    print(f" {'cpu':>8} {'own':>8} {'MiB':>6}")
+    rivals = {f"xargs -P{workers}, a shell per line": ["xargs", f"-P{workers}", "-I{}", "sh", "-c", "{}"]}
     if shutil.which("parallel"):
         rivals[f"parallel -j{workers}"] = ["parallel", f"-j{workers}"]
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        theirs = 0.0
+        folder, file = Path(name), Path(name, "tasks.txt")
+        file.write_text("true\n" * _COMPARED)
         for rival, command in rivals.items():
-            seconds, cpu = _measure(command, folder, "true\n" * _COMPARED)
-            theirs = theirs or cpu / _COMPARED
-            _row(rival, _COMPARED, seconds, cpu)
+            _row(rival, _COMPARED, lambda command=command: _measure(command, folder, file))  # type: ignore[misc]
         for count in _COUNTS:
-            (folder / "tasks.txt").write_text("true\n" * count)
-            seconds, cpu = _measure([*_RUN, f"--workers={workers}"], folder, "")
-            _row("hpc-dl tasks run", count, seconds, cpu, f"ours: {(cpu / count - theirs) * 1e3:.3f} ms cpu a task")
-            shutil.rmtree(folder / "tasks.txt.records")
-    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    print(f"largest process: {memory:.0f} MiB, the runner of {_COUNTS[-1]} tasks")
+            file.write_text("true\n" * count)
+            _row("hpc-dl tasks run", count, lambda: _ours(folder, [*_RUN, f"--workers={workers}"]))
+    if len(rivals) == 1:
+        print("GNU parallel is not installed here")
 
 
 def slurm() -> None:
@@ -67,18 +106,25 @@ def slurm() -> None:
     try:
         with MiniCluster(root, ClusterConfig(groups=(NodeGroup(count=_NODES),))) as cluster:
             environ = cluster.env() | {"PYTHONPATH": str(Path(__file__).parents[1])}
-            loop = f"for i in $(seq {_STEPS}); do srun --nodes=1 --ntasks=1 --overlap true; done"
-            print(f"\nin a job of {_NODES} nodes: wall time\n{'':<34} {'tasks':>7} {'s':>8} {'ms/task':>9}")
+            step = "srun --nodes=1 --ntasks=1 --overlap true"
+            together = f"seq {_STEPS} | xargs -P16 -I[] {step}"
+            _heading(f"\nin a job of {_NODES} nodes of a private Slurm")
+            print()
             for label, count, command in (
-                ("one srun per task in a loop", _STEPS, loop),
+                ("an srun per task in a loop", _STEPS, f"for i in $(seq {_STEPS}); do {step}; done"),
+                ("an srun per task, 16 at once", _STEPS, together),
+                ("hpc-dl tasks run", _STEPS, " ".join(_RUN)),
                 ("hpc-dl tasks run", _COMPARED, " ".join(_RUN)),
             ):
                 (root / "tasks.txt").write_text("true\n" * count)
-                start = time.perf_counter()
                 words = ["salloc", f"--nodes={_NODES}", "--ntasks-per-node=1", "--cpus-per-task=2", "sh", "-c", command]
-                subprocess.run(words, cwd=root, env=environ, check=True, capture_output=True)
-                seconds = time.perf_counter() - start
-                print(f"{label:<34} {count:>7} {seconds:>8.2f} {seconds / count * 1e3:>9.3f}", flush=True)
+
+                def run(words: list[str] = words) -> _Result:
+                    start = time.perf_counter()
+                    subprocess.run(words, cwd=root, env=environ, check=True, capture_output=True)
+                    return _Result(time.perf_counter() - start, 0, 0)
+
+                _row(label, count, run, cpu=False)
     finally:
         shutil.rmtree(root, ignore_errors=True)
 
@@ -87,13 +133,15 @@ def fuzz() -> None:
     """Read 100,000 mutated task files."""
     test = "tests/unit/test_tasks_parser.py"
     command = [sys.executable, "-m", "pytest", "-q", test, "-k", "mutated", "--timeout=3000"]
+    print("\n100,000 mutated task files", flush=True)
     subprocess.run(command, check=True, env=os.environ | {"HPC_DL_FUZZ": "25000"})
 
 
 def main() -> None:
     """Run the parts that the arguments name."""
-    for part in sys.argv[1:] or ["local", "slurm"]:
-        {"local": local, "slurm": slurm, "fuzz": fuzz}[part]()
+    parts = {"local": local, "slurm": slurm, "fuzz": fuzz}
+    for part in sys.argv[1:] or parts:
+        parts[part]()
 
 
 if __name__ == "__main__":

@@ -51,7 +51,8 @@ def run(file: Path, records: Path | None, as_json: bool, local: bool, **given: A
     """
     import msgspec
 
-    from hpc_dl.tasks.session import Options, run_file
+    from hpc_dl.tasks.demand import Options
+    from hpc_dl.tasks.session import run_file
     from hpc_dl.tasks.settings import load_settings
 
     changes = {key: given[key] for key in ("strict", "workers", "retries", "log_file", "log_level")}
@@ -67,30 +68,30 @@ def run(file: Path, records: Path | None, as_json: bool, local: bool, **given: A
 
 @tasks.command()
 @_FILE
-@_RECORDS
+@click.option("--records", type=Path, help="folder of outputs and journals; default: that of FILE's last run or job")
 @_JSON
-def status(file: Path, records: Path | None, as_json: bool) -> int:
+@click.option("--follow", is_flag=True, help="show what runs now until the run ends")
+def status(file: Path, records: Path | None, as_json: bool, follow: bool) -> int:
     """Show what has become of the tasks of FILE, while they run and afterwards."""
     import msgspec
 
+    from hpc_dl.tasks import status as view
     from hpc_dl.tasks.report import counts
-    from hpc_dl.tasks.session import status as look
 
-    table, running = look(file, records)
-    count = counts(table)
+    looking = view.Status(file, records)
+    if follow:
+        from rich.console import Console
+
+        view.follow(looking, Console(stderr=as_json))
+    table, running = looking.look()
     if as_json:
-        click.echo(json.dumps({"running": running, "counts": count, "tasks": msgspec.to_builtins(table)}))
+        counted = {state.value: number for state, number in counts(table).items()}
+        found = {"running": running, "records": str(looking.folder), "counts": counted}
+        click.echo(json.dumps({**found, "tasks": msgspec.to_builtins(table)}))
         return 0
-    click.echo(f"{'task':<12} {'state':<10} {'node':<12} {'code':>4} {'seconds':>9} {'MiB':>6}  output")
-    for row in table:
-        label = f"{row.number} {row.name}".strip()
-        code = "" if row.code is None else row.code
-        memory = row.memory or ""
-        click.echo(
-            f"{label:<12} {row.state.value:<10} {row.node:<12} {code:>4} {row.seconds:>9.1f} {memory:>6}  {row.output}"
-        )
-    numbers = ", ".join(f"{number} {state.value}" for state, number in count.items() if number)
-    click.echo(f"{'Running' if running else 'Not running'}: {numbers or 'no tasks'}")
+    for line in view.table_lines(table):
+        click.echo(line)
+    click.echo(view.summary(table, running))
     return 0
 
 
@@ -112,14 +113,15 @@ def submit(file: Path, site: str, dry_run: bool, **given: Any) -> int:
     """Submit FILE as a batch job that runs it on its nodes."""
     from hpc_dl.choose import choose_site
     from hpc_dl.errors import UserError
+    from hpc_dl.tasks.demand import Options
     from hpc_dl.tasks.parser import read
     from hpc_dl.tasks.settings import load_settings
     from hpc_dl.tasks.submit import Request, script, site_templates
+    from hpc_dl.tasks.submit import check as check_tasks
     from hpc_dl.tasks.submit import submit as send
 
     parsed = read(file)
-    if load_settings(Path.cwd(), os.environ).strict if given["strict"] is None else given["strict"]:
-        parsed.check()
+    strict = load_settings(Path.cwd(), os.environ).strict if given["strict"] is None else given["strict"]
     chosen, path = choose_site(site)
     if chosen.scheduler == "local":
         raise UserError(f"no Slurm answers here; `hpc-dl tasks run {file}` runs it on this machine")
@@ -128,13 +130,17 @@ def submit(file: Path, site: str, dry_run: bool, **given: Any) -> int:
     options += [] if given["retries"] is None else [f"--retries={given['retries']}"]
     keys = ("nodes", "gpus", "cores", "time", "partition", "name")
     request = Request(**{key: given[key] for key in keys}, options=tuple(options))
+    if strict:
+        check_tasks(parsed, request, chosen, Options(cores=given["task_cores"], gpus=given["task_gpus"]))
     text = script(file, request, chosen, site_templates(path))
     if dry_run:
         click.echo(text, nl=False)
         return 0
     job_id = send(text)
     click.echo(f"Submitted batch job {job_id}")
-    click.echo(f"Log: {file.absolute()}-{job_id}.log; hpc-dl tasks status {file} --records {file}-{job_id}.records")
+    click.echo(
+        f"Log: {file.absolute()}-{job_id}.log; hpc-dl tasks status {file} --records {file}-{job_id}.records --follow"
+    )
     return 0
 
 

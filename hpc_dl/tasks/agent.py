@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import select
 import signal
-import socket
 import sys
 import time
 from pathlib import Path
 
 from hpc_dl.launch.facts import local_gpus, visible_gpus
 from hpc_dl.process import Guard, kill_group
-from hpc_dl.tasks.protocol import Ended, Hello, Order, Stop, decode_order, encode
-from hpc_dl.tasks.records import lock
+from hpc_dl.tasks.environment import Environment
+from hpc_dl.tasks.protocol import Ended, Hello, Order, decode_order, encode
+from hpc_dl.tasks.records import lock, open_to_append
 
 _SYNC = 1.0  # seconds between two fsync of the journal: a crash of the machine loses no more than that
 _MIB = 1024 * 1024
@@ -42,23 +43,23 @@ class Agent:
         node: its name.
         folder: the records folder; outputs go to ``output/NUMBER.out``, ends to ``NODE.jsonl``.
         grace: seconds between SIGTERM and SIGKILL for a task whose time is up, or whose runner is gone.
+        step: it is a Slurm step of the job whose nodes are given out.
     """
 
-    def __init__(self, node: str, folder: Path, grace: float) -> None:
+    def __init__(self, node: str, folder: Path, grace: float, step: bool) -> None:
         self._node = node
+        self._step = step
         self._grace = grace
         self._output = f"{folder}/output/"
-        self._journal = os.open(folder / f"{node}.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._journal = open_to_append(folder / f"{node}.jsonl")
         lock(self._journal, wait=True)  # who resumes waits for this agent's end
         self._synced = 0.0
         self._dirty = False
         self._home = str(Path.cwd())
-        self._environ = dict(os.environb)
         self._cores = os.sched_getaffinity(0)
+        self._environment = Environment(folder, os.environ, step)
         self._running: dict[int, _Running] = {}
         self._stopping = False
-        # A child never seems smaller than the process that it was copied from.
-        self._own_memory = _peak_memory()
         self._guard = Guard()
         self._wake, write = os.pipe()
         for end in (self._wake, write):
@@ -69,8 +70,7 @@ class Agent:
 
     def serve(self) -> None:
         """Work until the runner closes our stdin; then end what still runs."""
-        in_slurm = "SLURM_STEP_ID" in os.environ
-        gpus = visible_gpus(os.environ) if in_slurm else local_gpus()
+        gpus = visible_gpus(os.environ) if self._step else local_gpus()
         self._say(encode(Hello(self._node, tuple(sorted(self._cores)), gpus, _total_memory())))
         rest = b""
         inputs = [0, self._wake]
@@ -88,10 +88,12 @@ class Agent:
                 *lines, rest = (rest + data).split(b"\n")
                 for line in lines:
                     order = decode_order(line)
-                    if isinstance(order, Stop):
+                    if isinstance(order, Order):
+                        self._start(order)
+                    elif order.task is None:
                         self._stop(order.grace)
                     else:
-                        self._start(order)
+                        self._stop_task(order.task, order.grace)
             self._sync()
         self._sync(last=True)
         self._guard.close()
@@ -114,11 +116,11 @@ class Agent:
             if order.workdir:
                 os.chdir(os.path.expanduser(os.path.expandvars(order.workdir)))  # noqa: PTH111 - text, not a path
             if order.bind:
-                os.sched_setaffinity(0, order.cores)
+                os.sched_setaffinity(0, order.shares[0].cores)
             pid = os.posix_spawn(
                 "/bin/sh",
                 ["sh", "-c", order.command],
-                self._environment(order),
+                self._environment.of(order),
                 file_actions=[
                     (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                     (os.POSIX_SPAWN_OPEN, 1, output, opened, 0o600),
@@ -130,6 +132,8 @@ class Agent:
         except OSError as error:
             reason = f"could not start: {error.filename or output}: {error.strerror}"
             code = 127 if isinstance(error, FileNotFoundError) else 126
+            with contextlib.suppress(OSError):
+                Path(output).write_text(f"hpc-dl: {reason}\n")
             self._note(
                 Ended(order.task, order.key, order.attempt, self._node, started, time.time(), code, reason=reason)
             )
@@ -141,17 +145,6 @@ class Agent:
                 os.sched_setaffinity(0, self._cores)
         self._guard.add(pid)
         self._running[pid] = _Running(order, started)
-
-    def _environment(self, order: Order) -> dict[bytes, bytes]:
-        return {
-            **self._environ,
-            # Empty for a task without GPUs: an unset variable hides none.
-            b"CUDA_VISIBLE_DEVICES": ",".join(order.gpus).encode(),
-            b"HPC_DL_TASK": b"%d" % order.task,
-            b"HPC_DL_TASK_ATTEMPT": b"%d" % order.attempt,
-            b"HPC_DL_TASK_CORES": ",".join(map(str, order.cores)).encode(),
-            **{name.encode(): value.encode() for name, value in order.env},
-        }
 
     def _reap(self) -> None:
         while self._running:
@@ -165,6 +158,7 @@ class Agent:
             if one is None:
                 continue
             self._guard.drop(pid)
+            self._environment.end_steps(one.order.task)
             code = os.waitstatus_to_exitcode(status)
             order = one.order
             memory = usage.ru_maxrss // 1024
@@ -180,10 +174,10 @@ class Agent:
                     -code if code < 0 else 0,
                     one.reason,
                     one.stopped,
-                    order.cores,
-                    order.gpus,
-                    round(usage.ru_utime + usage.ru_stime, 3),
-                    memory if memory > self._own_memory else 0,
+                    order.shares,
+                    round(usage.ru_utime + usage.ru_stime, 6),
+                    # A child never seems smaller than the process that it was copied from.
+                    memory if memory > _peak_memory() else 0,
                 )
             )
 
@@ -205,10 +199,15 @@ class Agent:
         """End all tasks. Those that have ended by themselves are taken note of first."""
         self._reap()
         self._stopping = True
+        for task in [one.order.task for one in self._running.values()]:
+            self._stop_task(task, grace)
+
+    def _stop_task(self, task: int, grace: float) -> None:
         for pid, one in self._running.items():
-            one.stopped = True
-            one.deadline = time.monotonic() + grace
-            kill_group(pid, signal.SIGTERM if grace else signal.SIGKILL)
+            if one.order.task == task:
+                one.stopped = True
+                one.deadline = time.monotonic() + grace
+                kill_group(pid, signal.SIGTERM if grace else signal.SIGKILL)
 
     def _note(self, ended: Ended) -> None:
         line = encode(ended)
@@ -236,8 +235,6 @@ def _ends(numbers: bytes) -> bool:
 
 
 def _peak_memory() -> int:
-    import resource
-
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
@@ -246,9 +243,9 @@ def _total_memory() -> int:
 
 
 def main() -> None:
-    """Serve: ``agent FOLDER GRACE [NODE]``."""
-    node = sys.argv[3] if len(sys.argv) > 3 else os.environ.get("SLURMD_NODENAME") or socket.gethostname()
-    Agent(node, Path(sys.argv[1]), float(sys.argv[2])).serve()
+    """Serve: ``agent FOLDER GRACE NODE [step]``."""
+    folder, grace, node = sys.argv[1:4]
+    Agent(node, Path(folder), float(grace), "step" in sys.argv[4:]).serve()
 
 
 if __name__ == "__main__":

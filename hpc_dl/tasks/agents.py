@@ -7,7 +7,6 @@ cores and GPUs are ours to give out, whatever the version of Slurm makes of ``--
 from __future__ import annotations
 
 import os
-import re
 import selectors
 import signal
 import subprocess
@@ -19,14 +18,10 @@ from pathlib import Path
 import msgspec
 
 from hpc_dl.errors import JobError
+from hpc_dl.tasks.environment import without_step
 from hpc_dl.tasks.protocol import Ended, Hello, Order, Stop, decode_event, encode
 
 Event = Hello | Ended
-
-# srun takes these for options: how many tasks the job's own steps have, and what each of them gets.
-_STEP = re.compile(
-    r"SLURM_(N?TASKS\w*|NPROCS|NNODES|DISTRIBUTION|GPUS_PER_TASK|TRES_PER_TASK|CPUS_PER_TASK|EXACT|CPU_BIND\w*)|SRUN_\w+"
-)
 
 
 class Lost(msgspec.Struct, frozen=True):
@@ -35,11 +30,20 @@ class Lost(msgspec.Struct, frozen=True):
     node: str
 
 
-def agent_command(folder: Path, grace: float, node: str) -> list[str]:
-    """Return the command of the agent of a node, for this machine."""
+def agent_command(folder: Path, grace: float, node: str, step: bool = False) -> list[str]:
+    """Return the command of the agent of a node, for this machine or, as a `step`, for srun."""
     # A random.py in the user's folder must not be taken for Python's own.
     safe = ["-P"] if sys.version_info >= (3, 11) else []
-    return [sys.executable, *safe, "-m", "hpc_dl.tasks.agent", str(folder), str(grace), node]
+    return [
+        sys.executable,
+        *safe,
+        "-m",
+        "hpc_dl.tasks.agent",
+        str(folder),
+        str(grace),
+        node,
+        *(["step"] if step else []),
+    ]
 
 
 def srun_command(node: str, cores: int, command: Sequence[str]) -> list[str]:
@@ -77,7 +81,7 @@ class Agents:
             os.set_blocking(end, False)
         signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
         self._selector.register(self._wake, selectors.EVENT_READ, "")
-        environment = {key: value for key, value in os.environ.items() if not _STEP.fullmatch(key)}
+        environment = without_step(os.environ)
         for node, command in commands.items():
             process = subprocess.Popen(
                 command,

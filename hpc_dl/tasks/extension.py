@@ -11,7 +11,7 @@ from hpc_dl.errors import allowed, near_match
 from hpc_dl.tasks.model import Task
 
 MARK = "#@"
-KEYS = ("node", "name", "gpus", "cores", "memory", "time", "retries", "env.NAME")
+KEYS = ("node", "name", "nodes", "gpus", "cores", "memory", "time", "retries", "env.NAME")
 # Says of a whole file that it is the restart file of a run.
 RESTART = "restart"
 
@@ -80,7 +80,7 @@ def _count(text: str) -> int | None:
     return int(text) if _COUNT.fullmatch(text) else None
 
 
-def _cores(text: str) -> int | None:
+def _some(text: str) -> int | None:
     return _count(text) or None
 
 
@@ -101,7 +101,8 @@ def _time(text: str) -> int | None:
 
 _READERS = {
     "gpus": (_count, "a number of GPUs, such as 2"),
-    "cores": (_cores, "a number of cores from 1"),
+    "nodes": (_some, "a number of nodes from 1"),
+    "cores": (_some, "a number of cores from 1"),
     "memory": (_memory, "a number with M, G or T, such as 4G"),
     # No bare number: it would be minutes to Slurm and seconds to everybody else.
     "time": (_time, "90s, 10m, 2h, 1d, H:MM:SS or D-HH:MM:SS"),
@@ -113,6 +114,7 @@ def write_settings(task: Task) -> str:
     """Return the extension comment that a task needs; empty if it needs none."""
     values: Mapping[str, Any] = {
         "node": task.node or None,
+        "nodes": task.nodes if task.nodes > 1 else None,
         "name": task.name or None,
         "gpus": task.gpus,
         "cores": task.cores,

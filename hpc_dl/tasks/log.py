@@ -34,9 +34,10 @@ class TaskLog:
     def starts(self, start: Start) -> None:
         """A task starts."""
         if self._level >= 3:
-            share = start.share
-            gpus = f", GPUs {','.join(share.gpus)}" if share.gpus else ""
-            self.line(3, f"Allocating task {start.task.label} to node {share.node}{gpus}")
+            where = "; ".join(
+                f"node {share.node}{', GPUs ' if share.gpus else ''}{','.join(share.gpus)}" for share in start.shares
+            )
+            self.line(3, f"Allocating task {start.task.label} to {where}")
 
     def ended(self, task: Task, end: Ended, again: bool) -> None:
         """A task has ended."""

@@ -18,6 +18,7 @@ class Task(msgspec.Struct, frozen=True):
         after: numbers of the tasks that must have ended well before this one starts, in ascending order.
         workdir: the folder to run in; empty: where the runner is.
         node: the node to run on, or a list such as ``n[1-3]`` of nodes to choose from; empty: any.
+        nodes: how many nodes it has at the same time, with all that follows on each; its command runs on the first.
         name: what people call it; empty: its number.
         gpus: how many GPUs it has for itself; None: as the run says.
         cores: how many cores it has for itself; None: as the run says.
@@ -39,6 +40,7 @@ class Task(msgspec.Struct, frozen=True):
     time: int = 0
     retries: int | None = None
     env: tuple[tuple[str, str], ...] = ()
+    nodes: int = 1
 
     @property
     def key(self) -> str:

@@ -22,16 +22,17 @@ class Node(msgspec.Struct, frozen=True):
 
 
 class Demand(msgspec.Struct, frozen=True):
-    """What a task wants for itself; `node` as in `Task`, `memory` in MiB."""
+    """What a task wants for itself on each of its `nodes`; `node` as in `Task`, `memory` in MiB."""
 
     cores: int = 1
     gpus: int = 0
     memory: int = 0
     node: str = ""
+    nodes: int = 1
 
 
-class Share(msgspec.Struct, frozen=True):
-    """What a task got."""
+class Share(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a task got of one node."""
 
     node: str
     cores: tuple[int, ...]
@@ -56,6 +57,17 @@ class _Free:
             and _allows(demand.node, self.node.name)
         )
 
+    def has_of(self, demand: Demand) -> tuple[int, int, int]:
+        """Return how much of a demand is free."""
+        return min(len(self.gpus), demand.gpus), min(len(self.cores), demand.cores), min(self.memory, demand.memory)
+
+    def take(self, demand: Demand) -> Share:
+        cores, self.cores = self.cores[: demand.cores], self.cores[demand.cores :]
+        gpus, self.gpus = self.gpus[: demand.gpus], self.gpus[demand.gpus :]
+        self.memory -= demand.memory
+        node = self.node
+        return Share(node.name, tuple(node.cores[i] for i in cores), tuple(node.gpus[i] for i in gpus), demand.memory)
+
 
 class Pool:
     """Gives shares of nodes and takes them back.
@@ -75,18 +87,20 @@ class Pool:
         """Return the names of the nodes that are there."""
         return list(self._free)
 
-    def take(self, demand: Demand, kept: Container[str] = ()) -> Share | None:
-        """Return a share of a node that is not `kept` for others, or None if no such node has enough free."""
+    def take(self, demand: Demand, kept: Container[str] = ()) -> tuple[Share, ...]:
+        """Return a share of each node that a task gets, none of them `kept` for others; empty if too few have room."""
         fit = [free for name, free in self._free.items() if name not in kept and free.fits(demand)]
-        if not fit:
-            return None
+        if len(fit) < demand.nodes:
+            return ()
+
         # GPU tasks fill nodes up, so that larger ones find room; the others spread over nodes.
-        free = min(fit, key=lambda one: (len(one.gpus), -len(one.cores)) if demand.gpus else (-len(one.cores),))
-        cores, free.cores = free.cores[: demand.cores], free.cores[demand.cores :]
-        gpus, free.gpus = free.gpus[: demand.gpus], free.gpus[demand.gpus :]
-        free.memory -= demand.memory
-        node = free.node
-        return Share(node.name, tuple(node.cores[i] for i in cores), tuple(node.gpus[i] for i in gpus), demand.memory)
+        def order(one: _Free) -> tuple[int, ...]:
+            return (len(one.gpus), -len(one.cores)) if demand.gpus else (-len(one.cores),)
+
+        if demand.nodes == 1:
+            return (min(fit, key=order).take(demand),)
+        chosen = sorted(fit, key=order)[: demand.nodes]
+        return tuple(free.take(demand) for free in fit if free in chosen)
 
     def give_back(self, share: Share) -> None:
         """Take a share back; that of a node that is gone is gone too."""
@@ -99,11 +113,17 @@ class Pool:
             bisect.insort(free.gpus, free.node.gpus.index(gpu))
         free.memory += share.memory
 
-    def keep(self, demand: Demand, kept: Container[str] = ()) -> str:
-        """Return the node to keep for a demand that fits nowhere now: the one that will soonest have room for it."""
-        able = [free for name, free in self._free.items() if name not in kept and _has_room(free.node, demand)]
-        best = max(able, key=lambda one: (len(one.gpus), len(one.cores)), default=None)
-        return best.node.name if best else ""
+    def keep(self, demand: Demand, kept: Container[str] = ()) -> list[str]:
+        """Return the nodes to keep for a demand that fits nowhere now: those that have most of what it wants.
+
+        What is free on a kept node only grows, and only a node with more, or an earlier one with as much, takes its
+        place: so the choice settles, and the demand is met once the tasks on these nodes have ended.
+        """
+        able = [free for free in self._free.values() if _has_room(free.node, demand)]
+        if len(able) < demand.nodes:
+            return []  # nodes were lost: it can't start any more
+        best = sorted(able, key=lambda one: one.has_of(demand), reverse=True)
+        return [free.node.name for free in best if free.node.name not in kept][: demand.nodes]
 
     def lose(self, name: str) -> None:
         """Drop a node that is gone."""
@@ -116,8 +136,14 @@ class Pool:
         if not here:
             names = [node.name for node in nodes]
             return f"node {demand.node!r} is none of this run{near_match(demand.node, names)}"
-        if any(_has_room(node, demand) for node in here):
+        able = sum(_has_room(node, demand) for node in here)
+        if able >= demand.nodes:
             return ""
+        if demand.nodes > len(here):
+            which = f" called {demand.node}" if demand.node else ""
+            return f"wants {demand.nodes} nodes at once; this run has {len(here)}{which}"
+        if able:
+            return f"wants {demand.nodes} nodes at once; {able} of this run have what it wants of each"
         for what, wants, most in (
             ("cores", demand.cores, max(len(node.cores) for node in here)),
             ("GPUs", demand.gpus, max(len(node.gpus) for node in here)),

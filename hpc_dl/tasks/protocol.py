@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import msgspec
 
+from hpc_dl.tasks.pool import Share
+
 
 class Order(msgspec.Struct, frozen=True, omit_defaults=True, tag="run"):
-    """To an agent: start a task. Fields as in `Task` and `Share`; `bind`: confine it to its cores."""
+    """To an agent: start a task. Fields as in `Task`; `shares`: of this node, then of others; `bind`: to its cores."""
 
     task: int
     key: str
@@ -17,16 +19,16 @@ class Order(msgspec.Struct, frozen=True, omit_defaults=True, tag="run"):
     command: str
     workdir: str = ""
     env: tuple[tuple[str, str], ...] = ()
-    cores: tuple[int, ...] = ()
-    gpus: tuple[str, ...] = ()
+    shares: tuple[Share, ...] = ()
     time: int = 0
     bind: bool = False
 
 
-class Stop(msgspec.Struct, frozen=True, tag="stop"):
-    """To an agent: end all tasks, with SIGTERM, and SIGKILL after `grace` seconds."""
+class Stop(msgspec.Struct, frozen=True, omit_defaults=True, tag="stop"):
+    """To an agent: end all tasks, or the one, with SIGTERM, and SIGKILL after `grace` seconds."""
 
     grace: float
+    task: int | None = None
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello"):
@@ -55,17 +57,32 @@ class Ended(msgspec.Struct, frozen=True, omit_defaults=True, tag="ended"):
     """Why it ended, where its own exit code doesn't say it."""
     stopped: bool = False
     """The run was ended, and this task with it."""
-    cores: tuple[int, ...] = ()
-    gpus: tuple[str, ...] = ()
+    shares: tuple[Share, ...] = ()
+    """What it had."""
     cpu: float = 0
-    """Core-seconds that its processes used."""
+    """Core-seconds that its processes on this node used."""
     memory: int = 0
-    """Most MiB that one of its processes had; 0: not known."""
+    """Most MiB that one of its processes on this node had (man wait4, ru_maxrss); 0: less than the agent itself."""
 
     @property
     def ok(self) -> bool:
         """Return whether the task did what it should."""
         return not (self.code or self.reason or self.stopped)
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Return the nodes that it had, the first one first."""
+        return tuple(share.node for share in self.shares) or (self.node,)
+
+    @property
+    def core_seconds(self) -> float:
+        """Return the core-seconds that it had for itself, used or not."""
+        return (self.ended - self.started) * sum(len(share.cores) for share in self.shares)
+
+    @property
+    def gpu_seconds(self) -> float:
+        """Return the GPU-seconds that it had for itself, used or not."""
+        return (self.ended - self.started) * sum(len(share.gpus) for share in self.shares)
 
     @property
     def how(self) -> str:

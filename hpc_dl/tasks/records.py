@@ -10,6 +10,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -18,7 +19,9 @@ from typing import TypeVar
 import msgspec
 
 from hpc_dl.errors import UserError
+from hpc_dl.tasks.environment import HOSTS, PROLOG
 from hpc_dl.tasks.model import Task
+from hpc_dl.tasks.pool import Share
 from hpc_dl.tasks.protocol import Ended, encode
 from hpc_dl.tasks.scheduler import Start
 
@@ -40,11 +43,11 @@ class Started(msgspec.Struct, frozen=True, omit_defaults=True, tag="start"):
 
     task: int
     attempt: int
-    node: str
+    shares: tuple[Share, ...]
     time: float
-    cores: tuple[int, ...] = ()
-    gpus: tuple[str, ...] = ()
 
+
+_TRIES = 10  # to lock the records
 
 _decode = msgspec.json.Decoder(Run | Started).decode
 _decode_ended = msgspec.json.Decoder(Ended).decode
@@ -53,6 +56,14 @@ _decode_ended = msgspec.json.Decoder(Ended).decode
 def records_folder(file: Path) -> Path:
     """Return where the records of a task file are by default: next to it."""
     return file.with_name(f"{file.name}.records")
+
+
+def newest_records(file: Path) -> Path:
+    """Return the records of a task file that were written to last: of a run here or of a job; else the default."""
+    names = re.compile(rf"{re.escape(file.name)}(-\d+)?\.records")
+    found = [path / "journal" for path in file.parent.glob("*.records") if names.fullmatch(path.name)]
+    written = {path.parent: path.stat().st_mtime for path in found if path.exists()}
+    return max(written, key=lambda path: written[path], default=records_folder(file))
 
 
 class Records:
@@ -80,12 +91,14 @@ class Records:
         (path / "output").mkdir(exist_ok=True)
 
     def _lock(self, path: Path) -> None:
-        self._file = os.open(path / "journal", os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-        try:
-            lock(self._file, wait=False)
-        except BlockingIOError:
-            os.close(self._file)
-            raise UserError(f"{path}: another run uses it now; wait for its end, or choose --records") from None
+        self._file = open_to_append(path / "journal")
+        for _ in range(_TRIES):
+            with contextlib.suppress(BlockingIOError):
+                lock(self._file, wait=False)
+                return
+            time.sleep(0.05)  # it may be one who only asks, see `in_use`
+        os.close(self._file)
+        raise UserError(f"{path}: another run uses it now; wait for its end, or choose --records")
 
     def begin(self, run: Run) -> None:
         """Write that a run begins."""
@@ -95,11 +108,17 @@ class Records:
     def started(self, starts: Sequence[Start]) -> None:
         """Write which tasks start."""
         now = time.time()
-        lines = [
-            encode(Started(one.task.number, one.attempt, one.share.node, now, one.share.cores, one.share.gpus))
-            for one in starts
-        ]
+        lines = [encode(Started(one.task.number, one.attempt, one.shares, now)) for one in starts]
         os.write(self._file, b"".join(line + b"\n" for line in lines))
+
+    def allow_steps(self) -> None:
+        """Write what tasks inside a Slurm job need to start steps of their own; see `hpc_dl.tasks.environment`."""
+        from hpc_dl.rendering import Renderer
+
+        (self.path / HOSTS).mkdir(exist_ok=True)
+        prolog = self.path / PROLOG
+        prolog.write_text(Renderer([]).render("prolog.sh.j2", {}))
+        prolog.chmod(0o700)
 
     def close(self) -> None:
         """Let others use the folder."""
@@ -108,7 +127,7 @@ class Records:
 
 
 class Journal:
-    """What a records folder says.
+    """What a records folder says; `refresh` reads on.
 
     Args:
         path: the folder; it may be in use, or not exist.
@@ -119,31 +138,58 @@ class Journal:
         self.runs: list[Run] = []
         self.starts: list[Started] = []
         self.ends: list[Ended] = []
-        for entry in _entries(path / "journal", _decode):
+        self._read: dict[Path, int] = {}  # how many bytes of each file
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read what was written since."""
+        for entry in self._entries(self.path / "journal", _decode):
             if isinstance(entry, Run):
                 self.runs.append(entry)
             else:
                 self.starts.append(entry)
-        for file in sorted(path.glob("*.jsonl")):
-            self.ends += _entries(file, _decode_ended)
+        for file in sorted(self.path.glob("*.jsonl")):
+            self.ends += self._entries(file, _decode_ended)
         self.ends.sort(key=lambda end: end.ended)
+
+    def _entries(self, path: Path, decode: Callable[[bytes], T]) -> Iterator[T]:
+        """Yield the new entries of a file; a line that a crash of the machine has cut is none."""
+        if not path.exists():
+            return
+        with path.open("rb") as file:
+            file.seek(self._read.get(path, 0))
+            whole, _, rest = file.read().rpartition(b"\n")
+            self._read[path] = file.tell() - len(rest)
+        for line in whole.splitlines():
+            with contextlib.suppress(msgspec.DecodeError):
+                yield decode(line)
 
     def last(self, tasks: Iterable[Task]) -> dict[int, Ended]:
         """Return how each task ended last; one whose line was changed since has not ended."""
-        keys = {task.number: task.key for task in tasks}
+        keys = {task.number: task.key for task in tasks} if self.ends else {}
         last: dict[int, Ended] = {}
         for end in self.ends:
             if keys.get(end.task) == end.key and not (end.task in last and last[end.task].ok):
                 last[end.task] = end
         return last
 
-    def running(self) -> list[Started]:
-        """Return the attempts of the last run that have not ended."""
+    def running(self) -> dict[int, Started]:
+        """Return the attempts of the last run that have not ended, by task."""
         if not self.runs:
-            return []
+            return {}
         since = self.runs[-1].time
         ended = {(end.task, end.attempt) for end in self.ends if end.ended >= since}
-        return [one for one in self.starts if one.time >= since and (one.task, one.attempt) not in ended]
+        # A later start of a task tells that an earlier one was lost with its node.
+        latest = {one.task: one for one in self.starts if one.time >= since}
+        return {number: one for number, one in latest.items() if (number, one.attempt) not in ended}
+
+
+def open_to_append(path: Path) -> int:
+    """Open a journal; what a crash has cut gets a line of its own, so that it spoils nothing that follows."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+    if (size := os.fstat(file).st_size) and os.pread(file, 1, size - 1) != b"\n":
+        os.write(file, b"\n")
+    return file
 
 
 def lock(file: int, wait: bool) -> None:
@@ -176,13 +222,6 @@ def in_use(path: Path) -> bool:
     except BlockingIOError:
         return True
     return False
-
-
-def _entries(path: Path, decode: Callable[[bytes], T]) -> Iterator[T]:
-    """Yield the entries of a journal; a line that a crash of the machine has cut is none."""
-    for line in path.read_bytes().splitlines() if path.exists() else ():
-        with contextlib.suppress(msgspec.DecodeError):
-            yield decode(line)
 
 
 def _free_name(path: Path) -> Path:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from hpc_dl.nodelist import fold
 from hpc_dl.tasks.model import TaskFile
 from hpc_dl.tasks.protocol import Ended
+from hpc_dl.tasks.records import Started
 from hpc_dl.tasks.scheduler import State
 
 _SHOWN = 20  # failed tasks that the text names; the JSON has all
 
 
 class Row(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One task: state, and of its last attempt node, exit code or signal, seconds, core-seconds and MiB."""
+    """One task: state, and of its last attempt node or node list, exit code or signal, times, core-seconds and MiB.
+
+    Core-seconds and MiB are of the processes that the task's shell started on its first node, as the kernel counts them
+    (man wait4): ranks that it starts through srun are Slurm's, and known to its accounting alone.
+    """
 
     number: int
     name: str
@@ -27,7 +34,10 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True):
     signal: int = 0
     reason: str = ""
     attempts: int = 0
+    started: float = 0
+    """Unix seconds."""
     seconds: float = 0
+    """How long it took, or has been running."""
     cpu: float = 0
     memory: int = 0
     output: str = ""
@@ -84,9 +94,16 @@ class Report(msgspec.Struct, frozen=True):
 
 
 def rows(
-    file: TaskFile, states: Mapping[int, State], last: Mapping[int, Ended], attempts: Mapping[int, int], folder: Path
+    file: TaskFile,
+    states: Mapping[int, State],
+    last: Mapping[int, Ended],
+    attempts: Mapping[int, int],
+    folder: Path,
+    running: Mapping[int, Started] | None = None,
 ) -> list[Row]:
     """Return a row for each task, valid or not, in the order of the file."""
+    now = time.time()
+    outputs = f"{folder}/output/"
     found = [Row(number, "", State.INVALID) for number in file.invalid]
     for task in file.tasks:
         state, end = states[task.number], last.get(task.number)
@@ -94,17 +111,32 @@ def rows(
         if end is not None and state in (State.OK, State.FAILED, State.STOPPED):
             row = msgspec.structs.replace(
                 row,
-                node=end.node,
+                node=_node_list(end.nodes),
                 code=end.code,
                 signal=end.signal,
                 reason="" if end.ok else end.how,
+                started=round(end.started, 3),
                 seconds=round(end.ended - end.started, 3),
                 cpu=end.cpu,
                 memory=end.memory,
-                output=str(folder / "output" / f"{task.number}.out"),
+                output=f"{outputs}{task.number}.out",
+            )
+        elif running and state is State.RUNNING:
+            one = running[task.number]
+            row = msgspec.structs.replace(
+                row,
+                node=_node_list([share.node for share in one.shares]),
+                attempts=one.attempt,
+                started=round(one.time, 3),
+                seconds=max(0.0, round(now - one.time, 3)),
+                output=f"{outputs}{task.number}.out",
             )
         found.append(row)
     return sorted(found, key=lambda row: row.number)
+
+
+def _node_list(nodes: Sequence[str]) -> str:
+    return nodes[0] if len(nodes) == 1 else fold(nodes)
 
 
 def counts(table: list[Row]) -> dict[State, int]:

@@ -81,6 +81,7 @@ class Runner:
         self._grace = grace
         self._tasks: dict[int, Task] = {}
         self._lost_once: set[int] = set()
+        self._torn: set[int] = set()  # running tasks that have lost a node other than their first
         self._signals: list[int] = []
         self._told = 0
         self.ended_by = ""
@@ -135,9 +136,9 @@ class Runner:
         self._records.started(starts)
         orders: dict[str, list[Order | Stop]] = {}
         for start in starts:
-            task, share = start.task, start.share
+            task = start.task
             self._tasks[task.number] = task
-            orders.setdefault(share.node, []).append(
+            orders.setdefault(start.node, []).append(
                 Order(
                     task.number,
                     task.key,
@@ -145,10 +146,9 @@ class Runner:
                     task.command,
                     task.workdir,
                     task.env,
-                    share.cores,
-                    share.gpus,
+                    start.shares,
                     task.time,
-                    share.node in self._bound,
+                    all(share.node in self._bound for share in start.shares),
                 )
             )
             self._log.starts(start)
@@ -158,6 +158,11 @@ class Runner:
     def _ended(self, end: Ended) -> None:
         self.ends.append(end)
         task = self._tasks[end.task]
+        if end.task in self._torn:
+            self._torn.discard(end.task)
+            if not end.ok:
+                self._again_after_loss(end.task, end.node)
+                return
         if end.stopped:
             self._scheduler.stopped(end.task)
             if not self.ended_by:  # Slurm has told the agents, and not us
@@ -170,21 +175,33 @@ class Runner:
 
     def _lost(self, node: str) -> None:
         self._lose(node)
-        numbers = [number for number, share in self._scheduler.running.items() if share.node == node]
-        self._log.lost(node, numbers)
-        now = time.time()
-        for number in numbers:
-            if number in self._lost_once:
-                # Two nodes went down under it: it may be the cause.
-                attempt = self._scheduler.attempts[number]
-                key = self._tasks[number].key
-                reason = "was lost with its node, a second time"
-                self._ended(Ended(number, key, attempt, node, now, now, 1, reason=reason))
-            elif self.ended_by:
-                self._scheduler.stopped(number)
-            else:
-                self._lost_once.add(number)
-                self._scheduler.lost(number)
+        on_it = {
+            number: shares
+            for number, shares in self._scheduler.running.items()
+            if any(share.node == node for share in shares)
+        }
+        self._log.lost(node, sorted(on_it))
+        for number, shares in on_it.items():
+            if shares[0].node == node:
+                self._torn.discard(number)
+                self._again_after_loss(number, node)
+            elif number not in self._torn:
+                # What is left of it elsewhere has to end first.
+                self._torn.add(number)
+                self._executor.order(shares[0].node, [Stop(self._grace, number)])
+
+    def _again_after_loss(self, number: int, node: str) -> None:
+        if number in self._lost_once:
+            # Two nodes went down under it: it may be the cause.
+            attempt = self._scheduler.attempts[number]
+            now = time.time()
+            reason = "was lost with its node, a second time"
+            self._ended(Ended(number, self._tasks[number].key, attempt, node, now, now, 1, reason=reason))
+        elif self.ended_by:
+            self._scheduler.stopped(number)
+        else:
+            self._lost_once.add(number)
+            self._scheduler.lost(number)
 
 
 def exit_code(states: Collection[State], invalid: bool, by_signal: int) -> int:

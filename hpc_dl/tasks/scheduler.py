@@ -29,17 +29,23 @@ class State(str, enum.Enum):
 
 
 class Start(msgspec.Struct, frozen=True):
-    """A task that starts now, for the `attempt`-th time (from 1), on its share of a node."""
+    """A task that starts now, for the `attempt`-th time (from 1), on the first of its shares of nodes."""
 
     task: Task
-    share: Share
+    shares: tuple[Share, ...]
     attempt: int
+
+    @property
+    def node(self) -> str:
+        """Return the node where its command runs."""
+        return self.shares[0].node
 
 
 class Scheduler:
-    """Gives out tasks in order: longest chain of dependents first, then the largest, then by number.
+    """Gives out tasks: longest chain of dependents first, then the largest (nodes, GPUs, cores), then by number.
 
-    A task that fits nowhere keeps a node free for itself, so that smaller ones don't overtake it for ever.
+    A task that fits nowhere keeps as many nodes as it wants free for itself, so that smaller ones, and those of fewer
+    nodes, don't overtake it for ever. They go on on the other nodes.
 
     Args:
         tasks: the valid tasks, in ascending order.
@@ -63,7 +69,8 @@ class Scheduler:
         self._retries = retries
         self.states = {number: State.OK if number in done else State.WAITING for number in self._tasks}
         self.attempts: dict[int, int] = defaultdict(int)
-        self._shares: dict[int, Share] = {}
+        self._lost: dict[int, int] = defaultdict(int)  # attempts that count for no retry
+        self._shares: dict[int, tuple[Share, ...]] = {}
         self._children: dict[int, list[int]] = defaultdict(list)
         self._missing: dict[int, int] = {}
         for task in tasks:
@@ -78,7 +85,7 @@ class Scheduler:
                 self._queue(number)
 
     @property
-    def running(self) -> Mapping[int, Share]:
+    def running(self) -> Mapping[int, tuple[Share, ...]]:
         """Return the running tasks and their shares."""
         return self._shares
 
@@ -91,16 +98,16 @@ class Scheduler:
         heapq.heapify(order)
         while order:
             *_, demand = heapq.heappop(order)
-            share = self._pool.take(demand, kept)
-            if share is None:
-                kept.add(self._pool.keep(demand, kept))
+            shares = self._pool.take(demand, kept)
+            if not shares:
+                kept.update(self._pool.keep(demand, kept))
                 continue
             queue = self._queues[demand]
             _, number = heapq.heappop(queue)
-            self._shares[number] = share
+            self._shares[number] = shares
             self.states[number] = State.RUNNING
             self.attempts[number] += 1
-            found.append(Start(self._tasks[number], share, self.attempts[number]))
+            found.append(Start(self._tasks[number], shares, self.attempts[number]))
             if queue:
                 heapq.heappush(order, self._head(demand))
             else:
@@ -118,7 +125,7 @@ class Scheduler:
                     self._queue(child)
             return []
         task = self._tasks[number]
-        if self.attempts[number] <= (self._retries if task.retries is None else task.retries):
+        if self.attempts[number] - self._lost[number] <= (self._retries if task.retries is None else task.retries):
             self._again(number)
             return []
         self.states[number] = State.FAILED
@@ -127,7 +134,7 @@ class Scheduler:
     def lost(self, number: int) -> None:
         """Take note that a running task is gone with its node, by no fault of its own: it runs again."""
         self._give_back(number)
-        self.attempts[number] -= 1
+        self._lost[number] += 1
         self._again(number)
 
     def stopped(self, number: int) -> None:
@@ -136,7 +143,8 @@ class Scheduler:
         self.states[number] = State.STOPPED
 
     def _give_back(self, number: int) -> None:
-        self._pool.give_back(self._shares.pop(number))
+        for share in self._shares.pop(number):
+            self._pool.give_back(share)
 
     def _again(self, number: int) -> None:
         self.states[number] = State.WAITING
@@ -145,9 +153,9 @@ class Scheduler:
     def _queue(self, number: int) -> None:
         heapq.heappush(self._queues[self._demand(self._tasks[number])], (-self._chains[number], number))
 
-    def _head(self, demand: Demand) -> tuple[int, int, int, int, int, Demand]:
+    def _head(self, demand: Demand) -> tuple[int, int, int, int, int, int, Demand]:
         chain, number = self._queues[demand][0]
-        return chain, -demand.gpus, -demand.cores, -demand.memory, number, demand
+        return chain, -demand.nodes, -demand.gpus, -demand.cores, -demand.memory, number, demand
 
     def _cancel_after(self, number: int) -> list[int]:
         cancelled: set[int] = set()

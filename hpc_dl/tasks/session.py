@@ -11,43 +11,23 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-import msgspec
-
 from hpc_dl.runfolder import write_text
 from hpc_dl.tasks import allocation
 from hpc_dl.tasks.agents import Agents, agent_command, srun_command
+from hpc_dl.tasks.demand import Options, demand, without_impossible
 from hpc_dl.tasks.log import TaskLog
-from hpc_dl.tasks.model import Problem, Task, TaskFile
+from hpc_dl.tasks.model import TaskFile
 from hpc_dl.tasks.parser import read
-from hpc_dl.tasks.pool import Demand, Pool
+from hpc_dl.tasks.pool import Pool
 from hpc_dl.tasks.protocol import Ended
-from hpc_dl.tasks.records import Journal, Records, Run, in_use, records_folder
-from hpc_dl.tasks.report import Report, Row, counts, rows
+from hpc_dl.tasks.records import Journal, Records, Run, records_folder
+from hpc_dl.tasks.report import Report, counts, rows
 from hpc_dl.tasks.restart import restart_path, restart_text
 from hpc_dl.tasks.runner import Runner, exit_code
 from hpc_dl.tasks.scheduler import Scheduler, State
 from hpc_dl.tasks.settings import Settings
-from hpc_dl.tasks.writer import lines_of
 
 _GREETING = 60.0  # seconds for an agent to come up: Python from a shared disk that has just been mounted
-
-
-class Options(msgspec.Struct, frozen=True):
-    """How to run a task file, beside Greasy's settings.
-
-    Args:
-        records: the records folder; None: next to the file.
-        resume: run only what has not ended well in the runs that the records tell of.
-        cores: of a task that says nothing itself.
-        gpus: of a task that says nothing itself.
-        grace: seconds between SIGTERM and SIGKILL.
-    """
-
-    records: Path | None = None
-    resume: bool = False
-    cores: int = 1
-    gpus: int = 0
-    grace: float = 20.0
 
 
 def run_file(path: Path, settings: Settings, options: Options) -> Report:
@@ -71,14 +51,15 @@ def run_file(path: Path, settings: Settings, options: Options) -> Report:
         if settings.remote != "none":
             for node, cores in allocation.job_cores(os.environ).items():
                 if node in wanted:
-                    commands[node] = srun_command(node, cores, commands[node])
+                    commands[node] = srun_command(node, cores, agent_command(folder, options.grace, node, step=True))
+            records.allow_steps()
         agents = Agents(commands)
         try:
             hellos = agents.greet(_GREETING)
             for node in set(wanted) - {hello.node for hello in hellos}:
                 log.lost(node, [])
             pool = Pool(allocation.nodes(hellos, wanted, os.environ))
-            file = without_impossible(file, pool, options)
+            file = without_impossible(file, pool.problem, options)
             if settings.strict:
                 file.check()
             for problem in file.problems:
@@ -107,9 +88,9 @@ def run_file(path: Path, settings: Settings, options: Options) -> Report:
             counts(table),
             total,
             cores,
-            sum((end.ended - end.started) * len(end.cores) for end in runner.ends),
+            sum(end.core_seconds for end in runner.ends),
             gpus,
-            sum((end.ended - end.started) * len(end.gpus) for end in runner.ends),
+            sum(end.gpu_seconds for end in runner.ends),
             table,
             _write_restart(path, file, scheduler.states, last, job, log),
             runner.ended_by,
@@ -118,71 +99,6 @@ def run_file(path: Path, settings: Settings, options: Options) -> Report:
             for line in report.text().splitlines():
                 log.line(3, line)
         return report
-
-
-def status(path: Path, records: Path | None) -> tuple[list[Row], bool]:
-    """Return a row for each task of a file, and whether a run goes on now.
-
-    Raises:
-        UserError: the file can't be read.
-    """
-    file = read(path)
-    folder = records or records_folder(path)
-    running = in_use(folder)
-    journal = Journal(folder)
-    last = journal.last(file.tasks)
-    # What failed before this run began may yet run again.
-    since = journal.runs[-1].time if running and journal.runs else 0.0
-    now = {one.task for one in journal.running()} if running else set()
-    attempts = {end.task: end.attempt for end in journal.ends}
-    return rows(file, _states(file, last, since, now), last, attempts, folder), running
-
-
-def _states(file: TaskFile, last: Mapping[int, Ended], since: float, running: set[int]) -> dict[int, State]:
-    states: dict[int, State] = {}
-    for task in file.tasks:
-        end = last.get(task.number)
-        if task.number in running:
-            state = State.RUNNING
-        elif end is not None and (end.ok or end.ended >= since):
-            state = State.OK if end.ok else State.STOPPED if end.stopped else State.FAILED
-        elif any(states[parent] in (State.FAILED, State.CANCELLED) for parent in task.after):
-            state = State.CANCELLED
-        else:
-            state = State.WAITING
-        states[task.number] = state
-    return states
-
-
-def demand(task: Task, options: Options) -> Demand:
-    """Return what a task wants, in its own words or in those of the run."""
-    return Demand(
-        options.cores if task.cores is None else task.cores,
-        options.gpus if task.gpus is None else task.gpus,
-        task.memory,
-        task.node,
-    )
-
-
-def without_impossible(file: TaskFile, pool: Pool, options: Options) -> TaskFile:
-    """Return the file with those tasks as invalid ones that no node has room for, and their dependents."""
-    invalid = set(file.invalid)
-    problems = list(file.problems)
-    kept: list[Task] = []
-    reasons: dict[Demand, str] = {}
-    for task in file.tasks:
-        wanted = demand(task, options)
-        if wanted not in reasons:
-            reasons[wanted] = pool.problem(wanted)
-        reason = reasons[wanted]
-        if parents := [number for number in task.after if number in invalid]:
-            reason = f"task {parents[0]} is invalid, so this one could never start"
-        if reason:
-            invalid.add(task.number)
-            problems.append(Problem(task.number, 0, reason, lines_of(task)[-1]))
-        else:
-            kept.append(task)
-    return TaskFile(file.name, kept, frozenset(invalid), tuple(problems), file.restart)
 
 
 @contextmanager

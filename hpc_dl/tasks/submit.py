@@ -14,6 +14,9 @@ from hpc_dl.plan import with_site
 from hpc_dl.rendering import Renderer, template_folders
 from hpc_dl.site import Scalar, Site, config_home
 from hpc_dl.slurm import executor
+from hpc_dl.tasks.demand import Options, without_impossible
+from hpc_dl.tasks.model import TaskFile
+from hpc_dl.tasks.pool import Demand, Node, Pool
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -84,6 +87,24 @@ def directives(path: Path, request: Request, site: Site) -> Mapping[str, Scalar]
         "signal": "B:USR2@60",
     }
     return with_site(options, site, site.gpus if request.gpus is None else request.gpus, request.partition)
+
+
+def check(file: TaskFile, request: Request, site: Site, options: Options) -> None:
+    """Check that all lines are valid, and that the job will have room for each task, before it waits in a queue.
+
+    Which nodes it gets, and what memory they have, only Slurm knows.
+
+    Raises:
+        UserError: some are not; all of them are named.
+    """
+    cores = tuple(range(request.cores or site.cores))
+    gpus = tuple(map(str, range(site.gpus if request.gpus is None else request.gpus)))
+    pool = Pool(Node(f"node {number}", cores, gpus) for number in range(request.nodes))
+
+    def problem(wanted: Demand) -> str:
+        return pool.problem(msgspec.structs.replace(wanted, memory=0, node=""))
+
+    without_impossible(file, problem, options).check()
 
 
 def submit(text: str) -> str:

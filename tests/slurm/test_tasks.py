@@ -69,32 +69,65 @@ def ends(folder: Path, job: str) -> list[dict[str, Any]]:
     return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
 
+# A task, or each rank of one on several nodes, says itself what it has and when.
+SAY = """sh -c 'echo "$SLURMD_NODENAME $CUDA_VISIBLE_DEVICES $(date +%s.%N) $(sleep 0.2; date +%s.%N)"'"""
+
+
 def test_no_gpu_and_no_core_is_used_twice_at_a_time(four: MiniCluster, tmp_path: Path) -> None:
     chance = random.Random(0)  # noqa: S311
-    lines = []
-    for _ in range(40):
-        lines.append(f"#@ gpus={chance.randint(1, 4)} cores={chance.randint(1, 8)}\n")
-        # Each task says itself what it has and when.
-        lines.append('echo "$SLURMD_NODENAME $CUDA_VISIBLE_DEVICES $(date +%s.%N)"; sleep 0.2; date +%s.%N\n')
-    (tmp_path / "t.txt").write_text("".join(lines))
+    wants = [(1 + (n % 5 == 0), chance.randint(1, 4), chance.randint(1, 8)) for n in range(40)]
+    (tmp_path / "t.txt").write_text(
+        "".join(
+            f"#@ nodes={nodes} gpus={gpus} cores={cores}\n{f'srun --ntasks={nodes} ' if nodes > 1 else ''}{SAY}\n"
+            for nodes, gpus, cores in wants
+        )
+    )
     job = submit(four, tmp_path, "--nodes=4")
-    assert finish(four, tmp_path, job) == "COMPLETED"
+    assert finish(four, tmp_path, job) == "COMPLETED", (tmp_path / f"t.txt-{job}.log").read_text()
     log = (tmp_path / f"t.txt-{job}.log").read_text()
     assert "Summary of 40 tasks: 40 OK, 0 FAILED, 0 CANCELLED, 0 INVALID." in log
     used: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    for number in range(2, 81, 2):
-        first, last = (tmp_path / f"t.txt-{job}.records" / "output" / f"{number}.out").read_text().splitlines()
-        node, gpus, start = first.split()
-        assert len(gpus.split(",")) == int(lines[number - 2].split()[1].removeprefix("gpus="))
-        for gpu in gpus.split(","):
-            used.setdefault((node, gpu), []).append((float(start), float(last)))
-    for end in ends(tmp_path, job):
-        for core in end["cores"]:
-            used.setdefault((end["node"], f"core {core}"), []).append((end["started"], end["ended"]))
+    for number, (nodes, gpus, _) in zip(range(2, 81, 2), wants, strict=True):
+        said = (tmp_path / f"t.txt-{job}.records" / "output" / f"{number}.out").read_text().splitlines()
+        assert len({line.split()[0] for line in said}) == len(said) == nodes
+        for line in said:
+            node, visible, start, end = line.split()
+            assert len(visible.split(",")) == gpus
+            for gpu in visible.split(","):
+                used.setdefault((node, gpu), []).append((float(start), float(end)))
+    for record in ends(tmp_path, job):
+        for share in record["shares"]:
+            for core in share["cores"]:
+                used.setdefault((share["node"], f"core {core}"), []).append((record["started"], record["ended"]))
     assert {node for node, _ in used} == set(four.names)
     for times in used.values():
         times.sort()
         assert all(before[1] <= after[0] for before, after in itertools.pairwise(times))
+
+
+def test_a_task_of_several_nodes_has_them_for_srun_and_mpirun(four: MiniCluster, tmp_path: Path) -> None:
+    mpirun = Path(sys.executable).with_name("mpirun")
+    say = """sh -c 'echo "$SLURMD_NODENAME [$CUDA_VISIBLE_DEVICES]"'"""
+    (tmp_path / "t.txt").write_text(
+        "#@ gpus=3 node=mini[2-3] nodes=2\nwhile ! test -e up; do sleep 0.1; done; touch down\n"
+        f"#@ gpus=1 node=mini[2-3] nodes=2 cores=3\nsrun {say}; srun -n 2 {say}; touch up; "
+        "srun sleep 4713 & while ! test -e down; do sleep 0.1; done; sleep 1\n"
+        f"#@ gpus=1 node=mini[2,4] nodes=2\n{mpirun} --allow-run-as-root --bind-to none -n 2 {say}\n"
+        f"#@ gpus=1 node=mini1\nsrun -n 2 {say}; scontrol show hostnames $SLURM_JOB_NODELIST\n"
+    )
+    job = submit(four, tmp_path, "--nodes=4")
+    assert finish(four, tmp_path, job) == "COMPLETED", (tmp_path / f"t.txt-{job}.log").read_text()
+    found = {
+        number: sorted((tmp_path / f"t.txt-{job}.records" / "output" / f"{number}.out").read_text().splitlines())
+        for number in (4, 6, 8)
+    }
+    assert found == {
+        4: ["mini2 [3]"] * 4 + ["mini3 [3]"] * 4,
+        6: ["mini2 [0]", "mini4 [0]"],  # the job's first task has ended before
+        8: ["mini1", "mini1 [0]", "mini1 [0]"],
+    }
+    # The step that task 4 left behind has ended with it.
+    assert subprocess.run(["pgrep", "-f", "^sleep 4713$"], check=False, capture_output=True).stdout == b""
 
 
 def test_a_job_that_is_cancelled_goes_on_from_its_restart_file(four: MiniCluster, tmp_path: Path) -> None:
@@ -122,22 +155,28 @@ def test_a_node_that_is_lost_gives_its_tasks_to_others(four: MiniCluster, tmp_pa
     # The first task keeps the runner's own node busy until the other node is lost.
     (tmp_path / "t.txt").write_text(
         "#@ node=mini1\nwhile ! test -e go; do sleep 0.1; done\n"
+        "#@ node=mini[1-2]\n"
         "echo $SLURMD_NODENAME >> on; while ! test -e go; do sleep 0.1; done; test $SLURMD_NODENAME = mini1\n"
+        "#@ nodes=2\necho $HPC_DL_TASK_NODELIST >> wide; while ! test -e go; do sleep 0.1; done\n"
     )
     (tmp_path / "job.sh").write_text("#!/bin/sh\n" + " ".join([*HPC_DL, "tasks", "run", "t.txt", "--json", "> report"]))
-    options = ["--nodes=2", "--ntasks-per-node=1", "--no-kill", "--output=log", "--nodelist=mini[1-2]"]
-    job = command(four, tmp_path, "sbatch", "--parsable", *options, "job.sh").strip()
+    options = ["--nodes=3", "--ntasks-per-node=1", "--cpus-per-task=4", "--no-kill", "--output=log"]
+    job = command(four, tmp_path, "sbatch", "--parsable", "--nodelist=mini[1-3]", *options, "job.sh").strip()
     eventually((tmp_path / "on").exists)
+    eventually((tmp_path / "wide").exists)
     command(four, tmp_path, "scontrol", "update", "nodename=mini2", "state=DOWN", "reason=test")
-    eventually(lambda: "Node mini2 is gone; tasks 3 start again elsewhere" in (tmp_path / "log").read_text())
+    eventually(lambda: "Node mini2 is gone; tasks 4, 6 start again elsewhere" in (tmp_path / "log").read_text())
+    eventually(lambda: (tmp_path / "wide").read_text().count("\n") == 2)
     (tmp_path / "go").touch()
     finish(four, tmp_path, job)
     eventually(lambda: "mini2 down" not in command(four, tmp_path, "sinfo", "--Node", "--noheader", "--format=%N %t"))
     report = json.loads((tmp_path / "report").read_text())
     assert {row["number"]: (row["state"], row["node"]) for row in report["tasks"]} == {
         2: ("OK", "mini1"),
-        3: ("OK", "mini1"),
+        4: ("OK", "mini1"),
+        6: ("OK", "mini[1,3]"),
     }
+    assert (tmp_path / "wide").read_text().split() == ["mini1,mini2", "mini1,mini3"]
     assert (tmp_path / "on").read_text().split() == ["mini2", "mini1"]
 
 

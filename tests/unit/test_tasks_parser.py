@@ -143,6 +143,7 @@ SETTINGS = st.fixed_dictionaries(
         "memory": st.integers(1, 10**8),
         "time": st.integers(1, 10**8),
         "retries": st.integers(0, 999),
+        "nodes": st.integers(1, 999),
         "env": st.dictionaries(
             st.from_regex(r"[A-Za-z_]\w*", fullmatch=True, alphabet=st.characters(max_codepoint=127)), WORD
         ).map(lambda variables: tuple(variables.items())),
@@ -176,9 +177,10 @@ def test_a_task_that_is_a_shell_comment_stays_a_task() -> None:
 
 
 def test_all_settings() -> None:
-    text = "#@ name='a b' gpus=2 cores=4 memory=4G\n#@ time=1-2:03:04 retries=2 env.A=1 env.B='x y' node=n[1-2]\nrun\n"
+    text = "#@ name='a b' gpus=2 cores=4 memory=4G\n#@ time=1-2:03:04 retries=2 nodes=3 env.A=1 env.B='x y'\n"
+    text += "#@ node=n[1-2]\nrun\n"
     assert parse(text) == [
-        Task(3, "run", (), "", "n[1-2]", "a b", 2, 4, 4096, 93784, 2, (("A", "1"), ("B", "x y"))),
+        Task(4, "run", (), "", "n[1-2]", "a b", 2, 4, 4096, 93784, 2, (("A", "1"), ("B", "x y")), 3),
     ]
 
 
@@ -187,6 +189,7 @@ def test_all_settings() -> None:
     [
         ("gpus=-1", "gpus=-1: expected a number of GPUs"),
         ("cores=0", "cores=0: expected a number of cores from 1"),
+        ("nodes=0", "nodes=0: expected a number of nodes from 1"),
         ("memory=4", "memory=4: expected a number with M, G or T"),
         ("time=90", "time=90: expected 90s, 10m, 2h, 1d, H:MM:SS or D-HH:MM:SS"),
         ("time=0s", "time=0s: expected"),
@@ -211,7 +214,7 @@ SEED_TEXT = """\
 #@ name=first gpus=2 time=90s env.A='b c'
 [# 2 #] [@ /tmp/a b @] FOO=1 ./run --x 'y z' | tee log # text
 
-#@ node=n[1-3] cores=4 memory=4G retries=2
+#@ node=n[1-3] nodes=2 cores=4 memory=4G retries=2
 [@ $HOME @][# -3, 2-4 #] a && b
 [##] last
 """

@@ -2,61 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
-import random
 import re
 import signal
 import subprocess
 import sys
-import time
-from collections import Counter
-from collections.abc import Callable
+import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
+from rich.console import Console
 
+from hpc_dl.rendering import Renderer
 from hpc_dl.tasks.agents import Agents, agent_command
+from hpc_dl.tasks.environment import Environment
+from hpc_dl.tasks.pool import Share
 from hpc_dl.tasks.protocol import Order
-
-RUN = [sys.executable, "-m", "hpc_dl", "tasks"]
-
-
-def tasks(folder: Path, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
-    environ = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "GREASY_"))}
-    return subprocess.run(
-        [*RUN, *words], cwd=folder, env=environ | env, capture_output=True, text=True, timeout=60, check=False
-    )
-
-
-def run(folder: Path, text: str, *options: str, **env: str) -> dict[str, Any]:
-    """Run a task file and return the JSON report."""
-    (folder / "t.txt").write_text(text)
-    done = tasks(folder, "run", "t.txt", "--json", "--log-level=0", *options, **env)
-    assert done.stdout, done.stderr
-    report: dict[str, Any] = json.loads(done.stdout)
-    assert done.returncode == report["exit_code"]
-    return report
-
-
-def states(report: dict[str, Any]) -> dict[int, str]:
-    return {row["number"]: row["state"] for row in report["tasks"]}
-
-
-def output(folder: Path, number: int) -> str:
-    return (folder / "t.txt.records" / "output" / f"{number}.out").read_text()
-
-
-def eventually(what: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not what():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
-
-
-def background(folder: Path, *words: str) -> subprocess.Popen[str]:
-    return subprocess.Popen([*RUN, *words], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+from hpc_dl.tasks.scheduler import State
+from hpc_dl.tasks.status import Status, follow
+from tests.unit.fakes.tasks import background, eventually, output, run, states, tasks
 
 
 def test_the_whole_line_runs_in_a_shell(tmp_path: Path) -> None:
@@ -143,11 +109,12 @@ def test_a_strict_run_of_an_invalid_file_runs_nothing(tmp_path: Path) -> None:
 
 
 def test_a_task_that_no_node_has_room_for_is_invalid(tmp_path: Path) -> None:
-    text = "#@ gpus=99\ntouch ran\n[# 2 #] touch ran\ntrue\n"
-    assert states(run(tmp_path, text, "--no-strict")) == {2: "INVALID", 3: "INVALID", 4: "OK"}
+    text = "#@ gpus=99\ntouch ran\n[# 2 #] touch ran\ntrue\n#@ nodes=2\ntouch ran\n"
+    assert states(run(tmp_path, text, "--no-strict")) == {2: "INVALID", 3: "INVALID", 4: "OK", 6: "INVALID"}
     done = tasks(tmp_path, "run", "t.txt")
     assert done.returncode == 2
     assert "line 2: wants 99 GPUs" in done.stderr
+    assert "line 6: wants 2 nodes at once; this run has 1\n" in done.stderr
     assert not (tmp_path / "ran").exists()
 
 
@@ -195,8 +162,12 @@ def test_a_time_limit_ends_the_task_and_all_that_it_started(tmp_path: Path) -> N
 
 
 def test_a_signal_and_a_missing_folder_are_named(tmp_path: Path) -> None:
-    report = run(tmp_path, "kill -SEGV $$\n[@ /none @] true\n#@ retries=3\ntest -e f || { touch f; exit 3; }\n")
-    first, second, third = report["tasks"]
+    big = f"{sys.executable} -c 'bytearray(200 << 20)'\n"
+    report = run(tmp_path, "kill -SEGV $$\n[@ /none @] true\n#@ retries=3\ntest -e f || { touch f; exit 3; }\n" + big)
+    first, second, third, fourth = report["tasks"]
+    assert 200 <= fourth["memory"] < 300
+    assert "memory" not in third  # less than can be told
+    assert output(tmp_path, 2) == f"hpc-dl: {second['reason']}\n"
     assert (first["signal"], first["code"], first["reason"]) == (11, 139, "was killed by signal 11")
     assert second["reason"] == "could not start: /none: No such file or directory"
     assert (third["state"], third["attempts"]) == ("OK", 2)
@@ -219,27 +190,6 @@ def test_a_signal_ends_the_tasks_and_writes_the_restart_file(tmp_path: Path, num
     assert "# Task 3: did not start before the run was ended\n[# 5 #] true\n" in text
 
 
-def test_a_killed_runner_loses_nothing(tmp_path: Path) -> None:
-    text = "".join(
-        f"echo {n} >> ran; test {n} -lt 20 || test -e go || sleep 60; echo {n} >> ended\n" for n in range(40)
-    )
-    (tmp_path / "t.txt").write_text(text)
-    runner = background(tmp_path, "run", "t.txt", "--workers=3")
-    ran = tmp_path / "ran"
-    eventually(lambda: ran.exists() and ran.read_text().count("\n") >= 22)
-    runner.kill()
-    runner.communicate(timeout=30)
-    (tmp_path / "go").touch()
-    done = tasks(tmp_path, "run", "t.txt", "--resume", "--json")
-    assert set(states(json.loads(done.stdout)).values()) == {"OK"}
-    assert Counter((tmp_path / "ended").read_text().split()) == Counter(str(n) for n in range(40))
-    # What had ended was not started again.
-    assert [n for n, times in Counter(ran.read_text().split()).items() if times > 1 and int(n) < 20] == []
-    again = tasks(tmp_path, "run", "t.txt", "--resume")
-    assert again.returncode == 0
-    assert len((tmp_path / "ended").read_text().split()) == 40
-
-
 def test_two_runs_of_one_file_are_not_mixed_up(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("touch up; while ! test -e go; do sleep 0.05; done\n")
     first = background(tmp_path, "run", "t.txt")
@@ -253,71 +203,6 @@ def test_two_runs_of_one_file_are_not_mixed_up(tmp_path: Path) -> None:
     assert "Not running: 1 OK" in tasks(tmp_path, "status", "t.txt").stdout
 
 
-def test_an_edited_line_runs_again(tmp_path: Path) -> None:
-    run(tmp_path, "echo a >> log\necho b >> log\n")
-    run(tmp_path, "echo a >> log\necho c >> log\n", "--resume")
-    assert Counter((tmp_path / "log").read_text().split()) == {"a": 1, "b": 1, "c": 1}
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_the_restart_of_any_graph_completes_and_twice_is_once(tmp_path: Path, seed: int) -> None:
-    chance = random.Random(seed)  # noqa: S311
-    lines, parents, fails = [], {}, {}
-    for number in range(1, 16):
-        parents[number] = sorted(chance.sample(range(1, number), min(number - 1, chance.randint(0, 2))))
-        fails[number] = chance.random() < 0.3
-        after = f"[# {', '.join(map(str, parents[number]))} #] " if parents[number] else ""
-        lines.append(f"{after}{'test -e mended && ' if fails[number] else ''}echo {number} >> ran\n")
-    expected: dict[int, str] = {}
-    for number in parents:
-        well = all(expected[parent] == "OK" for parent in parents[number])
-        expected[number] = ("FAILED" if fails[number] else "OK") if well else "CANCELLED"
-    assert states(run(tmp_path, "".join(lines))) == expected
-    ok = [number for number, state in expected.items() if state == "OK"]
-    restart = tmp_path / "t.txt-local.rst"
-    if len(ok) == len(expected):
-        assert not restart.exists()
-        return
-    (tmp_path / "mended").touch()
-    for _ in range(2):
-        assert tasks(tmp_path, "run", restart.name).returncode == 0
-        order = [int(word) for word in (tmp_path / "ran").read_text().split()]
-        assert sorted(order) == list(expected)
-        assert all(order.index(parent) < order.index(number) for number in parents for parent in parents[number])
-
-
-def test_a_new_restart_file_does_not_take_the_records_of_an_old_one(tmp_path: Path) -> None:
-    text = "test -e mended && echo x >> ran\n"
-    for expected in (1, 2):
-        (tmp_path / "mended").unlink(missing_ok=True)
-        run(tmp_path, text)
-        (tmp_path / "mended").touch()
-        assert tasks(tmp_path, "run", "t.txt-local.rst").returncode == 0
-        assert (tmp_path / "ran").read_text().count("x") == expected
-
-
-def test_a_sweep_gives_a_task_file(tmp_path: Path) -> None:
-    (tmp_path / "t.j2").write_text("#@ name=r{{ number }}\ntrain --lr {{ lr }} {{ tag }}\n[# -1 #] test {{ lr }}\n")
-    (tmp_path / "t.csv").write_text("lr,tag\n0.1,a b\n0.01,$(id)\n")
-    (tmp_path / "t.toml").write_text("lr = [0.1, 0.01]\ntag = ['a', 'b']\n")
-    assert tasks(tmp_path, "expand", "t.j2", "t.csv").stdout == (
-        "#@ name=r1\ntrain --lr 0.1 'a b'\n[# -1 #] test 0.1\n#@ name=r2\ntrain --lr 0.01 '$(id)'\n[# -1 #] test 0.01\n"
-    )
-    assert tasks(tmp_path, "expand", "t.j2", "t.toml").stdout.count("train") == 4
-    (tmp_path / "bad.csv").write_text("lr,tag\n0.1\n")
-    bad = tasks(tmp_path, "expand", "t.j2", "bad.csv")
-    assert (bad.returncode, "line 2: 1 values for 2 columns: lr, tag" in bad.stderr) == (2, True)
-
-
-def test_a_journal_that_a_crash_has_cut_is_read(tmp_path: Path) -> None:
-    run(tmp_path, "true\ntrue\n")
-    (journal,) = (tmp_path / "t.txt.records").glob("*.jsonl")
-    whole = journal.read_text()
-    journal.write_text(whole[: len(whole) * 3 // 4])
-    report = run(tmp_path, "true\ntrue\n", "--resume")
-    assert [row.get("attempts", 0) for row in report["tasks"]] in ([0, 1], [1, 0])
-
-
 def test_the_batch_script(tmp_path: Path) -> None:
     (tmp_path / "it's.txt").write_text("true\n")
     words = ["submit", "it's.txt", "--site=minotauro", "--nodes=2", "--task-gpus=1", "--dry-run"]
@@ -329,6 +214,69 @@ def test_the_batch_script(tmp_path: Path) -> None:
     script = tmp_path / "job.sh"
     script.write_text(done.stdout)
     subprocess.run(["shellcheck", str(script)], check=True, env=os.environ | {"PATH": f"{Path(sys.executable).parent}"})
+
+
+@pytest.mark.parametrize(("node", "said"), [("n1", ["1,2", "2,3"]), ("n2", ["4,5", ""]), ("n3", ["", ""])])
+def test_a_rank_that_a_task_starts_by_srun_gets_what_the_task_has_on_its_node(
+    tmp_path: Path, node: str, said: list[str]
+) -> None:
+    (tmp_path / "hosts").mkdir()
+    shares = (Share("n1", (1, 2), ("2", "3")), Share("n2", (4, 5)))
+    environment = Environment(tmp_path, {"SLURM_CPUS_ON_NODE": "3", "SLURM_NTASKS_PER_NODE": "1"}, step=True)
+    environ = environment.of(Order(7, "k", 1, "true", shares=shares))
+    assert (tmp_path / "hosts" / "task-7").read_text() == "n1\nn2\n" * 3
+    assert environ[b"SLURM_HOSTFILE"] == bytes(tmp_path / "hosts" / "task-7")
+    assert b"SLURM_NTASKS_PER_NODE" not in environ
+    prolog = tmp_path / "prolog"
+    prolog.write_text(Renderer([]).render("prolog.sh.j2", {}))
+    subprocess.run(["shellcheck", str(prolog)], check=True, env=os.environ | {"PATH": f"{Path(sys.executable).parent}"})
+    step = {"SLURMD_NODENAME": node, "SLURM_PROCID": "0", "SLURM_JOB_ID": "5", "SLURM_STEP_ID": "6"}
+    rank = {name.decode(): value.decode() for name, value in environ.items()} | step
+    done = subprocess.run(["/bin/sh", str(prolog)], env=rank, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == (
+        f"export CUDA_VISIBLE_DEVICES={said[1]}\nexport HPC_DL_TASK_CORES={said[0]}\n",
+        "",
+    )
+    assert (tmp_path / "hosts" / "steps-7").read_text() == "5.6\n"
+
+
+def test_a_job_without_room_for_a_task_is_not_submitted(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text(
+        "#@ gpus=5\ntrue\n#@ nodes=3 node=nvb1\ntrue\n#@ cores=17 memory=900T\ntrue\n#@ gpus=4\ntrue\n"
+    )
+    done = tasks(tmp_path, "submit", "t.txt", "--site=minotauro", "--nodes=2", "--dry-run")
+    assert done.returncode == 2
+    assert re.findall(r"line (\d): (wants .*)", done.stderr) == [
+        ("2", "wants 5 GPUs; the most that a node has is 4"),
+        ("4", "wants 3 nodes at once; this run has 2"),
+        ("6", "wants 17 cores; the most that a node has is 16"),
+    ]
+    assert tasks(tmp_path, "submit", "t.txt", "--site=minotauro", "--no-strict", "--dry-run").returncode == 0
+
+
+def test_a_run_is_followed_to_its_end(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("true\n#@ name=waits\nwhile ! test -e go; do sleep 0.05; done\n[# 3 #] false\n")
+    records = tmp_path / "t.txt-7.records"
+    follower = background(tmp_path, "status", "t.txt", "--follow")
+    assert follower.stdout is not None
+    assert follower.stdout.readline() == "Waiting for the run to begin\n"
+    runner = background(tmp_path, "run", "t.txt", f"--records={records}")
+    while (line := follower.stdout.readline()) != "Running: 1 WAITING, 1 RUNNING, 1 OK\n":
+        assert line.startswith("Running: ")
+    # The records that were written to last, on a terminal.
+    status = Status(tmp_path / "t.txt")
+    table, going_on = status.look()
+    assert (going_on, table[1].state, table[1].name, table[1].node) == (True, State.RUNNING, "waits", table[0].node)
+    assert 0 <= table[1].seconds < 60
+    screen = io.StringIO()
+    threading.Timer(1.5, (tmp_path / "go").touch).start()
+    follow(status, Console(file=screen, force_terminal=True, width=200))
+    assert re.search(r"3 waits +" + table[0].node + r" +00:00:\d\d", screen.getvalue())
+    assert "Not running: 2 OK, 1 FAILED" in screen.getvalue()
+    said = follower.communicate(timeout=30)[0]
+    assert said.splitlines()[-1] == "Not running: 2 OK, 1 FAILED"
+    assert (follower.returncode, runner.wait(30)) == (0, 1)
+    runner.communicate()
 
 
 def test_tasks_do_not_outlive_their_agent(tmp_path: Path) -> None:
@@ -350,7 +298,10 @@ def test_an_agent_binds_a_task_to_its_cores(tmp_path: Path) -> None:
     (hello,) = agents.greet(60)
     assert hello.cores == tuple(sorted(os.sched_getaffinity(0)))
     command = "grep Cpus_allowed_list /proc/self/status; echo [$CUDA_VISIBLE_DEVICES]"
-    orders = [Order(1, "k", 1, command, cores=(core,), gpus=("2", "3"), bind=True), Order(2, "k", 1, command)]
+    orders = [
+        Order(1, "k", 1, command, shares=(Share("n", (core,), ("2", "3")),), bind=True),
+        Order(2, "k", 1, command, shares=(Share("n", (7, 8)),)),
+    ]
     agents.order("n", orders)
     ended = 0
     while ended < 2:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpc_dl.errors import UserError
+from hpc_dl.nodelist import expand
 from hpc_dl.tasks.model import Task
 from hpc_dl.tasks.pool import Demand, Node, Pool
 from hpc_dl.tasks.scheduler import Scheduler, Start, State
@@ -19,7 +20,7 @@ NODES = [Node("n1", (0, 1, 2, 3), ("0", "1"), 1000), Node("n2", (0, 1), ("0", "1
 
 
 def demand(task: Task) -> Demand:
-    return Demand(task.cores or 1, task.gpus or 0, task.memory, task.node)
+    return Demand(task.cores or 1, task.gpus or 0, task.memory, task.node, task.nodes)
 
 
 def reference(tasks: Sequence[Task], failing: set[int]) -> dict[int, State]:
@@ -39,7 +40,12 @@ def graphs(draw: st.DrawFn) -> list[Task]:
     for number in range(1, draw(st.integers(1, 25)) + 1):
         after = draw(st.sets(st.integers(1, number - 1), max_size=3)) if number > 1 else set()
         wants: dict[str, Any] = draw(
-            st.sampled_from([{}, {"gpus": 1}, {"gpus": 4}, {"cores": 4}, {"memory": 600}, {"node": "n[2-3]"}])
+            st.sampled_from(
+                [
+                    *({}, {"gpus": 1}, {"gpus": 4}, {"cores": 4}, {"memory": 600}, {"node": "n[2-3]"}),
+                    *({"nodes": 2}, {"nodes": 3, "cores": 2}, {"nodes": 2, "gpus": 2}, {"nodes": 2, "node": "n[1,3]"}),
+                ]
+            )
         )
         tasks.append(Task(number, "true", tuple(sorted(after)), **wants))
     return tasks
@@ -53,12 +59,19 @@ def play(scheduler: Scheduler, failing: set[int], order: random.Random) -> list[
         for start in scheduler.starts():
             started.append(start.task.number)
             have[start.task.number] = start
-        cores = [(one.share.node, core) for one in have.values() for core in one.share.cores]
-        gpus = [(one.share.node, gpu) for one in have.values() for gpu in one.share.gpus]
+            task = start.task
+            assert len({share.node for share in start.shares}) == len(start.shares) == task.nodes
+            assert {share.node for share in start.shares} <= set(expand(task.node or "n[1-3]"))
+            for share in start.shares:
+                assert (len(share.cores), len(share.gpus)) == (task.cores or 1, task.gpus or 0)
+                assert share.memory == task.memory
+        shares = [share for one in have.values() for share in one.shares]
+        cores = [(share.node, core) for share in shares for core in share.cores]
+        gpus = [(share.node, gpu) for share in shares for gpu in share.gpus]
         assert len(set(cores)) == len(cores)
         assert len(set(gpus)) == len(gpus)
         for node in NODES:
-            assert sum(one.share.memory for one in have.values() if one.share.node == node.name) <= node.memory
+            assert sum(share.memory for share in shares if share.node == node.name) <= node.memory
         assert set(scheduler.running) == set(have)
         if not have:
             return started
@@ -95,7 +108,7 @@ def test_what_is_resumed_completes_and_runs_nothing_twice(
 
 
 def names(starts: list[Start]) -> list[tuple[int, str]]:
-    return [(start.task.number, start.share.node) for start in starts]
+    return [(start.task.number, start.node) for start in starts]
 
 
 def test_the_longest_chain_starts_first_then_the_largest() -> None:
@@ -115,6 +128,44 @@ def test_a_large_task_is_not_overtaken_for_ever() -> None:
     assert names(scheduler.starts()) == [(1, "n"), (2, "n")]
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_a_task_of_several_nodes_is_not_overtaken_for_ever(seed: int) -> None:
+    chance = random.Random(seed)  # noqa: S311
+    nodes = [Node(f"n{number}", (0, 1, 2)) for number in range(4)]
+    wide = Task(2, "wide", (1,), nodes=3, cores=2)
+    # The others are as long as it, and there are always more of them than room.
+    tasks = [Task(1, "first"), wide, *(Task(number, "narrow") for number in range(3, 200))]
+    scheduler = Scheduler(tasks, Pool(nodes), demand)
+    running: list[int] = []
+    ends = 0
+    while scheduler.states[2] is State.WAITING:
+        running += [start.task.number for start in scheduler.starts()]
+        # Each task ends in time, though not in order: one of the four oldest.
+        number = running.pop(chance.randrange(min(4, len(running))))
+        scheduler.ended(number, True)
+        ends += scheduler.states[1] is State.OK
+    assert ends < 40
+    assert sum(state is State.WAITING for state in scheduler.states.values()) > 100
+
+
+def test_what_several_nodes_wait_for_does_not_hold_up_the_others() -> None:
+    nodes = [Node(name, (0, 1)) for name in ("n1", "n2", "n3")]
+    tasks = [
+        Task(1, "a", node="n1"),
+        Task(2, "wide", nodes=2, cores=2),
+        *(Task(n, "b", (1,) * (n > 4)) for n in (3, 4, 5)),
+    ]
+    pool = Pool(nodes)
+    scheduler = Scheduler(tasks, pool, demand)
+    assert sorted(names(scheduler.starts())) == [(1, "n1"), (2, "n2"), (3, "n1")]
+    assert [share.node for share in scheduler.running[2]] == ["n2", "n3"]
+    pool.lose("n2")
+    pool.lose("n3")
+    scheduler.lost(2)
+    scheduler.ended(1, True)  # and now task 2 can never run
+    assert names(scheduler.starts()) == [(4, "n1")]
+
+
 def test_gpu_tasks_fill_nodes_up_and_others_spread() -> None:
     nodes = [Node("n1", tuple(range(8)), ("0", "1")), Node("n2", tuple(range(8)), ("0", "1"))]
     gpu = Scheduler([Task(n, "a", gpus=1) for n in (1, 2)], Pool(nodes), demand)
@@ -125,12 +176,13 @@ def test_gpu_tasks_fill_nodes_up_and_others_spread() -> None:
 
 def test_a_task_lost_with_its_node_runs_elsewhere_without_using_up_a_retry() -> None:
     pool = Pool([Node("n1", (0,)), Node("n2", (0,))])
-    scheduler = Scheduler([Task(1, "a")], pool, demand)
+    scheduler = Scheduler([Task(1, "a")], pool, demand, retries=1)
     assert names(scheduler.starts()) == [(1, "n1")]
     pool.lose("n1")
     scheduler.lost(1)
     assert names(scheduler.starts()) == [(1, "n2")]
-    assert scheduler.attempts[1] == 1
+    scheduler.ended(1, False)
+    assert (scheduler.attempts[1], names(scheduler.starts())) == (2, [(1, "n2")])
 
 
 @pytest.mark.parametrize(
@@ -144,6 +196,11 @@ def test_a_task_lost_with_its_node_runs_elsewhere_without_using_up_a_retry() -> 
         (Demand(node="n[1-2]", gpus=4), ""),
         (Demand(node="n[1,3]", gpus=4), "wants 4 GPUs; the most that a node has is 2"),
         (Demand(cores=4, gpus=4), "no node has all that it wants together"),
+        (Demand(nodes=3, cores=2), ""),
+        (Demand(nodes=4), "wants 4 nodes at once; this run has 3"),
+        (Demand(nodes=3, node="n[1-2]"), "wants 3 nodes at once; this run has 2 called n[1-2]"),
+        (Demand(nodes=3, gpus=1), "wants 3 nodes at once; 2 of this run have what it wants of each"),
+        (Demand(nodes=2, gpus=5), "wants 5 GPUs; the most that a node has is 4"),
     ],
 )
 def test_what_can_never_run_is_named(wanted: Demand, problem: str) -> None:

@@ -1,0 +1,141 @@
+"""Status: what has become of the tasks of a file, from the records alone, while they run and afterwards."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from hpc_dl.tasks.model import TaskFile
+from hpc_dl.tasks.parser import read
+from hpc_dl.tasks.protocol import Ended
+from hpc_dl.tasks.records import Journal, in_use, newest_records
+from hpc_dl.tasks.report import Row, clock, counts, rows
+from hpc_dl.tasks.scheduler import State
+
+_LOOK = 1.0  # seconds between two looks at the records
+_SHOWN = 20  # running tasks that the live table names
+
+
+class Status:
+    """The tasks of a file and the records of their last run.
+
+    Args:
+        file: the task file.
+        records: the records folder; None: the one that was written to last.
+
+    Raises:
+        UserError: the file can't be read.
+    """
+
+    def __init__(self, file: Path, records: Path | None = None) -> None:
+        self.file = read(file)
+        self._path = file
+        self._given = records is not None
+        self.folder = records or newest_records(file)
+        self._journal = Journal(self.folder)
+
+    @property
+    def begun(self) -> bool:
+        """Return whether there has been a run."""
+        return bool(self._journal.runs)
+
+    def look(self) -> tuple[list[Row], bool]:
+        """Return a row for each task, and whether a run goes on now."""
+        if not self.begun and not self._given:  # it may be a job's, which have their own
+            self.folder = newest_records(self._path)
+            self._journal = Journal(self.folder)
+        going_on = in_use(self.folder)
+        journal = self._journal
+        journal.refresh()
+        last = journal.last(self.file.tasks)
+        # What failed before this run began may yet run again.
+        since = journal.runs[-1].time if going_on and journal.runs else 0.0
+        running = journal.running() if going_on else {}
+        attempts = {end.task: end.attempt for end in journal.ends}
+        states = _states(self.file, last, since, running)
+        return rows(self.file, states, last, attempts, self.folder, running), going_on
+
+
+def _states(file: TaskFile, last: Mapping[int, Ended], since: float, running: Collection[int]) -> dict[int, State]:
+    states: dict[int, State] = {}
+    for task in file.tasks:
+        end = last.get(task.number)
+        if task.number in running:
+            state = State.RUNNING
+        elif end is not None and (end.ok or end.ended >= since):
+            state = State.OK if end.ok else State.STOPPED if end.stopped else State.FAILED
+        elif any(states[parent] in (State.FAILED, State.CANCELLED) for parent in task.after):
+            state = State.CANCELLED
+        else:
+            state = State.WAITING
+        states[task.number] = state
+    return states
+
+
+def table_lines(table: list[Row]) -> Iterator[str]:
+    """Yield the table of all tasks for people, a line each."""
+    width = max([12, *(len(row.node) for row in table)])
+    yield f"{'task':<12} {'state':<10} {'node':<{width}} {'end':>6} {'seconds':>9} {'MiB':>6}  output"
+    for row in table:
+        end = f"sig {row.signal}" if row.signal else "" if row.code is None else row.code
+        yield (
+            f"{_label(row):<12} {row.state.value:<10} {row.node:<{width}} {end:>6} {row.seconds:>9.1f}"
+            f" {row.memory or '':>6}  {row.output}"
+        ).rstrip()
+
+
+def summary(table: list[Row], going_on: bool) -> str:
+    """Return how many tasks are in each state, in one line."""
+    numbers = ", ".join(f"{number} {state.value}" for state, number in counts(table).items() if number)
+    return f"{'Running' if going_on else 'Not running'}: {numbers or 'no tasks'}"
+
+
+def follow(status: Status, console: Console) -> list[Row]:
+    """Show a run until it ends, and return its last rows; one that has not begun is waited for.
+
+    On a terminal that is a table of what runs now; elsewhere a line whenever a number has changed.
+    """
+    if not console.is_terminal:
+        said = ""
+        for table, going_on in _looks(status):
+            line = summary(table, going_on) if status.begun else "Waiting for the run to begin"
+            if line != said:
+                console.print(line, highlight=False, soft_wrap=True, markup=False)
+                said = line
+        return table
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        for table, going_on in _looks(status):
+            live.update(_live_table(table, summary(table, going_on)), refresh=True)
+    return table
+
+
+def _looks(status: Status) -> Iterator[tuple[list[Row], bool]]:
+    while True:
+        table, going_on = status.look()
+        yield table, going_on
+        if status.begun and not going_on:
+            return
+        time.sleep(_LOOK)
+
+
+def _live_table(rows_: list[Row], title: str) -> Table:
+    """Return the running tasks, those that run longest first."""
+    running = sorted((row for row in rows_ if row.state is State.RUNNING), key=lambda row: row.started)
+    table = Table(title=escape(title), title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for heading in ("task", "node", "running for", "output"):
+        table.add_column(heading)
+    for row in running[:_SHOWN]:
+        table.add_row(escape(_label(row)), escape(row.node), clock(row.seconds), escape(row.output))
+    if len(running) > _SHOWN:
+        table.add_row(f"… {len(running) - _SHOWN} more")
+    return table
+
+
+def _label(row: Row) -> str:
+    return f"{row.number} {row.name}".strip()
