@@ -88,6 +88,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ] = 0
 
     workdir: Annotated[str, Meta(description="where the processes start; default: where the job was submitted")] = ""
+    start_from: Annotated[str, Meta(description="run folder of the job from whose last checkpoint it goes on")] = ""
 
     @property
     def per_node(self) -> int:
@@ -131,8 +132,8 @@ def job_file(name: str) -> Path:
 def load_job(path: Path | None, overrides: Sequence[Layer] = ()) -> JobSpec:
     """Read a job file, or start from the defaults, then apply `overrides`, weakest first.
 
-    Paths become absolute: `workdir` from the current folder; `script` from `workdir`, or from the job file's folder,
-    which comes first where the job file itself names the script.
+    Paths become absolute: `workdir` and `start_from` from the current folder; `script` from `workdir`, or from the job
+    file's folder, which comes first where the job file itself names the script.
 
     Raises:
         UserError: a key or value is not valid, or a value does not fit another.
@@ -153,7 +154,8 @@ def load_job(path: Path | None, overrides: Sequence[Layer] = ()) -> JobSpec:
         find_script(job)
 
     job = build(JobSpec, layers, "job", check_all)
-    return msgspec.structs.replace(job, workdir=str(here / job.workdir), script=find_script(job))
+    start_from = str(here / job.start_from) if job.start_from else ""
+    return msgspec.structs.replace(job, workdir=str(here / job.workdir), script=find_script(job), start_from=start_from)
 
 
 def _find_script(script: str, folders: Sequence[Path]) -> str:

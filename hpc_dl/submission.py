@@ -35,7 +35,7 @@ def submit_plan(plan: Plan) -> Job:
     if not plan.job.script and data.describe(plan.job.data).needs_download:
         data.fetch(plan.job.data, Path(plan.job.workdir, plan.site.data))
     with _new_folder(plan.runs) as run:
-        run.freeze(plan.job, plan.site, script, Renderer(plan.templates).folders)
+        run.freeze(plan.job, plan.asked, plan.site, script, Renderer(plan.templates).folders)
         if plan.site.scheduler == "local":
             return Job(_start_local(plan, run))
         return Job(_start_slurm(plan, run, script))

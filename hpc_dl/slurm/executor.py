@@ -96,15 +96,15 @@ def release(job_id: str) -> None:
         raise UserError(f"scontrol release {job_id}: {done.stderr.strip()}")
 
 
-def cancel(job_id: str) -> None:
-    """Cancel a job; one that has ended already is left as it is.
+def cancel(*job_ids: str) -> None:
+    """Cancel jobs; one that has ended already is left as it is.
 
     Raises:
         UserError: Slurm refused.
     """
-    done = subprocess.run(["scancel", job_id], capture_output=True, text=True, check=False)
+    done = subprocess.run(["scancel", *job_ids], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise UserError(f"scancel {job_id}: {done.stderr.strip()}")
+        raise UserError(f"scancel {' '.join(job_ids)}: {done.stderr.strip()}")
 
 
 @contextlib.contextmanager

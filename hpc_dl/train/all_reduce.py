@@ -77,7 +77,7 @@ def work(
 
         train_graph = graph.training(options, group.size, group.rank, device, exchange, group.size)
         with tf1.device(device):
-            checkpoints = Checkpoints(options.run_dir)
+            checkpoints = Checkpoints(options.run_dir, options.start_from)
             init = tf1.global_variables_initializer()
             start = group.broadcast(tf1.global_variables())
         local = session.start(target)

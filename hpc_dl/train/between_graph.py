@@ -87,7 +87,7 @@ def _work(server: Any, options: Options, cluster: Cluster, metrics: Metrics, sto
         )
         staleness = Staleness(cluster, options.staleness) if options.staleness is not None else None
         with tf1.device(device):
-            checkpoints = Checkpoints(options.run_dir)
+            checkpoints = Checkpoints(options.run_dir, options.start_from)
             init = tf1.global_variables_initializer()
             init_shared = tf1.variables_initializer(shared_variables())
             init_local = tf1.local_variables_initializer()

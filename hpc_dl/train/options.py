@@ -52,6 +52,7 @@ class Options:
     fusion_mb: float = 64.0
     cycle_ms: float = 1.0
     eval_every: int = 0
+    start_from: Path | None = None
 
     def __post_init__(self) -> None:
         """Check all values.
@@ -173,6 +174,7 @@ def parser() -> argparse.ArgumentParser:
     option("fusion_mb", "all-reduce: MiB of gradients that go in one piece", type=_number)
     option("cycle_ms", "horovod: milliseconds between looks for gradients that are ready", type=_number)
     option("eval_every", "global steps between checkpoints that are evaluated, to keep the best; 0: none", type=int)
+    option("start_from", "run folder of an earlier run: where to start while this one has no checkpoint", type=Path)
     return commands
 
 

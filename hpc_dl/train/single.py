@@ -29,7 +29,7 @@ def run(options: Options, cluster: Cluster, metrics: Metrics, stop: Stop) -> int
         raise UserError("--mode: 'single' is one process, but TF_CONFIG names more; did you mean 'async'?")
     with tf.Graph().as_default():
         train_graph = graph.training(options)
-        checkpoints = Checkpoints(options.run_dir)
+        checkpoints = Checkpoints(options.run_dir, options.start_from)
         init = tf1.global_variables_initializer()
         local = session.start(cpus=options.towers)
         if not checkpoints.restore(local):
