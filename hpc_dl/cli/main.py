@@ -30,6 +30,7 @@ _COMMANDS = {
     "place": ("node", "place", False),
     "launch": ("node", "launch", False),
     "rank": ("node", "rank", False),
+    "mpirun": ("node", "mpirun", False),
     "finish": ("node", "finish", False),
 }
 

@@ -119,7 +119,8 @@ class Launcher:
         grace: seconds that processes have between SIGTERM and SIGKILL.
     """
 
-    _SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)
+    # SIGUSR1 is how mpirun tells its ranks to end (mpirun.py).
+    _SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
     def __init__(self, run: RunFolder, node: str, grace: float) -> None:
         self._run = run
@@ -151,7 +152,7 @@ class Launcher:
             while self._children:
                 received = signal.sigtimedwait(self._SIGNALS, _POLL)
                 if received is not None and received.si_signo != signal.SIGCHLD:
-                    self._end(128 + received.si_signo)
+                    self._end(128 + (signal.SIGINT if received.si_signo == signal.SIGINT else signal.SIGTERM))
                 self._reap()
                 self._look_around()
         finally:
