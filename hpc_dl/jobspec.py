@@ -174,6 +174,7 @@ def check(job: JobSpec) -> None:
     Raises:
         BadValueError: two values don't fit each other, or a text can't stand in a script.
     """
+    check_env(job.env)  # first: other messages show values
     check_lines(msgspec.structs.asdict(job))
     if job.mode == "single":
         others = {"nodes": job.nodes > 1, "workers": (job.workers or 1) > 1, "ps": job.ps, "chief": job.chief}
@@ -203,7 +204,6 @@ def check(job: JobSpec) -> None:
         raise BadValueError(
             "stage", "stage = true: what a script of your own reads is not known; copy it in the script"
         )
-    check_env(job.env)
     check_slurm_options(job.slurm)
     if not job.script:
         _check_known("model", models.check, job.model)

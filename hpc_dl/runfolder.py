@@ -125,7 +125,10 @@ class RunFolder:
         write_text(self.site_file, to_toml(site))
         write_text(self.script, script)
         for number, folder in enumerate(templates):
-            shutil.copytree(folder, self.templates / str(number))
+            shutil.copytree(folder, self.templates / str(number), copy_function=shutil.copyfile)
+        for path in self.templates.rglob("*"):
+            if path.is_dir():  # they have the modes of what was copied
+                path.chmod(0o700)
 
     def renderer(self) -> Renderer:
         """Return a renderer of the frozen templates."""

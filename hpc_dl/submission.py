@@ -16,6 +16,7 @@ from hpc_dl.errors import UserError
 from hpc_dl.job import Job
 from hpc_dl.mpi import check_mpi
 from hpc_dl.plan import Plan, nodes_python
+from hpc_dl.process import private_files
 from hpc_dl.rendering import Renderer
 from hpc_dl.runfolder import RunFolder
 from hpc_dl.slurm import executor
@@ -34,7 +35,7 @@ def submit_plan(plan: Plan) -> Job:
     script = plan.script()
     if not plan.job.script and data.describe(plan.job.data).needs_download:
         data.fetch(plan.job.data, Path(plan.job.workdir, plan.site.data))
-    with _new_folder(plan.runs) as run:
+    with private_files(), _new_folder(plan.runs) as run:
         run.freeze(plan.job, plan.asked, plan.site, script, Renderer(plan.templates).folders)
         if plan.site.scheduler == "local":
             return Job(_start_local(plan, run))

@@ -1,9 +1,9 @@
 """mpirun, kept from ending its ranks before they have saved.
 
 Told to end, Open MPI's mpirun sends SIGTERM to its ranks, and SIGKILL 0.5 to 1 second later; version 5 has no setting
-for that (version 4: odls_base_sigkill_timeout). Its daemons on other nodes do the same when Slurm signals them. So mpirun
-and its daemons run with SIGTERM and SIGINT blocked, which ranks are not (Open MPI unblocks all signals for them). mpirun
-gets SIGUSR1 in their place and passes it on to all ranks, which end in their own time.
+for that (version 4: odls_base_sigkill_timeout). Its daemons on other nodes do the same when Slurm signals them. So both
+run with SIGTERM and SIGINT blocked, which ranks are not, since Open MPI unblocks all signals for them. In their place
+mpirun gets SIGUSR1 and passes it on to all ranks, which end in their own time.
 """
 
 from __future__ import annotations

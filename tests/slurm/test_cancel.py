@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import hpc_dl
+from hpc_dl.job import Job
 from hpc_dl.minicluster import ClusterConfig, MiniCluster
 from tests.slurm.helpers import Bench
 from tests.unit.fakes.processes import eventually
@@ -51,6 +53,10 @@ def bench(slurm: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     shutil.rmtree(root, ignore_errors=True)
 
 
+def ready(job: Job) -> bool:
+    return len(list(job.run.path.glob("ready-*"))) == 2
+
+
 def test_jobs_of_all_kinds_are_cancelled_at_once_and_have_saved(bench: Bench) -> None:
     if shutil.which("mpirun", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}") is None:
         assert os.environ.get("CI") != "true", "mpirun is not there: make setup-horovod"
@@ -59,7 +65,7 @@ def test_jobs_of_all_kinds_are_cancelled_at_once_and_have_saved(bench: Bench) ->
     jobs = [bench.submit(mode=mode, **settings) for mode in ("horovod", "async")]
     waiting = bench.submit(slurm={"begin": "now+1hour"}, **settings)
     for job in jobs:
-        eventually(lambda job=job: len(list(job.run.path.glob("ready-*"))) == 2, 60, job.stdout())
+        eventually(functools.partial(ready, job), 60, f"job {job.job_id} is ready")
     with pytest.raises(hpc_dl.UserError, match="job 2 is RUNNING: only a job that has ended can be resumed"):
         jobs[1].resume()
     told = bench.run("cancel", *(job.job_id for job in (*jobs, waiting)))
