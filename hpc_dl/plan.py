@@ -34,6 +34,11 @@ class Plan(msgspec.Struct, frozen=True):
     """Template folders, strongest first, without ours."""
 
     @property
+    def version(self) -> str:
+        """Return the version of hpc_dl, which rendered files name."""
+        return importlib.metadata.version("hpc_dl")
+
+    @property
     def runs(self) -> Path:
         """Return the folder that holds the run folders."""
         return Path(self.job.workdir, self.site.runs)

@@ -49,6 +49,11 @@ def check_plan(plan: Plan) -> str:
         UserError: Slurm would refuse it.
     """
     check_mpi(plan.job, plan.site, nodes_python(plan.site))
+    return test_plan(plan)
+
+
+def test_plan(plan: Plan) -> str:
+    """Do as `check_plan`, without asking whether MPI is there."""
     script = plan.script()
     if plan.site.scheduler == "local":
         return "local run: nothing for Slurm to check"

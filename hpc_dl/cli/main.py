@@ -26,6 +26,7 @@ _COMMANDS = {
     "sites": ("sites", "sites", True),
     "cluster": ("cluster", "cluster", True),
     "tasks": ("tasks", "tasks", True),
+    "probe": ("check", "probe", False),
     "facts": ("node", "facts", False),
     "place": ("node", "place", False),
     "launch": ("node", "launch", False),
