@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,11 +58,10 @@ def test_plan(plan: Plan) -> str:
     script = plan.script()
     if plan.site.scheduler == "local":
         return "local run: nothing for Slurm to check"
-    with _new_folder(plan.runs) as run:
-        run.script.write_text(script)
-        said = executor.test_only(run.script)
-        shutil.rmtree(run.path)
-        return said
+    with tempfile.NamedTemporaryFile("w", prefix="hpc_dl-", suffix=".sh") as file:
+        file.write(script)
+        file.flush()
+        return executor.test_only(Path(file.name))
 
 
 def _start_slurm(plan: Plan, run: RunFolder, script: str) -> RunFolder:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from hpc_dl import data
 from hpc_dl.check.finding import Finding, error, last_line
 from hpc_dl.check.node_rules import findings
 from hpc_dl.check.probe import NodeAnswer, probe
@@ -19,7 +20,7 @@ from hpc_dl.nodelist import expand
 from hpc_dl.plan import Plan, directives, nodes_python
 from hpc_dl.process import private_files
 from hpc_dl.rendering import Renderer
-from hpc_dl.runfolder import RunFolder
+from hpc_dl.runfolder import RunFolder, write_text
 from hpc_dl.site import Scalar
 from hpc_dl.slurm import executor
 from hpc_dl.slurm.state import ENDED, SlurmState, query
@@ -43,7 +44,7 @@ def check_nodes(plan: Plan, say: Callable[[str], None]) -> list[Finding]:
     with private_files(), _folder(plan) as run:
         if plan.site.scheduler == "local":
             name = os.uname().nodename
-            return findings(plan.job, plan.site, probe(run, name, [name], local=True))
+            return findings(plan.job, plan.site, probe(run, name, [name], _has_data(plan), local=True))
         job_id = executor.submit(node_script(plan, run))
         state = SlurmState("PENDING")
         try:
@@ -57,6 +58,10 @@ def check_nodes(plan: Plan, say: Callable[[str], None]) -> list[Finding]:
         return read_answers(plan, run, job_id, state)
 
 
+def _has_data(plan: Plan) -> bool:
+    return not plan.job.script and data.is_there(plan.job.data, Path(plan.job.workdir, plan.site.data))
+
+
 def node_script(plan: Plan, run: RunFolder) -> str:
     """Return the script of the job that checks the nodes, which has the job's own size."""
     options = directives(plan.job, plan.site, plan.runs)
@@ -66,7 +71,7 @@ def node_script(plan: Plan, run: RunFolder) -> str:
         "output": str(run.path / _LOG).replace("%", "%%"),
     }
     values = {"job": plan.job, "site": plan.site, "python": nodes_python(plan.site), "version": plan.version}
-    values |= {"run": str(run.path), "directives": {**options, **changes}}
+    values |= {"run": str(run.path), "with_data": _has_data(plan), "directives": {**options, **changes}}
     return Renderer(plan.templates).render("check/nodes.sh.j2", values)
 
 
@@ -86,11 +91,10 @@ def read_answers(plan: Plan, run: RunFolder, job_id: str, state: SlurmState) -> 
     return found
 
 
-def answer_probe(run: RunFolder, node: str, nodelist: str) -> None:
+def answer_probe(run: RunFolder, node: str, nodelist: str, with_data: bool) -> None:
     """Probe this node, in a step of the job that checks it, and write the answer into the run folder."""
-    answer = probe(run, node, expand(nodelist))
-    target = run.path / f"{node}.answer.json"
-    target.write_bytes(msgspec.json.encode(answer))
+    answer = probe(run, node, expand(nodelist), with_data)
+    write_text(run.path / f"{node}.answer.json", msgspec.json.encode(answer))
 
 
 def _wait(job_id: str, say: Callable[[str], None]) -> SlurmState:

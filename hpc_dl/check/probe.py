@@ -71,13 +71,14 @@ class NodeAnswer(msgspec.Struct, frozen=True):
     calls: tuple[Call, ...] = ()
 
 
-def probe(run: RunFolder, node: str, nodes: list[str], local: bool = False) -> NodeAnswer:
+def probe(run: RunFolder, node: str, nodes: list[str], with_data: bool, local: bool = False) -> NodeAnswer:
     """Look at this node, and call the others.
 
     Args:
         run: a run folder that all nodes share, with the job and the site.
         node: this node's name.
         nodes: all of them.
+        with_data: the data set is where it belongs, as seen where the job is submitted.
         local: there is no Slurm that gives GPUs out.
     """
     job, site = run.read_job(), run.read_site()
@@ -98,7 +99,7 @@ def probe(run: RunFolder, node: str, nodes: list[str], local: bool = False) -> N
         local_gpus() if local else visible_gpus(os.environ) if job.gpus else (),
         look_at(run.path),
         _usable(disk) if job.stage else Folder(str(disk)),
-        _data_problem(job, site),
+        _data_problem(job, site) if with_data else "",
         address,
         tuple(calls),
     )
@@ -182,7 +183,7 @@ def _usable(disk: Path) -> Folder:
 
 
 def _data_problem(job: JobSpec, site: Site) -> str:
-    """Return why this node can't read a data set that the submitting machine has."""
+    """Return why this node can't read a data set that is there."""
     if job.script or not data.describe(job.data).needs_files:
         return ""
     folder = data.describe(job.data).folder(Path(job.workdir, site.data))

@@ -57,11 +57,12 @@ def check(job: str, site: str, on_node: bool, **settings: Any) -> int:
 @click.command()
 @click.argument("run", type=Path)
 @click.option("--nodelist", required=True, help="the nodes of the job")
-def probe(run: Path, nodelist: str) -> int:
+@click.option("--with-data", is_flag=True, help="the data set is there, as seen from where the job is submitted")
+def probe(run: Path, nodelist: str, with_data: bool) -> int:
     """Look at this node for the job of run folder RUN, and write down what was seen."""
     from hpc_dl.check.nodes import answer_probe
     from hpc_dl.launch.facts import node_name
     from hpc_dl.runfolder import RunFolder
 
-    answer_probe(RunFolder(run), node_name(), nodelist)
+    answer_probe(RunFolder(run), node_name(), nodelist, with_data)
     return 0
