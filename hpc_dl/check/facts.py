@@ -131,7 +131,8 @@ def read_here(output: str) -> Here:
     before: list[str] = []
     for line in output.splitlines():
         if found := re.fullmatch(r"hpc-dl-failed (?:module )?(.*)", line):
-            failed[found[1]] = next((text.strip() for text in before if text.strip()), "it said nothing")
+            errors = [text.strip() for text in before if "error" in text.lower()]
+            failed[found[1]] = errors[0] if errors else last_line("\n".join(before))
             before = []
         else:
             before.append(line)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from hpc_dl.check.cluster import Node, Partition
 from hpc_dl.check.facts import Facts
 from hpc_dl.check.finding import Finding, error, warning
-from hpc_dl.errors import allowed, near_match
+from hpc_dl.errors import UserError, allowed, near_match
 from hpc_dl.memory import gpu_warning
 from hpc_dl.models import MODELS
 from hpc_dl.plan import Plan, minutes, nodes_python
@@ -55,6 +55,14 @@ def partition(plan: Plan, facts: Facts) -> Iterator[Finding]:
         yield error(f"partition: Slurm has no default one; set partition to one of {allowed(known)}")
     elif found.state != "UP":
         yield error(f"partition = {found.name!r}: is {found.state}, and takes no jobs until it is UP; use another one")
+
+
+def placement(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """The processes find their places on nodes as the site describes them."""
+    try:
+        plan.placement()
+    except UserError as problem:
+        yield error(str(problem))
 
 
 def limits(plan: Plan, facts: Facts) -> Iterator[Finding]:
@@ -203,14 +211,14 @@ def ports(plan: Plan, facts: Facts) -> Iterator[Finding]:
             " (ip_local_port_range), so that one may be taken when a process wants it; choose others in the site file"
         )
     free = last - first + 1 - len(facts.busy_ports)
-    needed = len(plan.placement().processes)
-    if free < needed:
+    needed = plan.job.nodes * plan.job.per_node + (plan.job.ps or 0) + plan.job.chief
+    if facts.busy_ports and free < needed:
         yield error(f"site {plan.site.name!r}: ports = {first}-{last}: {free} are free here, the job needs {needed}")
 
 
 RULES_OF_SITE: tuple[Rule, ...] = (slurm_answers, site_file, kill_wait, modules, python, folders, ports)
 RULES: tuple[Rule, ...] = (
-    *(slurm_answers, partition, limits, enough_nodes, site_file, kill_wait, modules, python, mpi),
+    *(slurm_answers, placement, partition, limits, enough_nodes, site_file, kill_wait, modules, python, mpi),
     *(folders, data_set, script, gpu_memory, ports, accepted),
 )
 

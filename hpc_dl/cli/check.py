@@ -33,7 +33,6 @@ def check(job: str, site: str, on_node: bool, **settings: Any) -> int:
     rules = RULES
     try:
         plan = make_plan(job, chosen, path, layers(settings))
-        plan.placement()
     except UserError as wrong:
         found.append(error(str(wrong)))
         plan, rules = make_plan(None, chosen, path), RULES_OF_SITE
