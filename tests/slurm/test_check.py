@@ -79,15 +79,15 @@ def test_all_that_is_wrong_is_said_at_once(bench: Bench) -> None:
 
 def test_the_nodes_are_asked_and_nothing_is_left(bench: Bench) -> None:
     said = bench.run("check", "--site=./here.toml", "--script=own", "--nodes=2", "--on-node")
-    job, good = said.splitlines()
+    good, job = said.splitlines()  # what is told while it waits goes to stderr
     assert job.endswith(", which checks 2 nodes")
     assert good == "Nothing is wrong with job train on site here, as far as can be seen here and on its nodes"
     text = (bench.folder / "here.toml").read_text().replace("127.0.0.1", "203.0.113.7")
     (bench.folder / "elsewhere.toml").write_text(text)
     said = bench.run("check", "--site=./elsewhere.toml", "--script=own", "--nodes=2", "--on-node", code=2)
     for node, other in (("mini1", "mini2"), ("mini2", "mini1")):
-        assert f"\n{node}: error: 203.0.113.7:2000" in said
-        assert f"\n{node}: error: node {other} (203.0.113.7:2000" in said
+        assert f"{node}: error: 203.0.113.7:2000" in said
+        assert f"{node}: error: node {other} (203.0.113.7:2000" in said
     assert names(bench.folder) == ["elsewhere.toml", "here.toml", "own", "own.py"]
     left = subprocess.run(["squeue", "--noheader"], capture_output=True, text=True, check=True, timeout=30).stdout
     assert left == ""
