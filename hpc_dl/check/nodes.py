@@ -109,7 +109,7 @@ def _wait(job_id: str, say: Callable[[str], None]) -> SlurmState:
             reason = state.reason
             say(f"Job {job_id} waits: {reason} (Ctrl-C ends it)")
         time.sleep(pause)
-        pause = min(pause * 1.5, 5.0)
+        pause = min(pause * 1.5, 2.0)
     return state
 
 

@@ -31,6 +31,10 @@ def end(number, frame):
         (run / "saved").touch()
     sys.exit(143)
 
+if "HPC_DL_START_FROM" in os.environ and task["type"] == "worker":
+    if task["index"] == 0:
+        (run / "result.json").write_text(json.dumps({"from": os.environ["HPC_DL_START_FROM"]}))
+    sys.exit()
 signal.signal(signal.SIGTERM, end)
 (run / f"ready-{task['index']}").touch()
 while True:
@@ -57,7 +61,7 @@ def ready(job: Job) -> bool:
     return len(list(job.run.path.glob("ready-*"))) == 2
 
 
-def test_jobs_of_all_kinds_are_cancelled_at_once_and_have_saved(bench: Bench) -> None:
+def test_jobs_of_all_kinds_are_cancelled_at_once_have_saved_and_go_on(bench: Bench) -> None:
     if shutil.which("mpirun", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}") is None:
         assert os.environ.get("CI") != "true", "mpirun is not there: make setup-horovod"
         pytest.skip("mpirun is not there: make setup-horovod")
@@ -79,3 +83,13 @@ def test_jobs_of_all_kinds_are_cancelled_at_once_and_have_saved(bench: Bench) ->
         assert summary is not None
         assert (summary.state, summary.exit_code, summary.failure) == ("CANCELLED", 143, None)
     eventually(bench.marker.gone, 20)
+
+    # What was cancelled goes on, with other nodes and in another mode.
+    said = bench.run("resume", jobs[1].job_id, "--mode=sync", "--nodes=1", "--gpus=2")
+    assert f"Starts from {jobs[1].run.path}" in said
+    resumed = hpc_dl.load("4")
+    bench.jobs.append(resumed)
+    assert resumed.result() == {"from": str(jobs[1].run.path)}
+    spec = resumed.run.read_job()
+    assert (spec.mode, spec.nodes, spec.gpus, spec.cores) == ("sync", 1, 2, 4)
+    assert spec.args == jobs[1].run.read_job().args

@@ -321,3 +321,13 @@ def test_shellcheck_finds_nothing_in_the_scripts(tmp_path: Path) -> None:
             [shellcheck, "--exclude=SC2016", "-"], input=text, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stdout + text
+
+
+def test_this_machine_is_the_node_where_there_is_no_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text("")
+    command = [sys.executable, "-m", "hpc_dl", "check", "--site=local", "--script=own.py", "--gpus=0", "--on-node"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Nothing is wrong with job train on site local")
+    assert [path.name for path in tmp_path.iterdir()] == ["own.py"]
