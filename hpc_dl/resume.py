@@ -13,6 +13,7 @@ from hpc_dl.jobspec import JobSpec
 from hpc_dl.plan import Plan, make_plan
 from hpc_dl.site import Site
 from hpc_dl.slurm.state import ENDED
+from hpc_dl.start import find_start
 from hpc_dl.train import ALL_REDUCE, ONLY_IN
 
 _KEPT = ("model", "data", "script")  # else the checkpoints are of something else
@@ -57,6 +58,11 @@ def plan_resumption(
     if mode != earlier.mode and (dropped := _only_in_others(earlier, mode)):
         listed = ", ".join(f"{key} = {values.pop(key)}" for key in dropped)
         notes.append(f"mode {mode!r} has no use for what job {job.job_id} had for mode {earlier.mode!r}: {listed}")
+    if not from_start and not earlier.script:
+        try:
+            find_start(job.run)
+        except UserError as error:
+            raise UserError(f"{error}; --from-start begins at step 0") from None
     start = "" if from_start else str(job.run.path.absolute())
     layers = [Layer(values, str(job.run.asked_file)), *overrides, Layer({"start_from": start}, "resume")]
     return make_plan(None, site, site_path, layers), notes

@@ -107,10 +107,15 @@ def test_the_newest_checkpoint_is_that_of_the_last_attempt_and_torn_ones_do_not_
 
 def test_without_a_checkpoint_it_says_what_there_is() -> None:
     job = ended(1)
-    with pytest.raises(UserError, match=r"^no whole checkpoint to start from: none in /.*/runs/train-1/checkpoints$"):
+    with pytest.raises(
+        UserError,
+        match=r"^no whole checkpoint to start from: none in .*runs/train-1/checkpoints; --from-start begins at step 0$",
+    ):
         resumed(job)
     save(job, "step-200", written=0)
-    with pytest.raises(UserError, match=r"train-1/checkpoints has step-200\.index without all data$"):
+    with pytest.raises(
+        UserError, match=r"train-1/checkpoints has step-200\.index without all data; --from-start begins"
+    ):
         resumed(job)
     assert resumed(job, from_start=True)[0].job.start_from == ""
 
