@@ -21,8 +21,10 @@ HOROVOD := $(VENV)/.horovod
 SETTINGS := NAME MODE NODES GPUS WORKERS PS CORES PS_CORES TIME PARTITION SLURM ENV SCRIPT ARGS CLASSIC_FLAGS CHIEF \
   MODEL DATA STEPS BATCH LEARNING_RATE LR_BOUNDARIES MOMENTUM WEIGHT_DECAY SEED CHECKPOINT_EVERY LOG_EVERY TOWERS \
   BACKUP_WORKERS STALENESS N_FETCH N_PUSH COMPRESSION SCALE_LR WARMUP_STEPS FUSION_MB CYCLE_MS TRACE_STEPS STAGE \
-  EVAL_EVERY WORKDIR \
-  SITE JOB DETACH DRY_RUN NODELIST RUNS PROCESS FOLLOW PORT
+  EVAL_EVERY WORKDIR START_FROM \
+  SITE JOB DETACH DRY_RUN FROM_START ON_NODE NODELIST RUNS PROCESS FOLLOW PORT
+# Inside a job it is there, and means that job.
+unexport HPC_DL_START_FROM
 define pass
 ifeq ($(origin $(1)),command line)
 HPC_DL_$(1) := $$(value $(1))
@@ -64,9 +66,13 @@ $(HOROVOD): $(READY) $(HOROVOD_LOCKS)
 	  install --quiet --no-deps --no-build-isolation --no-cache-dir --require-hashes -r env/locks/horovod.txt
 	@touch $@
 
-.PHONY: submit render plan status watch report tensorboard logs cancel list
+.PHONY: submit resume check render plan status watch report tensorboard logs cancel list
 submit: $(READY) $(if $(filter horovod,$(MODE)),$(HOROVOD)) ## submit a job and follow it: make submit NODES=4 MODE=async [JOB=train SITE=… GPUS=… SCRIPT=… DETACH=1 DRY_RUN=1]
 	@$(BIN)/hpc-dl submit
+resume: $(READY) $(if $(filter horovod,$(MODE)),$(HOROVOD)) ## go on from a job's last checkpoint: make resume JOB=12 [NODES=4 MODE=sync STEPS=2000 FROM_START=1]
+	@$(BIN)/hpc-dl resume
+check: $(READY) ## say what would go wrong, before a job is submitted: make check [JOB=train NODES=4 ON_NODE=1 …]
+	@$(BIN)/hpc-dl check
 render: $(READY) ## print every file that the job would have: make render NODES=2 SITE=minotauro NODELIST='nvb[19-20]'
 	@$(BIN)/hpc-dl render
 plan: $(READY) ## print the table node x process alone
@@ -81,7 +87,7 @@ tensorboard: $(READY) ## show a job in TensorBoard: make tensorboard [JOB=12 POR
 	@$(BIN)/hpc-dl tensorboard
 logs: $(READY) ## print a job's logs: make logs [JOB=12 PROCESS=worker:0 FOLLOW=1]
 	@$(BIN)/hpc-dl logs
-cancel: $(READY) ## end a job: make cancel [JOB=12]
+cancel: $(READY) ## end jobs: make cancel [JOB='12 13']
 	@$(BIN)/hpc-dl cancel
 list: $(READY) ## list the jobs of this folder
 	@$(BIN)/hpc-dl list

@@ -23,6 +23,8 @@ else:
 
 T = TypeVar("T", bound=msgspec.Struct)
 
+_NOT_SHOWN = ("env",)  # tables whose values may be secrets
+
 # The end of msgspec's messages: "- at `$.args[1]`", "- at `key` in `$.env`". What stands before may be the user's text.
 _KEY = re.compile(r" - at (?:`key` in )?`\$\.(\w+)[^`]*`$")
 
@@ -130,13 +132,14 @@ def build(kind: type[T], layers: Sequence[Layer], what: str, check: Callable[[T]
         source = origins.get(_top(error.key))
         raise UserError(f"{source.where(error.key)}: {error}" if source else str(error)) from None
     except msgspec.ValidationError as error:
-        found = _KEY.search(str(error))
-        key = found[1] if found else ""
+        place = _KEY.search(str(error))
+        key = place[1] if place else ""
         if key not in origins:  # no value is wrong: one is missing
-            place = next((layer.file for layer in layers if layer.file), what)
-            raise UserError(f"{place}: {_plain(str(error))}") from None
+            file = next((layer.file for layer in layers if layer.file), what)
+            raise UserError(f"{file}: {_plain(str(error))}") from None
         reason = _reason(kind, key, merged[key], str(error))
-        raise UserError(f"{origins[key].where(key)}: {key} = {merged[key]!r}: {reason}") from None
+        found = key if key in _NOT_SHOWN else f"{key} = {merged[key]!r}"
+        raise UserError(f"{origins[key].where(key)}: {found}: {reason}") from None
 
 
 def _reason(kind: type[msgspec.Struct], key: str, value: object, message: str) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,11 +120,30 @@ class Job:
         return self.run.read_summary()
 
     def cancel(self) -> None:
-        """End it. One that has ended is left as it is."""
-        if self._local is not None:
-            local.cancel(self.run, self._local)
-        else:
-            executor.cancel(self.job_id)
+        """End it; what trains saves a last checkpoint. One that has ended is left as it is."""
+        cancel([self])
+
+    def resume(self, *, site: str = "", from_start: bool = False, **settings: Any) -> Job:
+        """Submit a new job that goes on from the last checkpoint of this one, which has ended; return its handle.
+
+        Args:
+            site: name or path of a site file; empty: where we are.
+            from_start: begin at step 0, without its checkpoints.
+            **settings: keys of a job file that change, such as ``nodes``, ``mode`` and ``steps``.
+
+        Raises:
+            UserError: this job has not ended, it has no whole checkpoint, or something is not valid.
+        """
+        from hpc_dl.choose import choose_site
+        from hpc_dl.config import Layer
+        from hpc_dl.resume import plan_resumption
+        from hpc_dl.submission import submit_plan
+
+        layers = [Layer(settings, "keyword {key}")]
+        plan, notes = plan_resumption(self, *choose_site(site), layers, from_start)
+        for note in notes:
+            warnings.warn(note, stacklevel=2)
+        return submit_plan(plan)
 
     def stdout(self) -> str:
         """Return the log of the job script, with what Slurm says of the job."""
@@ -132,6 +152,19 @@ class Job:
     def logs(self) -> dict[str, Path]:
         """Return each process's log file by its name, such as ``worker:0``."""
         return {name: self.run.log_of(name) for name in self.run.processes()}
+
+
+def cancel(jobs: Sequence[Job]) -> None:
+    """End jobs; those of Slurm with one command. One that has ended is left as it is.
+
+    Raises:
+        UserError: Slurm refused.
+    """
+    for job in jobs:
+        if found := local.load(job.run):
+            local.cancel(job.run, found)
+    if remote := [job.job_id for job in jobs if not job.run.local.exists()]:
+        executor.cancel(*remote)
 
 
 def runs_in(folder: Path) -> Iterator[RunFolder]:

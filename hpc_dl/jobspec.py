@@ -95,6 +95,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ] = 0
 
     workdir: Annotated[str, Meta(description="where the processes start; default: where the job was submitted")] = ""
+    start_from: Annotated[str, Meta(description="run folder of the job from whose last checkpoint it goes on")] = ""
 
     @property
     def per_node(self) -> int:
@@ -138,8 +139,8 @@ def job_file(name: str) -> Path:
 def load_job(path: Path | None, overrides: Sequence[Layer] = ()) -> JobSpec:
     """Read a job file, or start from the defaults, then apply `overrides`, weakest first.
 
-    Paths become absolute: `workdir` from the current folder; `script` from `workdir`, or from the job file's folder,
-    which comes first where the job file itself names the script.
+    Paths become absolute: `workdir` and `start_from` from the current folder; `script` from `workdir`, or from the job
+    file's folder, which comes first where the job file itself names the script.
 
     Raises:
         UserError: a key or value is not valid, or a value does not fit another.
@@ -160,7 +161,8 @@ def load_job(path: Path | None, overrides: Sequence[Layer] = ()) -> JobSpec:
         find_script(job)
 
     job = build(JobSpec, layers, "job", check_all)
-    return msgspec.structs.replace(job, workdir=str(here / job.workdir), script=find_script(job))
+    start_from = str(here / job.start_from) if job.start_from else ""
+    return msgspec.structs.replace(job, workdir=str(here / job.workdir), script=find_script(job), start_from=start_from)
 
 
 def _find_script(script: str, folders: Sequence[Path]) -> str:
@@ -179,6 +181,7 @@ def check(job: JobSpec) -> None:
     Raises:
         BadValueError: two values don't fit each other, or a text can't stand in a script.
     """
+    check_env(job.env)  # first: other messages show values
     check_lines(msgspec.structs.asdict(job))
     if job.mode == "single":
         others = {"nodes": job.nodes > 1, "workers": (job.workers or 1) > 1, "ps": job.ps, "chief": job.chief}
@@ -208,7 +211,6 @@ def check(job: JobSpec) -> None:
         raise BadValueError(
             "stage", "stage = true: what a script of your own reads is not known; copy it in the script"
         )
-    check_env(job.env)
     check_slurm_options(job.slurm)
     if not job.script:
         _check_known("model", models.check, job.model)

@@ -9,7 +9,7 @@ import subprocess
 
 import msgspec
 
-from hpc_dl.process import inheritable, start_time
+from hpc_dl.process import inheritable, private_files, start_time
 from hpc_dl.runfolder import RunFolder, write_text
 
 
@@ -58,7 +58,8 @@ def cancel(run: RunFolder, local: LocalProcess) -> None:
 
 def save(run: RunFolder, local: LocalProcess) -> None:
     """Remember a local run in its run folder."""
-    write_text(run.local, msgspec.json.encode(local))
+    with private_files():
+        write_text(run.local, msgspec.json.encode(local))
 
 
 def load(run: RunFolder) -> LocalProcess | None:

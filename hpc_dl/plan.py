@@ -18,17 +18,25 @@ from hpc_dl.nodelist import expand, fold
 from hpc_dl.placement import NodeFacts, Placement, expected_facts, place, resolve
 from hpc_dl.rendering import Renderer, shell, template_folders
 from hpc_dl.site import Scalar, Site, config_home
+from hpc_dl.start import resolve_start
 
 
 class Plan(msgspec.Struct, frozen=True):
     """A resolved job on its site, with the templates that will render it."""
 
     job: JobSpec
+    asked: JobSpec
+    """The job before the site's defaults were filled in."""
     site: Site
     origin: str
     """The job description's path, or "keywords"."""
     templates: tuple[Path, ...]
     """Template folders, strongest first, without ours."""
+
+    @property
+    def version(self) -> str:
+        """Return the version of hpc_dl, which rendered files name."""
+        return importlib.metadata.version("hpc_dl")
 
     @property
     def runs(self) -> Path:
@@ -93,7 +101,7 @@ def make_plan(
         overrides = [Layer({"nodes": len(expand(nodelist))}, "node list"), *overrides]
     spec = load_job(path, overrides)
     folders = tuple(template_folders(path, site_path, config_home()))
-    return Plan(resolve(spec, site), site, str(path.absolute()) if path else "keywords", folders)
+    return Plan(resolve(resolve_start(spec), site), spec, site, str(path.absolute()) if path else "keywords", folders)
 
 
 def task_file(job: JobSpec, site: Site, placement: Placement, run: str, renderer: Renderer, attempt: int = 0) -> str:
@@ -151,6 +159,8 @@ def command(job: JobSpec, site: Site, run: str) -> list[str]:
         "eval-every": job.eval_every,
     }
     options |= {key.replace("_", "-"): _text(value) for key, value in job.mode_settings.items()}
+    if job.start_from:
+        options["start-from"] = job.start_from
     words = [f"--{key}={value}" for key, value in options.items()]
     return [nodes_python(site), "-m", "hpc_dl.train", *words, *job.args]
 

@@ -23,6 +23,7 @@ def files(plan: Plan, placement: Placement) -> dict[str, str]:
         run.cluster.name: cluster + "\n",
         **ranks,
         run.job_file.name: to_toml(plan.job),
+        run.asked_file.name: to_toml(plan.asked),
         run.site_file.name: to_toml(plan.site),
     }
 

@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
@@ -29,13 +29,28 @@ def die_with_parent(number: int = signal.SIGKILL) -> Callable[[], None]:
     return ask
 
 
-# What stands in for options of our command; a job that submits another must not pass its own on.
-_OPTIONS, _NO_OPTIONS = "HPC_DL_", ("HPC_DL_CLUSTER_DIR", "HPC_DL_SLURM_PREFIX")
+# What stands in for options of our command, or is of the job around us.
+_FOREIGN = ("HPC_DL_", "SLURM_", "SRUN_", "PMI_")
+_KEPT = ("HPC_DL_CLUSTER_DIR", "HPC_DL_SLURM_PREFIX", "SLURM_CONF", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT")
+# Outside a job these are the user's own settings.
+_FOREIGN_INSIDE = ("SBATCH_", "SLURMD_", "SALLOC_", "PMIX_", "OMPI_", "OPAL_", "PRTE_", "TF_CONFIG")
+_INSIDE = ("SLURM_JOB_ID", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "HPC_DL_RUN")
 
 
 def inheritable(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment for a job: without the variables that stand in for options of `hpc-dl`."""
-    return {k: v for k, v in environ.items() if not k.startswith(_OPTIONS) or k in _NO_OPTIONS}
+    """Return an environment for a job, of which a job around us and the options of `hpc-dl` are no part."""
+    foreign = (*_FOREIGN, *_FOREIGN_INSIDE) if any(key in environ for key in _INSIDE) else _FOREIGN
+    return {k: v for k, v in environ.items() if not k.startswith(foreign) or k in _KEPT}
+
+
+@contextlib.contextmanager
+def private_files() -> Iterator[None]:
+    """Let what this process and those that it starts create be readable by its user alone (of all its threads)."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def end_with_parent(number: int = signal.SIGTERM) -> None:

@@ -73,6 +73,7 @@ class RunFolder:
     def _name_files(self, path: Path) -> None:
         self.path = path
         self.job_file = self.path / "job.toml"
+        self.asked_file = self.path / "asked.toml"
         self.site_file = self.path / "site.toml"
         self.local = self.path / "local.json"
         self.script = self.path / "job.sh"
@@ -151,20 +152,25 @@ class RunFolder:
         """Return the log of process ``worker:3``."""
         return self.logs / f"{process.replace(':', '-')}.log"
 
-    def freeze(self, job: JobSpec, site: Site, script: str, templates: Sequence[Path]) -> None:
+    def freeze(self, job: JobSpec, asked: JobSpec, site: Site, script: str, templates: Sequence[Path]) -> None:
         """Write what the job is made from, so that later changes of the sources don't reach it.
 
         Args:
             job: the resolved job description.
+            asked: the job description as it was given, without what the site fills in.
             site: the site.
             script: the job script.
             templates: all template folders, strongest first.
         """
         write_text(self.job_file, to_toml(job))
+        write_text(self.asked_file, to_toml(asked))
         write_text(self.site_file, to_toml(site))
         write_text(self.script, script)
         for number, folder in enumerate(templates):
-            shutil.copytree(folder, self.templates / str(number))
+            shutil.copytree(folder, self.templates / str(number), copy_function=shutil.copyfile)
+        for path in self.templates.rglob("*"):
+            if path.is_dir():  # they have the modes of what was copied
+                path.chmod(0o700)
 
     def renderer(self) -> Renderer:
         """Return a renderer of the frozen templates."""

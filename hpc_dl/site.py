@@ -38,6 +38,18 @@ _FIXED_OPTIONS |= {"hold", "wait", "help", "usage", "version"}
 # Variables that the job script needs for itself, and those that bash lets nobody set.
 _TAKEN_VARIABLES = {"run", "step", "started", "code"}
 _TAKEN_VARIABLES |= {"BASHOPTS", "BASH_VERSINFO", "EUID", "PPID", "SHELLOPTS", "UID"}
+# Variables that each process gets a value of its own for, and what decides it.
+_PER_PROCESS = {
+    "TF_CONFIG": "the placement",
+    "CUDA_VISIBLE_DEVICES": "the placement; see gpus and workers",
+    "OMP_NUM_THREADS": "its cores; see cores and ps_cores",
+    "TF_NUM_INTRAOP_THREADS": "its cores; see cores and ps_cores",
+    "TF_NUM_INTEROP_THREADS": "its cores; see cores and ps_cores",
+}
+_SECRET = re.compile(
+    r"(^|_)(TOKEN|SECRET|PASSW(OR)?D|PASSPHRASE|CREDENTIALS?|API_?KEY|ACCESS_KEY|PRIVATE_KEY|AUTH)(_|$)", re.IGNORECASE
+)
+_PLACE_OF_SECRET = re.compile(r"_(FILE|PATH|DIR|URL)$", re.IGNORECASE)
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -152,18 +164,18 @@ def check(site: Site) -> None:
     Raises:
         BadValueError: two values don't fit each other, or a text can't stand in a script.
     """
+    check_env(site.env)  # first: other messages show values
     check_lines(msgspec.structs.asdict(site))
     if site.ports[0] > site.ports[1]:
         raise BadValueError("ports", f"ports = {list(site.ports)}: the first is above the last")
-    check_env(site.env)
     check_slurm_options(site.slurm)
 
 
 def check_env(env: Mapping[str, str]) -> None:
-    """Check the names of environment variables.
+    """Check the names of environment variables; messages hold no values.
 
     Raises:
-        BadValueError: one that no shell can set, or that the job script needs itself.
+        BadValueError: one that no shell can set, that hpc_dl sets itself, or whose value should not be written down.
     """
     for key in env:
         if not re.fullmatch(r"[A-Za-z_]\w*", key, re.ASCII):
@@ -171,6 +183,15 @@ def check_env(env: Mapping[str, str]) -> None:
             raise BadValueError(f"env.{key}", message)
         if key in _TAKEN_VARIABLES:
             raise BadValueError(f"env.{key}", f"env: {key!r} is a variable that the job script can't change")
+        if key in _PER_PROCESS or key.startswith("HPC_DL_"):
+            decides = _PER_PROCESS.get(key, "hpc_dl")
+            raise BadValueError(f"env.{key}", f"env: {key!r} is set for each process by {decides}")
+        if _SECRET.search(key) and not _PLACE_OF_SECRET.search(key):
+            raise BadValueError(
+                f"env.{key}",
+                f"env: {key!r} looks like a secret, and env is written into the run folder as it is;"
+                f" export {key} in the shell that submits: the job inherits it, and it is written nowhere",
+            )
 
 
 def check_slurm_options(options: Mapping[str, Scalar]) -> None:

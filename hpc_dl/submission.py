@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from hpc_dl.errors import UserError
 from hpc_dl.job import Job
 from hpc_dl.mpi import check_mpi
 from hpc_dl.plan import Plan, nodes_python
+from hpc_dl.process import private_files
 from hpc_dl.rendering import Renderer
 from hpc_dl.runfolder import RunFolder
 from hpc_dl.slurm import executor
@@ -34,8 +36,8 @@ def submit_plan(plan: Plan) -> Job:
     script = plan.script()
     if not plan.job.script and data.describe(plan.job.data).needs_download:
         data.fetch(plan.job.data, Path(plan.job.workdir, plan.site.data))
-    with _new_folder(plan.runs) as run:
-        run.freeze(plan.job, plan.site, script, Renderer(plan.templates).folders)
+    with private_files(), _new_folder(plan.runs) as run:
+        run.freeze(plan.job, plan.asked, plan.site, script, Renderer(plan.templates).folders)
         if plan.site.scheduler == "local":
             return Job(_start_local(plan, run))
         return Job(_start_slurm(plan, run, script))
@@ -48,14 +50,18 @@ def check_plan(plan: Plan) -> str:
         UserError: Slurm would refuse it.
     """
     check_mpi(plan.job, plan.site, nodes_python(plan.site))
+    return test_plan(plan)
+
+
+def test_plan(plan: Plan) -> str:
+    """Do as `check_plan`, without asking whether MPI is there."""
     script = plan.script()
     if plan.site.scheduler == "local":
         return "local run: nothing for Slurm to check"
-    with _new_folder(plan.runs) as run:
-        run.script.write_text(script)
-        said = executor.test_only(run.script)
-        shutil.rmtree(run.path)
-        return said
+    with tempfile.NamedTemporaryFile("w", prefix="hpc_dl-", suffix=".sh") as file:
+        file.write(script)
+        file.flush()
+        return executor.test_only(Path(file.name))
 
 
 def _start_slurm(plan: Plan, run: RunFolder, script: str) -> RunFolder:

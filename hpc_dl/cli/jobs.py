@@ -50,7 +50,7 @@ def watch(job: str, runs: str) -> int:
     """Show the progress of JOB (a job id or run folder; default: the newest) until it ends."""
     from rich.console import Console
 
-    return follow(_find(job, runs), Console())
+    return follow(find(job, runs), Console())
 
 
 @click.command()
@@ -58,7 +58,7 @@ def watch(job: str, runs: str) -> int:
 @_RUNS
 def status(job: str, runs: str) -> int:
     """Print where JOB is (a job id or run folder; default: the newest)."""
-    _print_status(_find(job, runs))
+    _print_status(find(job, runs))
     return 0
 
 
@@ -69,7 +69,7 @@ def report(job: str, runs: str) -> int:
     """Print what JOB's processes did: step times, bytes, confusion matrix (a job id or run folder; default: newest)."""
     from hpc_dl.report import report_lines
 
-    handle = _find(job, runs)
+    handle = find(job, runs)
     _print_status(handle)
     for line in report_lines(handle.run):
         click.echo(line)
@@ -147,7 +147,7 @@ def logs(job: str, runs: str, process: str, go_on: bool) -> int:
     """Print the logs of JOB (default: the newest): its script's and its processes', a label before each line."""
     from hpc_dl.errors import UserError, allowed, near_match
 
-    handle = _find(job, runs)
+    handle = find(job, runs)
     offsets: dict[Path, int] = {}
     while True:
         ended = not go_on or handle.done()
@@ -181,17 +181,21 @@ def _print_appended(name: str, path: Path, offsets: dict[Path, int], whole: bool
 
 
 @click.command()
-@_JOB
+@click.argument("jobs", nargs=-1, metavar="[JOB]...", envvar="HPC_DL_JOB")
 @_RUNS
-def cancel(job: str, runs: str) -> int:
-    """End JOB (a job id or run folder; default: the newest)."""
-    handle = _find(job, runs)
-    handle.cancel()
-    click.echo(f"Job {handle.job_id} is told to end")
+def cancel(jobs: tuple[str, ...], runs: str) -> int:
+    """End each JOB (job ids or run folders; default: the newest); what trains saves a last checkpoint."""
+    from hpc_dl.job import cancel as end
+
+    handles = [find(job, runs) for job in jobs or [""]]  # one that is not found ends none
+    end(handles)
+    for handle in handles:
+        click.echo(f"Job {handle.job_id} is told to end")
     return 0
 
 
-def _find(job: str, runs: str) -> Job:
+def find(job: str, runs: str) -> Job:
+    """Return the job with an id or run folder, and reach the Slurm that it is of."""
     from hpc_dl.choose import choose_site
     from hpc_dl.job import find_job
 

@@ -13,6 +13,8 @@ from hpc_dl.errors import JobError, UserError, near_match
 # Subcommand: module in this package, function, whether people call it (else the job script does).
 _COMMANDS = {
     "submit": ("submit", "submit", True),
+    "resume": ("submit", "resume", True),
+    "check": ("check", "check", True),
     "render": ("submit", "render", True),
     "status": ("jobs", "status", True),
     "watch": ("jobs", "watch", True),
@@ -26,10 +28,12 @@ _COMMANDS = {
     "tasks": ("tasks", "tasks", True),
     "begin": ("node", "begin", False),
     "again": ("node", "again", False),
+    "probe": ("check", "probe", False),
     "facts": ("node", "facts", False),
     "place": ("node", "place", False),
     "launch": ("node", "launch", False),
     "rank": ("node", "rank", False),
+    "mpirun": ("node", "mpirun", False),
     "finish": ("node", "finish", False),
 }
 

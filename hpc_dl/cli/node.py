@@ -147,8 +147,9 @@ def _policy(folder: RunFolder) -> Policy:
 @click.option("--run", "run", type=Path, required=True, help="the job's run folder")
 @click.option("--grace", type=float, default=20.0, help="seconds between SIGTERM and SIGKILL")
 @_ATTEMPT
+@click.option("--quiet-end", is_flag=True, help="exit 0 when told to end: mpirun kills all ranks when one fails")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def rank(run: Path, grace: float, attempt: int | None, command: tuple[str, ...]) -> int:
+def rank(run: Path, grace: float, attempt: int | None, quiet_end: bool, command: tuple[str, ...]) -> int:
     """Start and watch COMMAND as the MPI rank that this process is, with its GPUs, cores and log."""
     import os
 
@@ -158,7 +159,18 @@ def rank(run: Path, grace: float, attempt: int | None, command: tuple[str, ...])
 
     folder = RunFolder(run, attempt)
     process = process_of(folder.read_placement(), os.environ)
-    return Launcher(folder, process.node, grace).launch([process_line(process, command)])
+    code = Launcher(folder, process.node, grace).launch([process_line(process, command)])
+    return 0 if quiet_end and code in (130, 143) and folder.read_failure() is None else code
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option("--grace", type=float, default=20.0, help="seconds that ranks have to end once they are told")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def mpirun(grace: float, command: tuple[str, ...]) -> int:
+    """Run COMMAND, which is mpirun, so that its ranks have their time to save when they are told to end."""
+    from hpc_dl.launch.mpirun import run_mpirun
+
+    return run_mpirun(command, grace)
 
 
 @click.command()

@@ -50,6 +50,8 @@ def layers(settings: dict[str, Any]) -> list[Layer]:
     for key, value in settings.items():
         origin = f"--{key.replace('_', '-')}"
         if context.get_parameter_source(key) == ParameterSource.ENVIRONMENT:
+            if key == "start_from" and "HPC_DL_RUN" in os.environ and "HPC_DL_MAKE" not in os.environ:
+                continue  # we are in a process of a job, and it is that job's
             origin = _variable(key)
         _check_text(value, origin)
         if key in _TABLES:

@@ -1,12 +1,15 @@
-"""`submit` and `render`: a job description becomes a job, or the files that it would have."""
+"""`submit`, `resume` and `render`: a job description becomes a job, or the files that it would have."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hpc_dl.cli.settings import job_options, layers
+
+if TYPE_CHECKING:
+    from hpc_dl.plan import Plan
 
 _JOB = click.argument("job", default="train", envvar="HPC_DL_JOB")
 _SITE = click.option(
@@ -14,38 +17,75 @@ _SITE = click.option(
 )
 
 
+_DETACH = click.option("--detach", is_flag=True, envvar="HPC_DL_DETACH", help="return at once")
+_DRY_RUN = click.option(
+    "--dry-run", is_flag=True, envvar="HPC_DL_DRY_RUN", help="let Slurm check the job, don't submit it"
+)
+
+
 @click.command()
 @_JOB
 @_SITE
-@click.option("--detach", is_flag=True, envvar="HPC_DL_DETACH", help="return at once")
-@click.option("--dry-run", is_flag=True, envvar="HPC_DL_DRY_RUN", help="let Slurm check the job, don't submit it")
+@_DETACH
+@_DRY_RUN
 @job_options
 def submit(job: str, site: str, detach: bool, dry_run: bool, **settings: Any) -> int:
     """Submit JOB (a name in jobs/ or a TOML file; default: train) and show its progress."""
+    from hpc_dl.choose import choose_site
+    from hpc_dl.plan import make_plan
+
+    return _send(make_plan(job, *choose_site(site), layers(settings)), detach, dry_run)
+
+
+@click.command()
+@click.argument("job", default="", envvar="HPC_DL_JOB")
+@click.option("--runs", default="runs", envvar="HPC_DL_RUNS", help="folder of the run folders")
+@_SITE
+@_DETACH
+@_DRY_RUN
+@click.option("--from-start", is_flag=True, envvar="HPC_DL_FROM_START", help="begin at step 0, without its checkpoints")
+@job_options
+def resume(job: str, runs: str, site: str, detach: bool, dry_run: bool, from_start: bool, **settings: Any) -> int:
+    """Submit again what JOB (a job id or run folder; default: the newest) was to do, from its last checkpoint.
+
+    Options change the job: other nodes, another mode, more steps. Network, data set and script stay.
+    """
+    from hpc_dl.choose import choose_site
+    from hpc_dl.cli.jobs import find
+    from hpc_dl.resume import plan_resumption
+
+    earlier = find(job, runs)
+    plan, notes = plan_resumption(earlier, *choose_site(site), layers(settings), from_start)
+    for note in notes:
+        click.echo(f"hpc-dl: note: {note}", err=True)
+    if plan.job.start_from:
+        click.echo(f"Starts from {plan.job.start_from}")
+    return _send(plan, detach, dry_run)
+
+
+def _send(plan: Plan, detach: bool, dry_run: bool) -> int:
+    """Show a plan, submit it and follow the job; return the exit code."""
     from rich.console import Console
 
-    from hpc_dl.choose import choose_site
     from hpc_dl.cli.jobs import follow
     from hpc_dl.memory import gpu_warning
-    from hpc_dl.plan import make_plan
     from hpc_dl.submission import check_plan, submit_plan
     from hpc_dl.terminal import placement_table
 
-    chosen, path = choose_site(site)
-    plan = make_plan(job, chosen, path, layers(settings))
     console = Console()
     say = _sayer(console)
     placement = plan.placement()
-    where = "" if chosen.scheduler == "local" else "; node names are examples until Slurm assigns them"
-    say(f"Job {plan.job.name}, mode {plan.job.mode}, site {chosen.name}{where}")
+    local = plan.site.scheduler == "local"
+    where = "" if local else "; node names are examples until Slurm assigns them"
+    say(f"Job {plan.job.name}, mode {plan.job.mode}, site {plan.site.name}{where}")
     console.print(placement_table(placement))
-    if warning := gpu_warning(plan.job, chosen):
+    if warning := gpu_warning(plan.job, plan.site):
         click.echo(f"hpc-dl: warning: {warning}", err=True)
     if dry_run:
         say(check_plan(plan))
         return 0
     handle = submit_plan(plan)
-    say(f"{'Started local job' if chosen.scheduler == 'local' else 'Submitted batch job'} {handle.job_id}")
+    say(f"{'Started local job' if local else 'Submitted batch job'} {handle.job_id}")
     if detach:
         say(f"Run folder: {handle.run.path}")
         return 0

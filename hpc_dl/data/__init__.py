@@ -6,6 +6,6 @@ Importing this module imports neither TensorFlow nor NumPy: names are checked an
 from __future__ import annotations
 
 from hpc_dl.data.description import DATASETS, Dataset, describe
-from hpc_dl.data.files import fetch, prepare
+from hpc_dl.data.files import fetch, is_there, prepare
 
-__all__ = ["DATASETS", "Dataset", "describe", "fetch", "prepare"]
+__all__ = ["DATASETS", "Dataset", "describe", "fetch", "is_there", "prepare"]

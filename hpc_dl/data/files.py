@@ -52,6 +52,14 @@ def fetch(name: str, data_dir: Path) -> Path | None:
     return folder
 
 
+def is_there(name: str, data_dir: Path) -> bool:
+    """Return whether training with a data set needs nothing that is not in `data_dir` yet."""
+    dataset = describe(name)
+    folder = dataset.folder(data_dir)
+    files = (folder / "binary" / file for file in dataset.train_files + dataset.test_files)
+    return not dataset.needs_files or is_complete(dataset, folder / "tfrecord") or all(map(Path.is_file, files))
+
+
 def prepare(name: str, data_dir: Path) -> Path | None:
     """Make sure that the TFRecord shards of a data set are there; cheap, and without TensorFlow, if they are.
 

@@ -126,7 +126,8 @@ class Launcher:
         policy: which processes are started again.
     """
 
-    _SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)
+    # SIGUSR1 is how mpirun tells its ranks to end (mpirun.py).
+    _SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
     def __init__(self, run: RunFolder, node: str, grace: float, policy: Policy | None = None) -> None:
         self._run = RunFolder(run.path, run.attempt)
@@ -163,7 +164,7 @@ class Launcher:
             while self._children or self._waiting or self._unwritten:
                 received = signal.sigtimedwait(self._SIGNALS, _POLL)
                 if received is not None and received.si_signo != signal.SIGCHLD:
-                    self._end(128 + received.si_signo)
+                    self._end(128 + (signal.SIGINT if received.si_signo == signal.SIGINT else signal.SIGTERM))
                 self._reap()
                 self._start_waiting()
                 self._look_around()

@@ -21,10 +21,6 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from hpc_dl.errors import UserError
 from hpc_dl.process import inheritable
 
-# Set inside jobs; sbatch would take them as options of the new job. Outside, SBATCH_* are the user's own defaults.
-_INHERITED = ("SLURM_", "SRUN_", "PMI_", "PMIX_")
-_KEPT = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT")
-
 
 class ScriptExecutor(submitit.SlurmExecutor):
     """Submits one script as it is, held, so that its run folder can get its name before it starts.
@@ -96,22 +92,21 @@ def release(job_id: str) -> None:
         raise UserError(f"scontrol release {job_id}: {done.stderr.strip()}")
 
 
-def cancel(job_id: str) -> None:
-    """Cancel a job; one that has ended already is left as it is.
+def cancel(*job_ids: str) -> None:
+    """Cancel jobs; one that has ended already is left as it is.
 
     Raises:
         UserError: Slurm refused.
     """
-    done = subprocess.run(["scancel", job_id], capture_output=True, text=True, check=False)
+    done = subprocess.run(["scancel", *job_ids], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise UserError(f"scancel {job_id}: {done.stderr.strip()}")
+        raise UserError(f"scancel {' '.join(job_ids)}: {done.stderr.strip()}")
 
 
 @contextlib.contextmanager
 def _outside_any_job() -> Iterator[None]:
-    """Hide the variables of a job around us, and those of our command, which sbatch would pass on to the new job."""
-    foreign = (*_INHERITED, "SBATCH_") if "SLURM_JOB_ID" in os.environ else _INHERITED
-    passed = {k: v for k, v in inheritable(os.environ).items() if not k.startswith(foreign) or k in _KEPT}
+    """Hide what is of a job around us, or of our command: sbatch would take it as options, or pass it on."""
+    passed = inheritable(os.environ)
     hidden = {k: v for k, v in os.environ.items() if k not in passed}
     for key in hidden:
         del os.environ[key]

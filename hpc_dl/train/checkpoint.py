@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from hpc_dl.errors import UserError
 from hpc_dl.train.attempt import Attempt
 from hpc_dl.train.disk import trouble
 
@@ -95,20 +96,39 @@ def _is_named(match: re.Match[str]) -> bool:
 class Checkpoints:
     """Saves and restores all variables of the current graph; keeps the newest few."""
 
-    def __init__(self, run_dir: Path, attempt: Attempt) -> None:
-        """Build the saver's operations in the current graph, on the devices of the current scope."""
-        self._run_dir, self._attempt = run_dir, attempt
+    def __init__(self, run_dir: Path, attempt: Attempt, start_from: Path | None = None) -> None:
+        """Build the saver's operations in the current graph, on the devices of the current scope.
+
+        Args:
+            run_dir: folder of this run.
+            attempt: must still be the latest when something is saved.
+            start_from: folder of the run whose newest checkpoint is taken while this one has none.
+        """
+        self._run_dir, self._attempt, self._start_from = run_dir, attempt, start_from
         self._folder = run_dir / "checkpoints"
         self._saver = tf1.train.Saver(max_to_keep=None)
         self._number: int | None = None
         self._last: Saved | None = None
 
     def restore(self, session: Any) -> bool:
-        """Load the newest whole checkpoint, if there is one, and say whether there was."""
+        """Load the newest whole checkpoint, if there is one, and say whether there was.
+
+        Raises:
+            UserError: there is none where the run shall start from, or it is one of another network.
+        """
         prefix = newest(self._run_dir)
-        if prefix:
+        if prefix is None and self._start_from is not None:
+            prefix = newest(self._start_from)
+            if prefix is None:
+                raise UserError(f"--start-from: no whole checkpoint in {self._start_from / 'checkpoints'}")
+        if prefix is None:
+            return False
+        try:
             self._saver.restore(session, prefix)
-        return prefix is not None
+        except (tf.errors.NotFoundError, tf.errors.InvalidArgumentError) as error:
+            reason = (error.message or "").strip().splitlines()[0]
+            raise UserError(f"checkpoint {prefix} is of another network: {reason}") from error
+        return True
 
     def save(self, session: Any, step: int) -> str:
         """Write a checkpoint of the state at `step` and return its prefix; it is there whole or not at all.

@@ -54,6 +54,7 @@ class Options:
     eval_every: int = 0
     restart_timeout: float = 60.0  # TensorFlow from a shared disk and its first step may take 30
     disk_patience: float = 600.0
+    start_from: Path | None = None
 
     def __post_init__(self) -> None:
         """Check all values.
@@ -178,6 +179,7 @@ def parser() -> argparse.ArgumentParser:
     option("fusion_mb", "all-reduce: MiB of gradients that go in one piece", type=_number)
     option("cycle_ms", "horovod: milliseconds between looks for gradients that are ready", type=_number)
     option("eval_every", "global steps between checkpoints that are evaluated, to keep the best; 0: none", type=int)
+    option("start_from", "run folder of an earlier run: where to start while this one has no checkpoint", type=Path)
     return commands
 
 

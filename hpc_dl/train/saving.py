@@ -17,14 +17,14 @@ class Saving:
     """Writes and reads the checkpoints of the current graph.
 
     Args:
-        options: run_dir, disk_patience.
+        options: run_dir, start_from, disk_patience.
         attempt: must still be the latest.
         metrics: gets an event for each checkpoint that could not be written.
         stop: SIGTERM.
     """
 
     def __init__(self, options: Options, attempt: Attempt, metrics: Metrics, stop: Stop) -> None:
-        self._checkpoints = Checkpoints(options.run_dir, attempt)
+        self._checkpoints = Checkpoints(options.run_dir, attempt, options.start_from)
         self._patience, self._metrics, self._stop = options.disk_patience, metrics, stop
 
     def restore(self, session: Any) -> bool:

@@ -169,7 +169,7 @@ def test_a_dry_run_tells_good_from_impossible_and_leaves_nothing(bench: Bench) -
     refused = bench.run(*words, "3", code=2)
     assert "hpc-dl: error: sbatch refused the job: " in refused
     assert "Traceback" not in refused
-    assert names(bench.folder / "runs") == []
+    assert names(bench.folder) == ["own.py"]
 
 
 def test_a_refused_job_is_one_message_and_leaves_nothing(bench: Bench) -> None:

@@ -138,7 +138,7 @@ def test_a_frozen_job_renders_with_the_templates_of_its_submission(site: Path, t
     path = own(site, "tasks/async.j2", "before")
     plan = plan_on(site)
     run = RunFolder.create(tmp_path / "runs" / "a-1")
-    run.freeze(plan.job, plan.site, plan.script(), Renderer(plan.templates).folders)
+    run.freeze(plan.job, plan.asked, plan.site, plan.script(), Renderer(plan.templates).folders)
     path.write_text("after")
     values: dict[str, Any] = {"job": run.read_job()}
     assert run.renderer().render("tasks/async.j2", values) == "before"

@@ -18,7 +18,7 @@
 set -u -o pipefail
 umask 077
 run=/FOLDER/work/runs/train-"$SLURM_JOB_ID"
-launched=
+srun=
 
 # An attempt is one start of the processes; what an earlier one, before a requeue, said of its end does not count.
 attempt=$(PYTHON -m hpc_dl begin "$run") || exit
@@ -37,12 +37,12 @@ finish() {
 trap finish EXIT
 
 # A signal goes on to the step, and the script waits on for it; without a step it ends here. USR1 comes ahead of the time
-# limit. The launchers find it in the run folder: srun and mpirun would leave their processes no time to save.
+# limit. The launchers find it in the run folder, since srun, told itself, would kill its tasks at once.
 step=
 tell() {
   : > "$run/state/$attempt/stop"
   [ -n "$step" ] || exit 143
-  [ -n "$launched" ] || kill -TERM "$step" 2>/dev/null
+  [ -n "$srun" ] || kill -TERM "$step" 2>/dev/null
 }
 trap tell TERM INT
 trap 'warned=yes; tell' USR1
@@ -81,7 +81,7 @@ while :; do
 
   # The task file's one line starts all ranks, on all nodes. A rank that fails ends the others.
   PYTHON -m hpc_dl tasks all "$run/tasks.txt" &
-  launched=yes
+  srun=yes
   await $!
   # A failure that a new start may cure leads to the next attempt, on the same nodes; else the job ends.
   code=$?

@@ -24,7 +24,7 @@ finish() {
 trap finish EXIT
 
 # A signal goes on to the step, and the script waits on for it; without a step it ends here. USR1 comes ahead of the time
-# limit. The launchers find it in the run folder: srun and mpirun would leave their processes no time to save.
+# limit. The launchers find it in the run folder, since srun, told itself, would kill its tasks at once.
 step=
 tell() {
   : > "$run/state/$attempt/stop"

@@ -1,0 +1,190 @@
+"""Facts: what the machine where a job is submitted, and its Slurm, say of themselves. Nothing is judged here."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+import msgspec
+
+from hpc_dl import data
+from hpc_dl.check.cluster import Slurm, ask_slurm
+from hpc_dl.check.finding import last_line
+from hpc_dl.check.python import Python, read_python, wanted_packages
+from hpc_dl.errors import UserError
+from hpc_dl.launch.facts import ports_in_use
+from hpc_dl.mpi import check_mpi
+from hpc_dl.plan import Plan, nodes_python
+from hpc_dl.rendering import Renderer
+
+_PATIENCE = 180  # seconds for modules and the import of TensorFlow from a slow disk
+
+
+class Folder(msgspec.Struct, frozen=True):
+    """A folder that a job writes into."""
+
+    path: str
+    problem: str = ""
+    """Why nothing can be written there; empty if it can."""
+    free: int = 0
+    """Bytes."""
+
+
+class Here(msgspec.Struct, frozen=True):
+    """What modules and the Python of the nodes do on this machine."""
+
+    failed_modules: dict[str, str] = {}
+    """Module to what it said; ``module_init`` is the site's key."""
+    python: Python | None = None
+    said: str = ""
+    """The last line that was printed, where there is no `python`."""
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What is known before submission."""
+
+    runs: Folder
+    data: Folder
+    here: Here
+    slurm: Slurm | None = None
+    """None in a local run."""
+    refusal: str = ""
+    """Why Slurm would not take the job, as ``sbatch --test-only`` says; empty if it would."""
+    data_there: bool = True
+    no_network: str = ""
+    """Why the data set's address can't be reached, where it must be."""
+    mpi_problem: str = ""
+    outgoing_ports: tuple[int, int] = (0, 0)
+    """The ports from which the kernel takes those of outgoing connections."""
+    busy_ports: frozenset[int] = frozenset()
+    script: str = ""
+    """Why a script of the user's own can't be run; empty if it can."""
+
+
+def gather(plan: Plan) -> Facts:
+    """Ask for everything that the rules need; takes as long as the import of TensorFlow does."""
+    job, site = plan.job, plan.site
+    data_dir = Path(job.workdir, site.data)
+    built_in = not job.script
+    there = not built_in or data.is_there(job.data, data_dir)
+    must_download = built_in and not there and data.describe(job.data).needs_download
+    return Facts(
+        runs=look_at(plan.runs),
+        data=look_at(data_dir) if built_in and not there else Folder(str(data_dir)),
+        here=ask_here(plan),
+        slurm=None if site.scheduler == "local" else ask_slurm(),
+        refusal=_refusal(plan),
+        data_there=there,
+        no_network=_no_network(data.describe(job.data).url) if must_download else "",
+        mpi_problem=_problem_of_mpi(plan),
+        outgoing_ports=_outgoing_ports(),
+        busy_ports=ports_in_use(site.ports) if site.address else frozenset(),
+        script=_problem_of_script(Path(job.script)) if job.script else "",
+    )
+
+
+def look_at(path: Path) -> Folder:
+    """Write a file into a folder, or into the nearest one above that exists, and take it away again."""
+    nearest = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
+    try:
+        with tempfile.TemporaryFile(dir=nearest, prefix=".hpc_dl-") as file:
+            file.write(b"x")
+        return Folder(str(path), "", shutil.disk_usage(nearest).free)
+    except OSError as error:
+        return Folder(str(path), f"{nearest}: {error.strerror}")
+
+
+def ask_here(plan: Plan) -> Here:
+    """Load the site's modules in a shell of their own, and see what the nodes' Python has then."""
+    wanted = wanted_packages(plan.job.mode, plan.job.script)
+    values = {"job": plan.job, "site": plan.site, "wanted": wanted, "python": nodes_python(plan.site)}
+    script = Renderer(plan.templates).render("check/here.sh.j2", {**values, "version": plan.version})
+    with tempfile.NamedTemporaryFile("w", prefix="hpc_dl-", suffix=".sh") as file:
+        file.write(script)
+        file.flush()
+        try:
+            done = subprocess.run(
+                ["bash", file.name],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                check=False,
+                timeout=_PATIENCE,
+            )
+        except subprocess.TimeoutExpired:
+            return Here(said=f"no answer within {_PATIENCE} s")
+    return read_here(done.stdout)
+
+
+def read_here(output: str) -> Here:
+    """Return what the script of `ask_here` printed."""
+    failed: dict[str, str] = {}
+    before: list[str] = []
+    for line in output.splitlines():
+        if found := re.fullmatch(r"hpc-dl-failed (?:module )?(.*)", line):
+            errors = [text.strip() for text in before if "error" in text.lower()]
+            failed[found[1]] = errors[0] if errors else last_line("\n".join(before))
+            before = []
+        else:
+            before.append(line)
+    python = read_python(output)
+    return Here(failed, python, "" if python else last_line("\n".join(before)))
+
+
+def _refusal(plan: Plan) -> str:
+    from hpc_dl.submission import test_plan
+
+    try:
+        test_plan(plan)
+    except (UserError, OSError) as error:
+        return str(error)
+    return ""
+
+
+def _no_network(url: str) -> str:
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme in urllib.request.getproxies():
+        return ""  # the proxy decides
+    try:
+        socket.create_connection((parts.hostname or "", parts.port or 443), timeout=10).close()
+    except OSError as error:
+        return f"{parts.hostname}: {error.strerror or error}"
+    return ""
+
+
+def _problem_of_mpi(plan: Plan) -> str:
+    try:
+        check_mpi(plan.job, plan.site, nodes_python(plan.site))
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def _outgoing_ports() -> tuple[int, int]:
+    try:
+        low, high = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
+    except OSError:
+        return (0, 0)
+    return (int(low), int(high))
+
+
+def _problem_of_script(script: Path) -> str:
+    if not os.access(script, os.R_OK):
+        return "it can't be read"
+    if script.suffix == ".py":
+        return ""
+    if not os.access(script, os.X_OK):
+        return f"it is not executable: chmod +x {script}"
+    with script.open("rb") as file:
+        start = file.read(4)
+    runs = start[:2] == b"#!" or start == b"\x7fELF"
+    return "" if runs else "its first line names no interpreter, such as #!/bin/bash"

@@ -1,0 +1,128 @@
+"""The nodes of a job, checked in a job of a minute; where there is no Slurm, this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from hpc_dl import data
+from hpc_dl.check.finding import Finding, error, last_line
+from hpc_dl.check.node_rules import findings
+from hpc_dl.check.probe import NodeAnswer, probe
+from hpc_dl.nodelist import expand
+from hpc_dl.plan import Plan, directives, nodes_python
+from hpc_dl.process import private_files
+from hpc_dl.rendering import Renderer
+from hpc_dl.runfolder import RunFolder, write_text
+from hpc_dl.site import Scalar
+from hpc_dl.slurm import executor
+from hpc_dl.slurm.state import ENDED, SlurmState, query
+
+_MINUTES = "2"  # a minute is too short for a TensorFlow on a slow disk
+_FORGOTTEN = 60.0  # seconds of UNKNOWN after which the job counts as lost
+_LOG = "check.log"
+
+
+def check_nodes(plan: Plan, say: Callable[[str], None]) -> list[Finding]:
+    """Run the probe where the job would run, and return all that is wrong there; nothing is left behind.
+
+    Args:
+        plan: the job.
+        say: gets what to tell the user while the job waits.
+
+    Raises:
+        UserError: Slurm refuses the job.
+        OSError: the folder of the run folders can't be written.
+    """
+    with private_files(), _folder(plan) as run:
+        if plan.site.scheduler == "local":
+            name = os.uname().nodename
+            return findings(plan.job, plan.site, probe(run, name, [name], _has_data(plan), local=True))
+        job_id = executor.submit(node_script(plan, run))
+        state = SlurmState("PENDING")
+        try:
+            executor.release(job_id)
+            say(f"Submitted batch job {job_id}, which checks {plan.job.nodes} nodes")
+            state = _wait(job_id, say)
+        finally:
+            if state.state not in ENDED:
+                executor.cancel(job_id)
+                _wait(job_id, lambda _: None)
+        return read_answers(plan, run, job_id, state)
+
+
+def _has_data(plan: Plan) -> bool:
+    return not plan.job.script and data.is_there(plan.job.data, Path(plan.job.workdir, plan.site.data))
+
+
+def node_script(plan: Plan, run: RunFolder) -> str:
+    """Return the script of the job that checks the nodes, which has the job's own size."""
+    options = directives(plan.job, plan.site, plan.runs)
+    changes: dict[str, Scalar] = {
+        "job-name": f"check-{plan.job.name}",
+        "time": _MINUTES,
+        "output": str(run.path / _LOG).replace("%", "%%"),
+    }
+    values = {"job": plan.job, "site": plan.site, "python": nodes_python(plan.site), "version": plan.version}
+    values |= {"run": str(run.path), "with_data": _has_data(plan), "directives": {**options, **changes}}
+    return Renderer(plan.templates).render("check/nodes.sh.j2", values)
+
+
+def read_answers(plan: Plan, run: RunFolder, job_id: str, state: SlurmState) -> list[Finding]:
+    """Return what is wrong on the nodes, from what they wrote into the run folder."""
+    answers = [
+        msgspec.json.decode(path.read_bytes(), type=NodeAnswer) for path in sorted(run.path.glob("*.answer.json"))
+    ]
+    found = [one for answer in answers for one in findings(plan.job, plan.site, answer)]
+    answered = {answer.node for answer in answers}
+    silent = [node for node in (expand(state.nodelist) if state.nodelist else []) if node not in answered]
+    if len(answers) < plan.job.nodes:
+        log = run.path / _LOG
+        said = last_line(log.read_text(errors="replace")) if log.exists() else f"no log in {plan.runs}"
+        which = f"nodes {', '.join(silent)}" if silent else f"{plan.job.nodes - len(answers)} nodes"
+        found.append(error(f"{which} did not answer; job {job_id} ended {state.state}: {said}"))
+    return found
+
+
+def answer_probe(run: RunFolder, node: str, nodelist: str, with_data: bool) -> None:
+    """Probe this node, in a step of the job that checks it, and write the answer into the run folder."""
+    answer = probe(run, node, expand(nodelist), with_data)
+    write_text(run.path / f"{node}.answer.json", msgspec.json.encode(answer))
+
+
+def _wait(job_id: str, say: Callable[[str], None]) -> SlurmState:
+    """Return the state of a job that has ended."""
+    known, reason, pause = time.monotonic(), "", 0.2
+    while (state := query([job_id])[job_id]).state not in ENDED:
+        if state.state != "UNKNOWN":
+            known = time.monotonic()
+        elif time.monotonic() - known > _FORGOTTEN:
+            break
+        if state.reason and state.reason != reason:
+            reason = state.reason
+            say(f"Job {job_id} waits: {reason} (Ctrl-C ends it)")
+        time.sleep(pause)
+        pause = min(pause * 1.5, 2.0)
+    return state
+
+
+@contextlib.contextmanager
+def _folder(plan: Plan) -> Iterator[RunFolder]:
+    """Yield a folder like a run folder, which goes in the end."""
+    made = [folder for folder in (plan.runs, *plan.runs.parents) if not folder.exists()]
+    run = RunFolder.create(plan.runs / f".check-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    try:
+        run.freeze(plan.job, plan.asked, plan.site, "", Renderer(plan.templates).folders)
+        yield run
+    finally:
+        shutil.rmtree(run.path, ignore_errors=True)
+        for folder in made:
+            with contextlib.suppress(OSError):
+                Path(folder).rmdir()

@@ -1,0 +1,193 @@
+"""Probe: what a node says of itself and of the others, asked on the node. Nothing is judged here but in `node_rules`.
+
+The nodes of a job meet in its run folder: each writes where it listens, and waits there until all others have called.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from hpc_dl import data
+from hpc_dl.check.facts import Folder, look_at
+from hpc_dl.check.finding import last_line
+from hpc_dl.check.python import Python, read_python, wanted_packages
+from hpc_dl.jobspec import JobSpec
+from hpc_dl.launch.facts import local_gpus, ports_in_use, visible_gpus
+from hpc_dl.runfolder import RunFolder, write_text
+from hpc_dl.site import Site
+
+_MEETING = 60.0  # seconds in which all nodes come, or go: the slowest has imported TensorFlow by then
+_CALL = 5.0  # seconds for a connection between two nodes
+_TIME = struct.Struct("!d")  # what a node says to who calls: its clock, in Unix seconds
+
+
+class Address(msgspec.Struct, frozen=True):
+    """Where a node can be reached."""
+
+    node: str
+    host: str
+    port: int
+    problem: str = ""
+    """Why it does not listen; empty if it does."""
+
+
+class Call(msgspec.Struct, frozen=True):
+    """How one node reached another."""
+
+    node: str
+    address: str
+    problem: str = ""
+    ahead: float = 0.0
+    """Seconds that the other's clock is ahead of ours."""
+    took: float = 0.0
+    """Seconds: as much `ahead` may be wrong by."""
+
+
+class NodeAnswer(msgspec.Struct, frozen=True):
+    """What one node says."""
+
+    node: str
+    python: Python | None
+    said: str
+    """The last line of the Python that has nothing else to say."""
+    gpus: tuple[str, ...]
+    """Those that the job got there."""
+    run: Folder
+    local_disk: Folder
+    data_problem: str
+    address: Address
+    calls: tuple[Call, ...] = ()
+
+
+def probe(run: RunFolder, node: str, nodes: list[str], with_data: bool, local: bool = False) -> NodeAnswer:
+    """Look at this node, and call the others.
+
+    Args:
+        run: a run folder that all nodes share, with the job and the site.
+        node: this node's name.
+        nodes: all of them.
+        with_data: the data set is where it belongs, as seen where the job is submitted.
+        local: there is no Slurm that gives GPUs out.
+    """
+    job, site = run.read_job(), run.read_site()
+    meeting = run.path / "meeting"
+    meeting.mkdir(exist_ok=True)
+    with _listening(site, node, nodes) as address:
+        write_text(meeting / f"{node}.here", msgspec.json.encode(address))
+        python, said = _ask_python(job)
+        _wait(lambda: len(list(meeting.glob("*.here"))) >= len(nodes))
+        calls = [call(other) for other in _others(meeting, node, nodes)]
+        (meeting / f"{node}.done").touch()
+        _wait(lambda: len(list(meeting.glob("*.done"))) >= len(nodes))
+    disk = Path(os.path.expandvars(site.local_disk) or tempfile.gettempdir())
+    return NodeAnswer(
+        node,
+        python,
+        said,
+        local_gpus() if local else visible_gpus(os.environ) if job.gpus else (),
+        look_at(run.path),
+        _usable(disk) if job.stage else Folder(str(disk)),
+        _data_problem(job, site) if with_data else "",
+        address,
+        tuple(calls),
+    )
+
+
+@contextlib.contextmanager
+def _listening(site: Site, node: str, nodes: list[str]) -> Iterator[Address]:
+    """Listen on this node's interconnect address, on a free port of the site's; tell the time to who calls."""
+    host = site.address or node + site.interconnect_suffix
+    first, last = site.ports
+    # Nodes that are one machine don't try the same ports.
+    wanted = range(first + nodes.index(node) if node in nodes else first, last + 1, len(nodes) or 1)
+    busy = ports_in_use(site.ports)
+    port = next((port for port in wanted if port not in busy), 0)
+    if not port:
+        yield Address(node, host, 0, f"no port of {first}-{last} is free")
+        return
+    try:
+        server = socket.create_server((host, port))
+    except OSError as error:
+        yield Address(node, host, port, str(error.strerror or error))
+        return
+    with server:
+        threading.Thread(target=_tell_time, args=(server,), daemon=True).start()
+        yield Address(node, host, port)
+
+
+def _tell_time(server: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # closed: nobody calls any more
+        while True:
+            connection, _ = server.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.sendall(_TIME.pack(time.time()))
+
+
+def call(other: Address | str) -> Call:
+    """Reach another node: resolve its name, connect, compare clocks."""
+    if isinstance(other, str):
+        return Call(other, "", f"did not come within {_MEETING:g} s")
+    where = f"{other.host}:{other.port}"
+    if other.problem:
+        return Call(other.node, where, "it does not listen")
+    begin = time.time()
+    try:
+        with socket.create_connection((other.host, other.port), timeout=_CALL) as connection:
+            said = connection.recv(_TIME.size, socket.MSG_WAITALL)
+    except OSError as error:
+        return Call(other.node, where, str(error.strerror or error))
+    end = time.time()
+    if len(said) != _TIME.size:
+        return Call(other.node, where, "somebody else answers there")
+    return Call(other.node, where, ahead=_TIME.unpack(said)[0] - (begin + end) / 2, took=end - begin)
+
+
+def _others(meeting: Path, node: str, nodes: list[str]) -> Iterator[Address | str]:
+    for name in nodes:
+        if name != node:
+            try:
+                yield msgspec.json.decode((meeting / f"{name}.here").read_bytes(), type=Address)
+            except OSError:
+                yield name
+
+
+def _wait(met: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _MEETING
+    while not met() and time.monotonic() < deadline:
+        time.sleep(0.2)
+
+
+def _ask_python(job: JobSpec) -> tuple[Python | None, str]:
+    command = [sys.executable, "-m", "hpc_dl.check.python", *wanted_packages(job.mode, job.script)]
+    # As the processes of the job are, it is alone in its MPI world.
+    environ = {key: value for key, value in os.environ.items() if not key.startswith(("PMI", "SLURM_"))}
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, env=environ)
+    return read_python(done.stdout), last_line(done.stderr)
+
+
+def _usable(disk: Path) -> Folder:
+    """Return what a folder that must exist is like."""
+    return look_at(disk) if disk.is_dir() else Folder(str(disk), "there is no such folder")
+
+
+def _data_problem(job: JobSpec, site: Site) -> str:
+    """Return why this node can't read a data set that is there."""
+    if job.script or not data.describe(job.data).needs_files:
+        return ""
+    folder = data.describe(job.data).folder(Path(job.workdir, site.data))
+    for path in (folder, *sorted(folder.rglob("*"))):
+        if not os.access(path, os.R_OK):
+            return f"{path}: can't be read"
+    return ""

@@ -1,0 +1,229 @@
+"""Rules: each looks at one thing that can be wrong. A new check is a function here and a word in `RULES`."""
+
+# ruff: noqa: ARG001 - all rules have one form
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from hpc_dl.check.cluster import Node, Partition
+from hpc_dl.check.facts import Facts
+from hpc_dl.check.finding import Finding, error, warning
+from hpc_dl.errors import UserError, allowed, near_match
+from hpc_dl.memory import gpu_warning
+from hpc_dl.models import MODELS
+from hpc_dl.plan import Plan, minutes, nodes_python
+
+Rule = Callable[[Plan, Facts], Iterator[Finding]]
+
+_SAVED = 5  # checkpoints on disk at once: the three newest, the best, one that is being written
+_GB = 1e9
+
+
+def _partition(plan: Plan, facts: Facts) -> Partition | None:
+    """Return the job's partition, if there is one of this name."""
+    known = facts.slurm.partitions if facts.slurm else {}
+    name = plan.job.partition or plan.site.partition
+    return known.get(name) if name else next((one for one in known.values() if one.default), None)
+
+
+def _nodes(plan: Plan, facts: Facts) -> list[Node]:
+    """Return the nodes of the job's partition."""
+    partition = _partition(plan, facts)
+    return [node for node in facts.slurm.nodes if node.partition == partition.name] if facts.slurm and partition else []
+
+
+def slurm_answers(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """Slurm is there."""
+    if facts.slurm and not facts.slurm.partitions:
+        yield error("Slurm names no partition (scontrol show partition): is this the right machine, is slurmctld up?")
+
+
+def partition(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """The partition exists and takes jobs."""
+    if facts.slurm is None or not facts.slurm.partitions:
+        return
+    name = plan.job.partition or plan.site.partition
+    known = facts.slurm.partitions
+    found = _partition(plan, facts)
+    if found is None and name:
+        yield error(
+            f"partition = {name!r}: Slurm has none of this name{near_match(name, known)}; it has {allowed(known)}"
+        )
+    elif found is None:
+        yield error(f"partition: Slurm has no default one; set partition to one of {allowed(known)}")
+    elif found.state != "UP":
+        yield error(f"partition = {found.name!r}: is {found.state}, and takes no jobs until it is UP; use another one")
+
+
+def placement(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """The processes find their places on nodes as the site describes them."""
+    try:
+        plan.placement()
+    except UserError as problem:
+        yield error(str(problem))
+
+
+def limits(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """Time and nodes are within the partition's limits."""
+    found = _partition(plan, facts)
+    if found is None:
+        return
+    if minutes(plan.job.time) > found.max_minutes:
+        yield error(
+            f"time = {plan.job.time}: partition {found.name!r} allows {found.max_minutes:g} minutes;"
+            " ask for less time, or use another partition"
+        )
+    if plan.job.nodes > found.max_nodes:
+        yield error(f"nodes = {plan.job.nodes}: partition {found.name!r} allows {found.max_nodes:g} in one job")
+
+
+def enough_nodes(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """The partition has as many nodes as the job wants, with what it wants of each, and they are up."""
+    job, nodes = plan.job, _nodes(plan, facts)
+    if not nodes:
+        return
+    cores, gpus = job.cores or plan.site.cores, job.gpus or 0
+    fit = [node for node in nodes if node.cores >= cores and node.has_gpus(gpus, plan.site.gpu_type if gpus else "")]
+    wants = f"{cores} cores" + (f" and {gpus} x {plan.site.gres}" if gpus else "")
+    if len(fit) < job.nodes:
+        most = max(nodes, key=lambda node: (sum(node.gpus.values()), node.cores))
+        has = ", ".join(f"{number} {kind or 'GPU'}" for kind, number in most.gpus.items()) or "no GPU"
+        yield error(
+            f"nodes = {job.nodes}: of {len(nodes)} nodes in partition {nodes[0].partition!r} {len(fit)} have {wants};"
+            f" the largest, {most.name}, has {most.cores} cores and {has}: ask for less, or use another partition"
+        )
+    elif len(up := [node for node in fit if node.up]) < job.nodes:
+        out = ", ".join(f"{node.name} {node.state}" for node in fit if not node.up)
+        yield warning(f"nodes = {job.nodes}: {len(up)} of {len(fit)} that fit take jobs now ({out}): the job will wait")
+
+
+def site_file(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """The site file says of nodes what Slurm says of them."""
+    site, nodes = plan.site, _nodes(plan, facts)
+    if not nodes:
+        return
+    where = f"site {site.name!r}"
+    usual = Counter(node.cores for node in nodes).most_common(1)[0][0]
+    if site.cores != usual:
+        yield warning(f"{where}: cores = {site.cores}, sinfo says {usual}: set cores = {usual} in the site file")
+    gpus = Counter(sum(node.gpus.values()) for node in nodes).most_common(1)[0][0]
+    if site.gpus != gpus:
+        yield warning(f"{where}: gpus = {site.gpus}, sinfo says {gpus}: set gpus = {gpus} in the site file")
+    kinds = sorted({kind for node in nodes for kind in node.gpus if kind})
+    if site.gpu_type and site.gpu_type not in kinds and plan.job.gpus:
+        yield error(
+            f"{where}: gpu_type = {site.gpu_type!r}{near_match(site.gpu_type, kinds)}: nodes of partition"
+            f" {nodes[0].partition!r} have {allowed(kinds) or 'no typed GPUs'}; correct it in the site file"
+        )
+
+
+def kill_wait(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """Slurm leaves a cancelled job as much time to save as the site says."""
+    wait = facts.slurm.kill_wait if facts.slurm else None
+    if wait is not None and wait < plan.site.grace:
+        yield warning(
+            f"site {plan.site.name!r}: grace = {plan.site.grace} s, but Slurm kills a job {wait} s after SIGTERM"
+            f" (KillWait in slurm.conf): what takes longer to save is lost; set grace = {wait}, or a larger KillWait"
+        )
+
+
+def accepted(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """Slurm would take the job: account, QOS and what else only Slurm knows."""
+    known = [*partition(plan, facts), *limits(plan, facts), *enough_nodes(plan, facts)]
+    if facts.refusal and not any(one.level == "error" for one in known):
+        yield error(facts.refusal)
+
+
+def modules(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """The site's modules load."""
+    for module, said in facts.here.failed_modules.items():
+        if module == "module_init":
+            yield error(f"module_init = {plan.site.module_init!r}: can't be sourced: {said}; correct the site file")
+        else:
+            yield error(f"module {module!r} does not load here: {said}; see `module avail`, correct the site file")
+
+
+def python(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """The nodes' Python is there, with what processes import."""
+    executable = nodes_python(plan.site)
+    found = facts.here.python
+    if found is None and "module_init" not in facts.here.failed_modules:
+        yield error(
+            f"python = {executable!r}: can't run hpc_dl here: {facts.here.said};"
+            " install hpc_dl there, or name another one in the site file"
+        )
+    for package, reason in (found.failed if found else {}).items():
+        how = "make setup-horovod" if package.startswith("horovod") else "make setup"
+        yield error(f"python = {executable!r}: import {package} fails: {reason}; install it there ({how})")
+
+
+def mpi(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """Ranks can be started."""
+    if facts.mpi_problem:
+        yield error(facts.mpi_problem)
+
+
+def folders(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """Run folders and data can be written, and there is room for the checkpoints."""
+    for key, folder in (("runs", facts.runs), ("data", facts.data)):
+        if folder.problem:
+            yield error(f"{key} = {folder.path!r}: can't be written: {folder.problem}; set {key} in the site file")
+    model = MODELS.get(plan.job.model)
+    if plan.job.script or facts.runs.problem or model is None or not model.parameters:
+        return
+    needed = _SAVED * 2 * 4 * model.parameters  # float32 parameters and their momentum
+    if facts.runs.free < needed:
+        yield error(
+            f"runs = {facts.runs.path!r}: has {facts.runs.free / _GB:.3g} GB free, the checkpoints of"
+            f" {plan.job.model!r} take up to {needed / _GB:.3g} GB; make room, or set runs in the site file"
+        )
+
+
+def data_set(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """The data set is there, or can be had."""
+    if facts.no_network:
+        yield error(
+            f"data = {plan.job.data!r}: is not in {facts.data.path}, and can't be downloaded here"
+            f" ({facts.no_network}); fetch it on a machine with network access, or use 'digits' or 'synthetic'"
+        )
+
+
+def script(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """A script of the user's own can be run."""
+    if facts.script:
+        yield error(f"script = {plan.job.script!r}: {facts.script}")
+
+
+def gpu_memory(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """The network fits into a GPU."""
+    if text := gpu_warning(plan.job, plan.site):
+        yield warning(text)
+
+
+def ports(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """Nobody else is given the ports of the job, and enough of them are free."""
+    (first, last), (low, high) = plan.site.ports, facts.outgoing_ports
+    if first <= high and low <= last:
+        yield warning(
+            f"site {plan.site.name!r}: ports = {first}-{last}: the kernel gives {low}-{high} to outgoing connections"
+            " (ip_local_port_range), so that one may be taken when a process wants it; choose others in the site file"
+        )
+    free = last - first + 1 - len(facts.busy_ports)
+    needed = plan.job.nodes * plan.job.per_node + (plan.job.ps or 0) + plan.job.chief
+    if facts.busy_ports and free < needed:
+        yield error(f"site {plan.site.name!r}: ports = {first}-{last}: {free} are free here, the job needs {needed}")
+
+
+RULES_OF_SITE: tuple[Rule, ...] = (slurm_answers, site_file, kill_wait, modules, python, folders, ports)
+RULES: tuple[Rule, ...] = (
+    *(slurm_answers, placement, partition, limits, enough_nodes, site_file, kill_wait, modules, python, mpi),
+    *(folders, data_set, script, gpu_memory, ports, accepted),
+)
+
+
+def findings(plan: Plan, facts: Facts, rules: tuple[Rule, ...] = RULES) -> list[Finding]:
+    """Return all that is wrong, errors first."""
+    found = [one for rule in rules for one in rule(plan, facts)]
+    return sorted(found, key=lambda one: one.level != "error")
