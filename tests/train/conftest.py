@@ -71,7 +71,7 @@ class Processes:
         environment, arguments = self._lines[task]
         self._start(task, environment, *arguments)
 
-    def wait(self, seconds: float = 90) -> dict[str, int]:
+    def wait(self, seconds: float = 150) -> dict[str, int]:
         """Return the exit code of each process; those that have not ended in time fail the test."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -83,7 +83,7 @@ class Processes:
         logs = "\n".join(self.log(task) for task in running)
         return pytest.fail(f"{', '.join(running)} still run after {seconds} s:\n{logs}")
 
-    def wait_for(self, condition: Callable[[], bool], seconds: float = 60) -> None:
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 120) -> None:
         """Wait until something is so."""
         deadline = time.monotonic() + seconds
         while not condition():
