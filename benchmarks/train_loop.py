@@ -1,122 +1,163 @@
-"""What does our training loop cost? Steps/s of ``hpc_dl.train --mode single`` against the shortest program.
+"""What does our training loop cost? Global steps/s of each mode against the shortest program with the bare API.
 
-The shortest program is a bare `tf.function` step in a Python loop: same network, same input pipeline, same optimizer,
-weight decay and batch norm updates. Both run in fresh processes, in turns; medians and their ratio are printed.
+Both train the same network on the same images with the same optimizer, in as many processes of as many threads:
+2 workers, and 1 ps where the mode has one (`single`: 1 process; `mixed`: 2 towers per worker). They take turns; the
+table has their medians. The bare programs are in benchmarks/bare; they print, but save, trace and survive nothing.
 
-    python benchmarks/train_loop.py --model small --data digits --steps 2000 --runs 5
+    python -m benchmarks train_loop --modes async,sync --runs 3
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
+import signal
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-WARM_UP = 0.2  # share of the steps that is not counted
+_START_LIMIT = 120.0  # seconds until the first step
 
 
-def ours(options: argparse.Namespace) -> float:
-    """Return steps/s of the training program, from its own metrics."""
+@dataclass(frozen=True)
+class Layout:
+    """The processes of a mode, and the module of `benchmarks.bare` that does the same."""
+
+    bare: str
+    workers: int = 2
+    ps: int = 0
+    towers: int = 1
+
+
+MODES = {
+    "single": Layout("function", workers=1),
+    "async": Layout("parameter_server", ps=1),
+    "mixed": Layout("parameter_server", ps=1, towers=2),
+    "sync": Layout("sync_replicas", ps=1),
+    "multiworker": Layout("mirrored"),
+    "horovod": Layout("ranks"),
+}
+_MPIRUN = "--bind-to none --oversubscribe --allow-run-as-root --mca btl tcp,self --mca mpi_yield_when_idle 1".split()
+
+
+def rate(who: str, mode: str, options: argparse.Namespace) -> float:
+    """Start one of the two programs, let it run for a while, end it; return its steps/s."""
+    layout = MODES[mode]
+    common = ["--model", options.model, "--data-dir", options.data_dir, "--batch", str(options.batch)]
+    common += ["--log-every", str(options.log_every), "--towers", str(layout.towers)]
     with tempfile.TemporaryDirectory() as folder:
-        every = max(1, int(options.steps * WARM_UP))
-        command = [sys.executable, "-m", "hpc_dl.train", "--run-dir", folder, "--log-every", str(every)]
-        command += ["--checkpoint-every", str(10 * options.steps), *_common(options)]
-        subprocess.run(command, check=True, capture_output=True)
-        text = (Path(folder) / "metrics" / "worker-0.jsonl").read_text()
-        lines = [line for line in map(json.loads, text.splitlines()) if line.get("local_step", 0) >= every]
-    return float((lines[-1]["step"] - lines[0]["step"]) / (lines[-1]["time"] - lines[0]["time"]))
+        if who == "ours":
+            command = [sys.executable, "-m", "hpc_dl.train", "--mode", mode, "--run-dir", folder, *common]
+            command += ["--steps", "1000000000", "--checkpoint-every", "1000000000", "--learning-rate", "0.01"]
+            lines = Path(folder) / "metrics" / "worker-0.jsonl"
+        else:
+            command = [sys.executable, "-m", f"benchmarks.bare.{layout.bare}", *common]
+            lines = Path(folder) / "worker-0.out"
+        with running(command, mode, Path(folder)) as processes:
+            return measured(lines, processes, options.skip, options.seconds)
 
 
-def bare(options: argparse.Namespace) -> float:
-    """Return steps/s of the bare program, run in a process of its own."""
-    command = [sys.executable, __file__, "--bare", *_common(options)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-
-def _common(options: argparse.Namespace) -> list[str]:
-    return [
-        word
-        for name in ("model", "data", "data_dir", "batch", "steps")
-        for word in (f"--{name.replace('_', '-')}", str(getattr(options, name)))
-    ]
-
-
-def run_bare(options: argparse.Namespace) -> float:
-    """Train with a bare `tf.function` and return steps/s after the warm-up."""
-    import tensorflow as tf
-
-    from hpc_dl import models
-    from hpc_dl.data import describe
-    from hpc_dl.data.pipeline import train_batches
-    from hpc_dl.models.keras import keras
-    from hpc_dl.train.session import config
-
-    threads = config()  # the same as ours
-    tf.config.threading.set_intra_op_parallelism_threads(threads.intra_op_parallelism_threads)
-    tf.config.threading.set_inter_op_parallelism_threads(threads.inter_op_parallelism_threads)
-    dataset = describe(options.data)
-    model = models.build(options.model, dataset.shape, dataset.classes)
-    optimizer = keras.optimizers.legacy.SGD(0.1, momentum=0.9, nesterov=True)
-    batches = iter(train_batches(options.data, Path(options.data_dir), options.batch, seed=0))
-
-    @tf.function  # type: ignore[untyped-decorator]
-    def step(iterator: Any) -> Any:
-        images, labels = next(iterator)
-        with tf.GradientTape() as tape:
-            logits = model(images, training=True)
-            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits))
-        gradients = tape.gradient(loss, model.trainable_variables)
-        decayed = [
-            gradient + 1e-4 * variable if "kernel" in variable.name else gradient
-            for gradient, variable in zip(gradients, model.trainable_variables, strict=True)
+@contextlib.contextmanager
+def running(command: list[str], mode: str, folder: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Run the command once for each process of the mode; output goes to `<task>.out` and `.err` in `folder`."""
+    layout = MODES[mode]
+    addresses = free_addresses(layout.ps + layout.workers)
+    cluster = {"ps": addresses[: layout.ps], "worker": addresses[layout.ps :]}
+    if not layout.ps:
+        del cluster["ps"]
+    # One core for each process, as in a job that shares out a node's cores.
+    threads = dict.fromkeys(("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"), "1")
+    environ = {**os.environ, **threads, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "1"}
+    commands = {
+        f"{job}-{index}": [
+            "env", "TF_CONFIG=" + json.dumps({"cluster": cluster, "task": {"type": job, "index": index}}), *command
         ]
-        optimizer.apply_gradients(zip(decayed, model.trainable_variables, strict=True))
-        return loss
+        for job, members in cluster.items()
+        for index in range(len(members))
+    }  # fmt: skip
+    if mode == "horovod":
+        ranks = [word for rank in commands.values() for word in (":", "-n", "1", *rank)]
+        commands = {"worker-0": ["mpirun", *_MPIRUN, *ranks[1:]]}
+        environ["PATH"] = f"{Path(sys.executable).parent}:{environ['PATH']}"
+    with contextlib.ExitStack() as stack:
+        processes = []
+        for task, words in commands.items():
+            out, err = (stack.enter_context((folder / f"{task}.{kind}").open("wb")) for kind in ("out", "err"))
+            processes.append(subprocess.Popen(words, env=environ, stdout=out, stderr=err, start_new_session=True))
+            stack.callback(end, processes[-1])
+        yield processes
 
-    warm_up = max(1, int(options.steps * WARM_UP))
-    for _ in range(warm_up):
-        step(batches)
-    begin = time.perf_counter()
-    for _ in range(options.steps - warm_up):
-        loss = step(batches)
-    float(loss)  # wait for the last step
-    return float((options.steps - warm_up) / (time.perf_counter() - begin))
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process and those that it started; mpirun ends its ranks by itself, which have sessions of their own."""
+    if process.poll() is None and "mpirun" in process.args:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(20)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
-def main() -> None:
+def measured(path: Path, processes: list[subprocess.Popen[bytes]], skip: float, seconds: float) -> float:
+    """Return steps/s from the lines that a running worker writes, over `seconds` that begin `skip` after the first."""
+    limit = time.monotonic() + _START_LIMIT + skip + seconds
+    while time.monotonic() < limit and all(process.poll() is None for process in processes):
+        time.sleep(0.2)
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        steps = [(line["time"], line["step"]) for line in map(json.loads, (text for text in lines if text[-1] == "\n"))
+                 if "step" in line]
+        kept = [(moment, step) for moment, step in steps if moment >= steps[0][0] + skip]
+        if kept and kept[-1][0] - kept[0][0] >= seconds:
+            return float((kept[-1][1] - kept[0][1]) / (kept[-1][0] - kept[0][0]))
+    errors = "\n".join(file.read_text()[-2000:] for file in path.parents[0].rglob("*.err"))
+    raise SystemExit(f"{path.name} has not come to an end of its measurement; its processes say:\n{errors}")
+
+
+def free_addresses(count: int) -> list[str]:
+    """Return addresses of this machine whose ports nobody uses now."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [f"127.0.0.1:{opened.getsockname()[1]}" for opened in sockets]
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="small")
-    parser.add_argument("--data", default="digits")
-    parser.add_argument("--data-dir", default="data")
+    parser.add_argument("--modes", default=",".join(MODES), help="(default: all)")
+    parser.add_argument("--runs", type=int, default=3, help="of each program (default: 3)")
+    parser.add_argument("--seconds", type=float, default=6, help="that a run is measured (default: 6)")
+    parser.add_argument("--skip", type=float, default=2, help="seconds after the first step that don't count")
+    parser.add_argument("--model", default="small", help="(default: small, where the loop's own cost shows most)")
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--log-every", type=int, default=50, help="steps between lines, of both programs")
     options = parser.parse_args()
-    if options.bare:
-        print(run_bare(options))
-        return
-    subprocess.run(
-        [sys.executable, "-m", "hpc_dl.data", "prepare", options.data, "--data-dir", options.data_dir],
-        check=True,
-        capture_output=True,
-    )
-    rates: dict[str, list[float]] = {"ours": [], "bare": []}
-    for number in range(options.runs):
-        # Whoever comes second may find the machine warmer or busier: take turns.
-        for name in ("ours", "bare") if number % 2 else ("bare", "ours"):
-            rates[name].append({"ours": ours, "bare": bare}[name](options))
-    medians = {name: statistics.median(values) for name, values in rates.items()}
-    for name, values in rates.items():
-        print(f"{name:5} {medians[name]:9.2f} steps/s  (runs: {', '.join(f'{value:.2f}' for value in values)})")
-    print(f"ratio {medians['ours'] / medians['bare']:9.3f}  ({options.model}, {options.data}, batch {options.batch})")
+    modes = options.modes.split(",")
+    if unknown := set(modes) - set(MODES):
+        parser.error(f"unknown mode {sorted(unknown)[0]!r}; known: {', '.join(MODES)}")
+    print(f"{options.model}, digits, batch {options.batch}; medians of {options.runs} runs of {options.seconds:g} s")
+    print(f"{'mode':<12} {'ours steps/s':>12} {'bare steps/s':>12} {'ratio':>6}  runs (ours / bare)", flush=True)
+    with tempfile.TemporaryDirectory() as options.data_dir:
+        prepare = [sys.executable, "-m", "hpc_dl.data", "prepare", "digits", "--data-dir", options.data_dir]
+        subprocess.run(prepare, check=True, capture_output=True)
+        for mode in modes:
+            rates: dict[str, list[float]] = {"ours": [], "bare": []}
+            for number in range(options.runs):
+                # Whoever comes second may find the machine warmer or busier: take turns.
+                for who in ("ours", "bare") if number % 2 else ("bare", "ours"):
+                    rates[who].append(rate(who, mode, options))
+            ours, bare = (statistics.median(rates[who]) for who in ("ours", "bare"))
+            runs = " / ".join(" ".join(f"{value:.1f}" for value in rates[who]) for who in ("ours", "bare"))
+            print(f"{mode:<12} {ours:>12.1f} {bare:>12.1f} {ours / bare:>6.3f}  {runs}", flush=True)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
