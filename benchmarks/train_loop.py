@@ -1,8 +1,10 @@
 """What does our training loop cost? Global steps/s of each mode against the shortest program with the bare API.
 
 Both train the same network on the same images with the same optimizer, in as many processes of as many threads:
-2 workers, and 1 ps where the mode has one (`single`: 1 process; `mixed`: 2 towers per worker). They take turns; the
-table has their medians. The bare programs are in benchmarks/bare; they print, but save, trace and survive nothing.
+2 workers, and 1 ps where the mode has one (`single`: 1 process; `mixed`: 2 towers per worker). Both are there at the
+same time and run in turns of some seconds: who does not run is stopped (SIGSTOP), so that what else the machine does
+meets both. The table has the medians over the turns, and the median of the ratios of neighbouring turns. The bare
+programs are in benchmarks/bare; they print, but save, trace and survive nothing.
 
     python -m benchmarks train_loop --modes async,sync --runs 3
 """
@@ -24,7 +26,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-_START_LIMIT = 120.0  # seconds until the first step
+_LIMIT = 120.0  # seconds until a program has written its lines
+_AWAKE = 0.3  # seconds after SIGCONT that don't count
+_NEVER = "1000000000"  # steps
 
 
 @dataclass(frozen=True)
@@ -48,21 +52,75 @@ MODES = {
 _MPIRUN = "--bind-to none --oversubscribe --allow-run-as-root --mca btl tcp,self --mca mpi_yield_when_idle 1".split()
 
 
-def rate(who: str, mode: str, options: argparse.Namespace) -> float:
-    """Start one of the two programs, let it run for a while, end it; return its steps/s."""
-    layout = MODES[mode]
-    common = ["--model", options.model, "--data-dir", options.data_dir, "--batch", str(options.batch)]
-    common += ["--log-every", str(options.log_every), "--towers", str(layout.towers)]
-    with tempfile.TemporaryDirectory() as folder:
-        if who == "ours":
-            command = [sys.executable, "-m", "hpc_dl.train", "--mode", mode, "--run-dir", folder, *common]
-            command += ["--steps", "1000000000", "--checkpoint-every", "1000000000", "--learning-rate", "0.01"]
-            lines = Path(folder) / "metrics" / "worker-0.jsonl"
+class Program:
+    """One of the two programs, with all its processes."""
+
+    def __init__(self, name: str, mode: str, options: argparse.Namespace, folder: Path, stack: contextlib.ExitStack):
+        layout = MODES[mode]
+        common = ["--model", options.model, "--data-dir", options.data_dir, "--batch", str(options.batch)]
+        common += ["--log-every", str(options.log_every), "--towers", str(layout.towers)]
+        if name == "ours":
+            command = ["hpc_dl.train", "--mode", mode, "--run-dir", str(folder), "--steps", _NEVER, *common]
+            command += ["--checkpoint-every", _NEVER, "--learning-rate", "0.01", "--lr-boundaries", ""]
         else:
-            command = [sys.executable, "-m", f"benchmarks.bare.{layout.bare}", *common]
-            lines = Path(folder) / "worker-0.out"
-        with running(command, mode, Path(folder)) as processes:
-            return measured(lines, processes, options.skip, options.seconds)
+            command = [f"benchmarks.bare.{layout.bare}", *common]
+        self.folder = folder
+        self._steps = folder / ("metrics/worker-0.jsonl" if name == "ours" else "worker-0.out")
+        self._processes = stack.enter_context(running([sys.executable, "-m", *command], mode, folder))
+
+    def wait_for(self, lines: int, since: float = 0.0) -> list[tuple[float, int]]:
+        """Wait for so many lines of worker 0 written at or after a time; return (time, global step) of each."""
+        limit = time.monotonic() + _LIMIT
+        while time.monotonic() < limit and all(process.poll() is None for process in self._processes):
+            texts = self._steps.read_text().splitlines(keepends=True) if self._steps.exists() else []
+            records = [json.loads(text) for text in texts if text.endswith("\n")]
+            found = [(line["time"], line["step"]) for line in records if "step" in line and line["time"] >= since]
+            if len(found) >= lines:
+                return found
+            time.sleep(0.05)
+        errors = "\n".join(path.read_text()[-2000:] for path in self.folder.glob("*.err"))
+        raise SystemExit(f"{self._steps}: too few lines within {_LIMIT:g} s; its processes say:\n{errors}")
+
+    def turn(self, seconds: float) -> float:
+        """Run for some seconds and return the steps/s of them."""
+        self.signal(signal.SIGCONT)
+        time.sleep(_AWAKE)
+        begin = time.time()
+        time.sleep(seconds)
+        lines = self.wait_for(3, begin)
+        self.signal(signal.SIGSTOP)
+        return (lines[-1][1] - lines[0][1]) / (lines[-1][0] - lines[0][0])
+
+    def signal(self, number: int) -> None:
+        """Send a signal to all processes, those that mpirun has started included."""
+        for process in self._processes:
+            for pid in (process.pid, *children(process.pid)):
+                os.kill(pid, number)
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that a process has started (proc_pid_task_tid_children(5))."""
+    return [int(word) for path in Path(f"/proc/{pid}/task").glob("*/children") for word in path.read_text().split()]
+
+
+def compare(mode: str, options: argparse.Namespace) -> str:
+    """Measure one mode and return its line of the table."""
+    rates: dict[str, list[float]] = {"ours": [], "bare": []}
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        programs = {}
+        for name in rates:
+            (Path(folder) / name).mkdir()
+            programs[name] = Program(name, mode, options, Path(folder) / name, stack)
+            # One after the other, so that none waits for a peer that is stopped.
+            programs[name].wait_for(2)
+            programs[name].signal(signal.SIGSTOP)
+        for number in range(options.runs):
+            for name in ("ours", "bare") if number % 2 else ("bare", "ours"):
+                rates[name].append(programs[name].turn(options.seconds))
+    ratio = statistics.median(ours / bare for ours, bare in zip(*rates.values(), strict=True))
+    ours, bare = (statistics.median(values) for values in rates.values())
+    runs = " / ".join(" ".join(f"{value:.0f}" for value in values) for values in rates.values())
+    return f"{mode:<12} {ours:>12.1f} {bare:>12.1f} {ratio:>6.3f}  {runs}"
 
 
 @contextlib.contextmanager
@@ -91,35 +149,18 @@ def running(command: list[str], mode: str, folder: Path) -> Iterator[list[subpro
         processes = []
         for task, words in commands.items():
             out, err = (stack.enter_context((folder / f"{task}.{kind}").open("wb")) for kind in ("out", "err"))
-            processes.append(subprocess.Popen(words, env=environ, stdout=out, stderr=err, start_new_session=True))
+            processes.append(subprocess.Popen(words, env=environ, stdout=out, stderr=err))
             stack.callback(end, processes[-1])
         yield processes
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process and those that it started; mpirun ends its ranks by itself, which have sessions of their own."""
-    if process.poll() is None and "mpirun" in process.args:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(20)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+    """Kill a process and those that it started, such as the ranks of mpirun."""
+    started = children(process.pid)
+    for pid in (*started, process.pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     process.wait()
-
-
-def measured(path: Path, processes: list[subprocess.Popen[bytes]], skip: float, seconds: float) -> float:
-    """Return steps/s from the lines that a running worker writes, over `seconds` that begin `skip` after the first."""
-    limit = time.monotonic() + _START_LIMIT + skip + seconds
-    while time.monotonic() < limit and all(process.poll() is None for process in processes):
-        time.sleep(0.2)
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        steps = [(line["time"], line["step"]) for line in map(json.loads, (text for text in lines if text[-1] == "\n"))
-                 if "step" in line]
-        kept = [(moment, step) for moment, step in steps if moment >= steps[0][0] + skip]
-        if kept and kept[-1][0] - kept[0][0] >= seconds:
-            return float((kept[-1][1] - kept[0][1]) / (kept[-1][0] - kept[0][0]))
-    errors = "\n".join(file.read_text()[-2000:] for file in path.parents[0].rglob("*.err"))
-    raise SystemExit(f"{path.name} has not come to an end of its measurement; its processes say:\n{errors}")
 
 
 def free_addresses(count: int) -> list[str]:
@@ -132,9 +173,8 @@ def free_addresses(count: int) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--modes", default=",".join(MODES), help="(default: all)")
-    parser.add_argument("--runs", type=int, default=3, help="of each program (default: 3)")
-    parser.add_argument("--seconds", type=float, default=6, help="that a run is measured (default: 6)")
-    parser.add_argument("--skip", type=float, default=2, help="seconds after the first step that don't count")
+    parser.add_argument("--runs", type=int, default=8, help="turns of each program (default: 8)")
+    parser.add_argument("--seconds", type=float, default=2, help="that a turn takes at least (default: 2)")
     parser.add_argument("--model", default="small", help="(default: small, where the loop's own cost shows most)")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--log-every", type=int, default=50, help="steps between lines, of both programs")
@@ -142,20 +182,13 @@ def main() -> int:
     modes = options.modes.split(",")
     if unknown := set(modes) - set(MODES):
         parser.error(f"unknown mode {sorted(unknown)[0]!r}; known: {', '.join(MODES)}")
-    print(f"{options.model}, digits, batch {options.batch}; medians of {options.runs} runs of {options.seconds:g} s")
-    print(f"{'mode':<12} {'ours steps/s':>12} {'bare steps/s':>12} {'ratio':>6}  runs (ours / bare)", flush=True)
+    print(f"{options.model}, digits, batch {options.batch}; medians of {options.runs} turns of {options.seconds:g} s")
+    print(f"{'mode':<12} {'ours steps/s':>12} {'bare steps/s':>12} {'ratio':>6}  turns (ours / bare)", flush=True)
     with tempfile.TemporaryDirectory() as options.data_dir:
         prepare = [sys.executable, "-m", "hpc_dl.data", "prepare", "digits", "--data-dir", options.data_dir]
         subprocess.run(prepare, check=True, capture_output=True)
         for mode in modes:
-            rates: dict[str, list[float]] = {"ours": [], "bare": []}
-            for number in range(options.runs):
-                # Whoever comes second may find the machine warmer or busier: take turns.
-                for who in ("ours", "bare") if number % 2 else ("bare", "ours"):
-                    rates[who].append(rate(who, mode, options))
-            ours, bare = (statistics.median(rates[who]) for who in ("ours", "bare"))
-            runs = " / ".join(" ".join(f"{value:.1f}" for value in rates[who]) for who in ("ours", "bare"))
-            print(f"{mode:<12} {ours:>12.1f} {bare:>12.1f} {ours / bare:>6.3f}  {runs}", flush=True)
+            print(compare(mode, options), flush=True)
     return 0
 
 
