@@ -80,6 +80,16 @@ def test_multiworker_with_one_worker_equals_single(processes: Make) -> None:
     assert losses(runs[0]) == losses(runs[1])
 
 
+@pytest.mark.parametrize(("compression", "share"), [("none", 1), ("fp16", 1 / 2)])
+def test_a_ring_sends_what_its_method_needs(processes: Make, heavy: str, compression: str, share: float) -> None:
+    arguments = ("--steps", "40", "--model", heavy, "--compression", compression)
+    run = processes().start(*arguments, mode="multiworker", workers=3)
+    assert set(run.wait().values()) == {0}
+    for worker in range(3):
+        for way in ("sent", "received"):
+            assert run.sent(f"worker-{worker}", way) == pytest.approx(share * 2 * (3 - 1) / 3, rel=0.1)
+
+
 def test_a_killed_worker_ends_the_others(processes: Make) -> None:
     run = processes().start("--steps", "1000000", "--log-every", "20", mode="multiworker", workers=3)
     run.wait_for(lambda: all(run.step(f"worker-{index}") > 0 for index in range(3)))
