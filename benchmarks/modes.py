@@ -2,10 +2,10 @@
 
     python -m benchmarks modes [MODE …] [--networks fat]
 
-About fifteen minutes for all on two cores. Each row has the same learning rate, divided by 10 after 60 % and 85 % of its
-steps. Exit code 1 if a row is below 90 % accuracy, or if, with the large network, a row's bytes are not those that its
-method needs: for a ring 2 (N-1)/N sizes of the model per rank and step, through a ps 2 sizes per worker and step, each
-within 10 %; of the gradients that a worker sends, fp16 leaves 1/2 (within 10 %) and 1bit less than 1/16.
+About fifteen minutes for all on two cores. Each row has the same learning rate, divided by 10 after 60 % and 85 % of
+its steps. Exit code 1 if a row is below 90 % accuracy, or if, with the large network, a row's bytes are not those that
+its method needs: for a ring 2 (N-1)/N sizes of the model per rank and step, through a ps 2 sizes per worker and step,
+each within 10 %; of the gradients that a worker sends, fp16 leaves 1/2 (within 10 %) and 1bit less than 1/16.
 """
 
 from __future__ import annotations

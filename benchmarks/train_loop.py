@@ -49,7 +49,8 @@ MODES = {
     "multiworker": Layout("mirrored"),
     "horovod": Layout("ranks"),
 }
-_MPIRUN = "--bind-to none --oversubscribe --allow-run-as-root --mca btl tcp,self --mca mpi_yield_when_idle 1".split()
+_MPIRUN = ["--bind-to", "none", "--oversubscribe", "--allow-run-as-root"]
+_MPIRUN += ["--mca", "btl", "tcp,self", "--mca", "mpi_yield_when_idle", "1"]
 
 
 class Program:
