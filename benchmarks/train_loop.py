@@ -3,8 +3,9 @@
 Both train the same network on the same images with the same optimizer, in as many processes of as many threads:
 2 workers, and 1 ps where the mode has one (`single`: 1 process; `mixed`: 2 towers per worker). Both are there at the
 same time and run in turns of some seconds: who does not run is stopped (SIGSTOP), so that what else the machine does
-meets both. The table has the medians over the turns, and the median of the ratios of neighbouring turns. The bare
-programs are in benchmarks/bare; they print, but save, trace and survive nothing.
+meets both. The table has the medians over the turns, of steps/s and of the CPU time that a step takes in all processes
+together, and the median of the ratios of neighbouring turns. The bare programs are in benchmarks/bare; they print, but
+save, trace and survive nothing.
 
     python -m benchmarks train_loop --modes async,sync --runs 3
 """
@@ -82,21 +83,30 @@ class Program:
         errors = "\n".join(path.read_text()[-2000:] for path in self.folder.glob("*.err"))
         raise SystemExit(f"{self._steps}: too few lines within {_LIMIT:g} s; its processes say:\n{errors}")
 
-    def turn(self, seconds: float) -> float:
-        """Run for some seconds and return the steps/s of them."""
+    def turn(self, seconds: float) -> tuple[float, float]:
+        """Run for some seconds; return their steps/s, and the CPU time of all processes in ms per step."""
         self.signal(signal.SIGCONT)
         time.sleep(_AWAKE)
-        begin = time.time()
+        begin, cpu_begin = time.time(), self.cpu_seconds()
         time.sleep(seconds)
         lines = self.wait_for(3, begin)
+        end, cpu_end = time.time(), self.cpu_seconds()
         self.signal(signal.SIGSTOP)
-        return (lines[-1][1] - lines[0][1]) / (lines[-1][0] - lines[0][0])
+        rate = (lines[-1][1] - lines[0][1]) / (lines[-1][0] - lines[0][0])
+        return rate, 1000 * (cpu_end - cpu_begin) / (rate * (end - begin))
+
+    def pids(self) -> list[int]:
+        """Return all processes, those that mpirun has started included."""
+        return [pid for process in self._processes for pid in (process.pid, *children(process.pid))]
 
     def signal(self, number: int) -> None:
-        """Send a signal to all processes, those that mpirun has started included."""
-        for process in self._processes:
-            for pid in (process.pid, *children(process.pid)):
-                os.kill(pid, number)
+        for pid in self.pids():
+            os.kill(pid, number)
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time so far, of user and system (proc_pid_stat(5), fields 14 and 15)."""
+        stats = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in self.pids()]
+        return sum(int(stat[11]) + int(stat[12]) for stat in stats) / os.sysconf("SC_CLK_TCK")
 
 
 def children(pid: int) -> list[int]:
@@ -106,10 +116,10 @@ def children(pid: int) -> list[int]:
 
 def compare(mode: str, options: argparse.Namespace) -> str:
     """Measure one mode and return its line of the table."""
-    rates: dict[str, list[float]] = {"ours": [], "bare": []}
+    turns: dict[str, list[tuple[float, float]]] = {"ours": [], "bare": []}
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         programs = {}
-        for name in rates:
+        for name in turns:
             (Path(folder) / name).mkdir()
             programs[name] = Program(name, mode, options, Path(folder) / name, stack)
             # One after the other, so that none waits for a peer that is stopped.
@@ -117,11 +127,15 @@ def compare(mode: str, options: argparse.Namespace) -> str:
             programs[name].signal(signal.SIGSTOP)
         for number in range(options.runs):
             for name in ("ours", "bare") if number % 2 else ("bare", "ours"):
-                rates[name].append(programs[name].turn(options.seconds))
+                turns[name].append(programs[name].turn(options.seconds))
+    rates, cpu = ({name: [turn[part] for turn in of] for name, of in turns.items()} for part in (0, 1))
     ratio = statistics.median(ours / bare for ours, bare in zip(*rates.values(), strict=True))
-    ours, bare = (statistics.median(values) for values in rates.values())
-    runs = " / ".join(" ".join(f"{value:.0f}" for value in values) for values in rates.values())
-    return f"{mode:<12} {ours:>12.1f} {bare:>12.1f} {ratio:>6.3f}  {runs}"
+    steps, work = (
+        " ".join(f"{statistics.median(of):>{width}}" for of in table.values())
+        for table, width in ((rates, "12.1f"), (cpu, "11.2f"))
+    )
+    runs = " / ".join(" ".join(f"{rate:.0f}" for rate in of) for of in rates.values())
+    return f"{mode:<12} {steps} {ratio:>6.3f} {work}  {runs}"
 
 
 @contextlib.contextmanager
@@ -183,8 +197,13 @@ def main() -> int:
     modes = options.modes.split(",")
     if unknown := set(modes) - set(MODES):
         parser.error(f"unknown mode {sorted(unknown)[0]!r}; known: {', '.join(MODES)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # an exit that ends the programs
     print(f"{options.model}, digits, batch {options.batch}; medians of {options.runs} turns of {options.seconds:g} s")
-    print(f"{'mode':<12} {'ours steps/s':>12} {'bare steps/s':>12} {'ratio':>6}  turns (ours / bare)", flush=True)
+    print(
+        f"{'mode':<12} {'ours steps/s':>12} {'bare steps/s':>12} {'ratio':>6} {'ours CPU ms':>11} {'bare CPU ms':>11}"
+        "  steps/s of the turns: ours / bare",
+        flush=True,
+    )
     with tempfile.TemporaryDirectory() as options.data_dir:
         prepare = [sys.executable, "-m", "hpc_dl.data", "prepare", "digits", "--data-dir", options.data_dir]
         subprocess.run(prepare, check=True, capture_output=True)
