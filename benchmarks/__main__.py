@@ -1,4 +1,4 @@
-"""Run the benchmarks by name; all of them without a name."""
+"""Run the benchmarks by name; all of them without a name. Options after a name go to that benchmark."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ NAMES = ("start", "rendering", "submission", "train_loop", "modes", "tasks")
 
 
 def main() -> int:
-    names = sys.argv[1:] or NAMES
+    words = sys.argv[1:]
+    first_option = next((number for number, word in enumerate(words) if word.startswith("-")), len(words))
+    names, options = words[:first_option] or NAMES, words[first_option:]
+    if options and len(names) != 1:
+        print(f"{options[0]}: options need one benchmark's name before them", file=sys.stderr)
+        return 2
     if unknown := set(names) - set(NAMES):
         print(f"unknown benchmark {sorted(unknown)}; known: {', '.join(NAMES)}", file=sys.stderr)
         return 2
@@ -19,7 +24,7 @@ def main() -> int:
     codes = []
     for name in names:
         print(f"\n== {name} ==", flush=True)
-        codes.append(subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=False).returncode)
+        codes.append(subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *options], check=False).returncode)
     return max(codes)
 
 

@@ -40,17 +40,28 @@ def check_mpi(job: JobSpec, site: Site, python: str) -> None:
     if site.mpi_launcher == "mpirun":
         if not shutil.which("mpirun", path=f"{Path(python).parent}:{os.environ.get('PATH', os.defpath)}"):
             raise UserError(f"mode = 'horovod': no mpirun on PATH: `make setup-horovod` brings one, {_INSTEAD}")
-    elif "pmix" not in _srun_mpi():
+    elif reason := _srun_fails():
         raise UserError(
-            f"mode = 'horovod': srun of site {site.name!r} can't start MPI (srun --mpi=list has no pmix): "
+            f"mode = 'horovod': srun of site {site.name!r} can't start MPI (srun --mpi=pmix: {reason}): "
             f'set launcher = "mpirun" in the site file, {_INSTEAD}'
         )
 
 
-def _srun_mpi() -> str:
-    """Return the kinds of MPI that srun can start, as it lists them."""
+def _srun_fails() -> str:
+    """Return why srun can't use PMIx here; empty if it can, or if that can't be told.
+
+    `srun --mpi=list` names the plugin even where the library that it loads, libpmix, is missing. So srun is asked to
+    check a step (--test-only starts nothing): it loads the plugin before it asks the controller, whose own objections
+    don't matter here.
+    """
+    command = ["srun", "--mpi=pmix", "--test-only", "--ntasks=1", "true"]
     try:
-        done = subprocess.run(["srun", "--mpi=list"], capture_output=True, text=True, check=False, timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    except OSError as error:
+        return f"{error.strerror}: srun"
+    except subprocess.TimeoutExpired:
         return ""
-    return done.stdout + done.stderr
+    if "Invalid MPI type" not in done.stderr:
+        return ""
+    # The first line is the plugin's own: "srun: error:  mpi/pmix_v4: …: pmi/pmix: can not load PMIx library".
+    return done.stderr.splitlines()[0].rpartition(": ")[2]

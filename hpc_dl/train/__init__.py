@@ -24,6 +24,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "staleness": ("async", "mixed"),
     "n_fetch": ("async", "mixed"),
     "n_push": ("async", "mixed"),
+    "restart_timeout": ("async", "mixed", "sync"),
     "compression": ("async", "mixed", "sync", *ALL_REDUCE),
     "trace_steps": ("async", "mixed", "sync", "single"),
     "scale_lr": ALL_REDUCE,

@@ -20,7 +20,12 @@ from hpc_dl.train.stop import Stop
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run this process's part and return its exit code."""
+    """Run this process's part and return its exit code.
+
+    0: done. 1: an error that a new start would only repeat. 2: the user's error. 74: the last checkpoint or the result
+    could not be written for too long. 75: contact with a peer was lost, or a later attempt has taken over: a new start
+    helps. 143: ended by SIGTERM, after saving.
+    """
     stop = Stop()
     try:
         options = parse(arguments)

@@ -71,7 +71,9 @@ def work(
         votes: list[Any] = []
 
         def exchange(gradients: graph.Gradients, updates: list[Any], apply_gradients: graph.Apply) -> Any:
-            *means, share = group.mean([*(gradient for gradient, _ in gradients), vote])
+            with tf.control_dependencies([gradient for gradient, _ in gradients]):
+                late = tf.identity(vote)  # with the last gradient: alone it would be one exchange more
+            *means, share = group.mean([*(gradient for gradient, _ in gradients), late])
             votes.append(tf.identity(share))
             variables = [variable for _, variable in gradients]
             return apply_gradients(list(zip(means, variables, strict=True)), updates)

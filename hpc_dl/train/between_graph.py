@@ -24,11 +24,10 @@ from hpc_dl.train.loop import train
 from hpc_dl.train.metrics import Metrics
 from hpc_dl.train.options import Options
 from hpc_dl.train.parameter_server import serve
-from hpc_dl.train.peers import GONE, Peers, Watch, answers
+from hpc_dl.train.peers import GONE, Peers, Watch
 from hpc_dl.train.rendezvous import Rendezvous
 from hpc_dl.train.result import evaluated, finish
 from hpc_dl.train.saving import Saving
-from hpc_dl.train.session import LOST_CONTACT, first_line
 from hpc_dl.train.staleness import Staleness
 from hpc_dl.train.stop import EXIT_CODE, Stop
 from hpc_dl.train.sync import Sync
@@ -58,10 +57,9 @@ def run(options: Options, cluster: Cluster, metrics: Metrics, stop: Stop) -> int
     try:
         return _work(server, options, cluster, metrics, stop, attempt, watch)
     except tf.errors.OpError as error:
-        # What TensorFlow raises when a ps is gone, or a new one without our session is in its place; or anything else.
-        if not isinstance(error, LOST_CONTACT) and all(answers(address) for address in cluster.ps):
+        if not session.lost_contact(error, cluster.ps):
             raise
-        raise PeerLostError(f"{cluster.task}: contact with a ps was lost: {first_line(error)}") from error
+        raise PeerLostError(f"{cluster.task}: contact with a ps was lost: {session.first_line(error)}") from error
 
 
 def _servers(options: Options, cluster: Cluster, attempt: Attempt) -> Peers:

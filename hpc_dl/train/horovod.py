@@ -53,10 +53,15 @@ def run(options: Options, cluster: Cluster, metrics: Metrics, stop: Stop) -> int
         return all_reduce.work(Ranks(options), options, cluster, metrics, stop)
     except (tf.errors.OpError, MPI.Exception) as error:
         # Horovod and MPI have no error for it, so it is whatever their own operations raise.
-        if isinstance(error, tf.errors.OpError) and not re.search("horovod|mpi_", str(error), re.IGNORECASE):
+        if isinstance(error, tf.errors.OpError) and not re.search("Horovod|MPI_", _message(error)):
             raise
         time.sleep(_FIRST_CAUSE)
         raise PeerLostError(f"{cluster.task}: contact with another rank was lost: {type(error).__name__}") from error
+
+
+def _message(error: Any) -> str:
+    """Return what happened in which operation, without the lines of code that made it."""
+    return str(error.message).partition("Original stack trace")[0]
 
 
 class Ranks:

@@ -18,7 +18,6 @@ from hpc_dl.train.cluster import Cluster
 from hpc_dl.train.metrics import Metrics
 from hpc_dl.train.options import Options
 from hpc_dl.train.peers import Peers, Watch
-from hpc_dl.train.session import LOST_CONTACT
 from hpc_dl.train.stop import Stop
 
 tf1 = tf.compat.v1
@@ -49,7 +48,9 @@ def run(options: Options, cluster: Cluster, metrics: Metrics, stop: Stop) -> int
     group.watch = Watch(attempt, (others, 0))
     try:
         return all_reduce.work(group, options, cluster, metrics, stop, server.target, task)
-    except LOST_CONTACT as error:
+    except tf.errors.OpError as error:
+        if not session.lost_contact(error, cluster.others().values()):
+            raise
         time.sleep(_FIRST_CAUSE)
         raise PeerLostError(f"{cluster.task}: contact with another worker was lost: {type(error).__name__}") from error
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import Any
 
 import tensorflow as tf
 
 from hpc_dl.errors import PeerLostError, UserError
 from hpc_dl.train.cluster import Cluster
+from hpc_dl.train.peers import answers
 
 tf1 = tf.compat.v1
-
-LOST_CONTACT = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
-"""What TensorFlow raises in a process that has lost another one."""
 
 _open: list[Any] = []  # a session closes itself when nothing refers to it
 
@@ -72,6 +71,16 @@ def serve(jobs: dict[str, tuple[str, ...]], cluster: Cluster, config: Any) -> An
         raise PeerLostError(
             f"{cluster.task}: no server at {address}, is the port taken? {first_line(error)}"
         ) from error
+
+
+def lost_contact(error: Any, addresses: Iterable[str]) -> bool:
+    """Say whether a TensorFlow error is there because one of these processes is gone.
+
+    Three kinds say so: that nobody answers, or that a new process without our session does. Others may have any cause:
+    then the processes are asked.
+    """
+    kinds = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
+    return isinstance(error, kinds) or not all(answers(address) for address in addresses)
 
 
 def first_line(error: Any) -> str:

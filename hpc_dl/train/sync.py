@@ -28,7 +28,6 @@ from hpc_dl.train.graph import Apply, Gradients
 from hpc_dl.train.options import Options
 from hpc_dl.train.peers import Peers, Watch
 from hpc_dl.train.rendezvous import POLL
-from hpc_dl.train.session import LOST_CONTACT, first_line
 from hpc_dl.train.shared import shared_variable
 from hpc_dl.train.stop import Stop
 
@@ -75,13 +74,15 @@ class Sync:
             with tf.control_dependencies([*sent, *updates]):
                 voted = [votes.apply_grad(1.0, now), sent_votes.assign_add(1)]
             own = queues[index]
+
+            def newest_token() -> Any:  # not the last, which may be older: this worker's own
+                return tf.reduce_max(own.dequeue_many(tf.maximum(own.size(), 1)))
+
             with tf.control_dependencies(voted):
-                token = own.dequeue_many(tf.maximum(own.size(), 1))[-1]
+                token = newest_token()
             self._wake = own.enqueue(global_step.read_value())
             with tf.control_dependencies([self._wake]):
-                waiting = own.dequeue_many(tf.maximum(own.size(), 1))
-            # Not the last one: the chief may have sent a newer one in between.
-            self._join = local_step.assign(tf.reduce_max(waiting)).op
+                self._join = local_step.assign(newest_token()).op
 
             # The chief's. All gradients of the voters are there; who has sent a part without a vote is in some means.
             taken = votes.take_grad(workers - self._options.backup_workers)
@@ -131,8 +132,10 @@ class Sync:
             while step < options.steps:
                 (step,) = aggregate()
         except tf.errors.OpError as error:
-            print(f"error: worker 0 can't take steps any more: {first_line(error)}", file=sys.stderr, flush=True)
-            os._exit(LOST if isinstance(error, LOST_CONTACT) else 1)
+            print(
+                f"error: worker 0 can't take steps any more: {session.first_line(error)}", file=sys.stderr, flush=True
+            )
+            os._exit(LOST if session.lost_contact(error, self._cluster.ps) else 1)
         watch.end()
 
     def _wake_up(self, remote: Any, stop: Stop) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -15,7 +16,11 @@ from pathlib import Path
 import pytest
 
 import hpc_dl
+from hpc_dl.errors import UserError
+from hpc_dl.jobspec import JobSpec
 from hpc_dl.minicluster import MiniCluster
+from hpc_dl.mpi import check_mpi
+from hpc_dl.site import Site
 from tests.slurm.helpers import Bench
 from tests.unit.fakes.processes import eventually, names
 
@@ -247,3 +252,12 @@ def test_the_facts_of_each_node_are_its_own(bench: Bench) -> None:
     facts = [json.loads(line) for line in job.run.facts.read_text().splitlines()]
     assert sorted(one["node"] for one in facts) == ["mini1", "mini2"]
     assert all(len(one["gpus"]) == 3 for one in facts)
+
+
+@pytest.mark.usefixtures("bench")
+def test_the_check_before_submission_knows_whether_srun_can_start_ranks() -> None:
+    step = ["srun", "--mpi=pmix", "--nodes=1", "--ntasks=1", "true"]
+    starts = subprocess.run(step, capture_output=True, check=False, timeout=60).returncode == 0
+    job, site = JobSpec(mode="horovod", script="own.py"), Site(name="x", cores=1)
+    with contextlib.nullcontext() if starts else pytest.raises(UserError, match="srun --mpi=pmix: "):
+        check_mpi(job, site, sys.executable)

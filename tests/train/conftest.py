@@ -16,6 +16,18 @@ import pytest
 
 _ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
 
+# Parameters by the million, and next to nothing to compute: the traffic is that of the parameters.
+_HEAVY = """
+from hpc_dl.models.keras import keras
+
+def heavy(shape, classes):
+    images = keras.Input(shape)
+    features = keras.layers.Conv2D(8, 3, 4, "same", name="conv1")(images)
+    features = keras.layers.BatchNormalization(name="bn1")(features)
+    features = keras.layers.Dense(4096, activation="relu", name="fc1")(keras.layers.Flatten()(features))
+    return keras.Model(images, keras.layers.Dense(classes, name="fc2")(features), name="heavy")
+"""
+
 
 class Processes:
     """The processes of one run, by task name."""
@@ -71,7 +83,7 @@ class Processes:
         environment, arguments = self._lines[task]
         self._start(task, environment, *arguments)
 
-    def wait(self, seconds: float = 90) -> dict[str, int]:
+    def wait(self, seconds: float = 150) -> dict[str, int]:
         """Return the exit code of each process; those that have not ended in time fail the test."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -83,7 +95,7 @@ class Processes:
         logs = "\n".join(self.log(task) for task in running)
         return pytest.fail(f"{', '.join(running)} still run after {seconds} s:\n{logs}")
 
-    def wait_for(self, condition: Callable[[], bool], seconds: float = 60) -> None:
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 120) -> None:
         """Wait until something is so."""
         deadline = time.monotonic() + seconds
         while not condition():
@@ -106,6 +118,11 @@ class Processes:
         """Return the last global step that a process reported, 0 before the first."""
         return max((line["step"] for line in self.lines(task) if "step" in line), default=0)
 
+    def sent(self, task: str, way: str = "sent") -> float:
+        """Return what a process sent, or received, per step of a worker, in sizes of the model."""
+        result = self.result()
+        return float(result["bytes_per_step"][task][f"bytes_{way}"] / (4 * result["parameters"]))
+
     def end(self) -> None:
         for process in self.by_task.values():
             process.kill()
@@ -127,6 +144,14 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     subprocess.run([sys.executable, "-m", "hpc_dl.data", "prepare", "digits", "--data-dir", folder], check=True)
     return folder
+
+
+@pytest.fixture
+def heavy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the name of a network with 2.1 million parameters."""
+    (tmp_path / "heavy_network.py").write_text(_HEAVY)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    return "heavy_network:heavy"
 
 
 @pytest.fixture

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -13,26 +11,6 @@ from hpc_dl.figures import figures, per_step
 from tests.train.conftest import Processes
 
 Make = Callable[..., Processes]
-
-# Parameters by the million, and next to nothing to compute: the traffic is that of the parameters.
-_HEAVY = """
-from hpc_dl.models.keras import keras
-
-def heavy(shape, classes):
-    images = keras.Input(shape)
-    features = keras.layers.Conv2D(8, 3, 4, "same", name="conv1")(images)
-    features = keras.layers.BatchNormalization(name="bn1")(features)
-    features = keras.layers.Dense(4096, activation="relu", name="fc1")(keras.layers.Flatten()(features))
-    return keras.Model(images, keras.layers.Dense(classes, name="fc2")(features), name="heavy")
-"""
-
-
-@pytest.fixture
-def heavy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Return the name of the network above."""
-    (tmp_path / "heavy_network.py").write_text(_HEAVY)
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
-    return "heavy_network:heavy"
 
 
 def test_async_shows_its_bytes_its_step_times_and_traces(processes: Make, heavy: str) -> None:

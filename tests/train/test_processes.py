@@ -68,14 +68,15 @@ def test_async_learns_and_continues(processes: Make) -> None:
     assert 650 <= again.result()["steps"] <= 651
 
 
-def test_async_with_one_worker_equals_single(processes: Make) -> None:
+def test_async_with_one_worker_equals_single_each_time(processes: Make) -> None:
     arguments = ("--steps", "60", "--log-every", "20", "--lr-boundaries", "30", "--learning-rate", "0.1")
-    runs = [processes("single").start(*arguments), processes("async").start(*arguments, ps=1, workers=1)]
+    runs = [processes("single").start(*arguments)]
+    runs += [processes(name).start(*arguments, ps=1, workers=1) for name in ("async", "again")]
     losses = []
     for run in runs:
         assert set(run.wait().values()) == {0}
         losses.append([line["loss"] for line in run.lines("worker-0") if "step" in line])
-    assert losses[0] == losses[1]
+    assert losses[0] == losses[1] == losses[2]
     assert runs[1].result()["steps"] == 60
 
 

@@ -65,6 +65,8 @@ CASES = {
     "local": Case("local", {"nodes": 2}, {"cores": 2}),
     "horovod": Case("minotauro", {"mode": "horovod", "gpus": 2}, nodelist="nvb[19-20]"),
     "horovod_mpirun": Case("minicluster", {"mode": "horovod", "nodes": 2, "gpus": 2}),
+    "mixed": Case("minotauro", {"mode": "mixed"}, nodelist="nvb[19-20]"),
+    "sync": Case("minicluster", {"mode": "sync", "nodes": 2, "gpus": 2, "backup_workers": 1}),
     "multiworker": Case("minicluster", {"mode": "multiworker", "nodes": 2, "gpus": 1}),
     "own_script": Case(
         "minotauro",

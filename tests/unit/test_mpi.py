@@ -100,11 +100,49 @@ def test_a_missing_mpi_launcher_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pa
         check(Site(cores=1, scheduler="local"), python, script=script)
     with pytest.raises(UserError, match=r"srun of site 'x' can't start MPI .* set launcher = .mpirun"):
         check(Site(name="x", cores=1), python, script=script)
-    for name, text in (("srun", "#!/bin/sh\necho plugins: none pmix >&2\n"), ("mpirun", "")):
-        (tmp_path / name).write_text(text)
+    for name in ("srun", "mpirun"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
         (tmp_path / name).chmod(0o755)
     check(Site(name="x", cores=1), python, script=script)
     check(Site(name="x", cores=1, launcher="mpirun"), python, script=script)
+
+
+# What srun of Slurm 22.05 says.
+_NO_LIBRARY = """\
+srun: error:  mpi/pmix_v4: init: (null) [0]: mpi_pmix.c:195: pmi/pmix: can not load PMIx library
+srun: error: Couldn't load specified plugin name for mpi/pmix: Plugin init() callback failed
+srun: error: MPI: Cannot create context for mpi/pmix
+srun: error: MPI: Unable to load any plugin
+srun: error: Invalid MPI type 'pmix', --mpi=list for acceptable types
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (_NO_LIBRARY, "can not load PMIx library"),
+        (
+            "srun: error: Couldn't find the specified plugin name for mpi/pmix looking at all files\n"
+            "srun: error: Invalid MPI type 'pmix', --mpi=list for acceptable types\n",
+            "Couldn't find the specified plugin name for mpi/pmix looking at all files",
+        ),
+        ("srun: error: Unable to allocate resources: Invalid account specified\n", ""),
+    ],
+)
+def test_srun_itself_says_whether_it_has_pmix(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: str, reason: str
+) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    (tmp_path / "said").write_text(said)
+    (tmp_path / "srun").write_text(f'#!/bin/sh\necho "$@" >{tmp_path}/asked\ncat {tmp_path}/said >&2\nexit 1\n')
+    (tmp_path / "srun").chmod(0o755)
+    site, python = Site(name="x", cores=1), str(tmp_path / "python")
+    if reason:
+        with pytest.raises(UserError, match=rf"srun --mpi=pmix: {reason}\): set launcher = .mpirun. .* 'multiworker'"):
+            check(site, python, script="train.py")
+    else:
+        check(site, python, script="train.py")
+    assert (tmp_path / "asked").read_text().split() == ["--mpi=pmix", "--test-only", "--ntasks=1", "true"]
 
 
 def test_an_mpirun_that_says_1_on_sigterm_was_told_to_end(tmp_path: Path) -> None:

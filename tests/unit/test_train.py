@@ -58,7 +58,10 @@ def test_options_are_read() -> None:
         (["--fusion-mb", "0"], "--fusion-mb: 0.0 is not allowed; it must be a number above 0"),
         (["--warmup-steps", "-1"], "--warmup-steps: -1 is not allowed; it must be an integer from 0 up"),
         (["--scale-lr", "maybe"], "argument --scale-lr: invalid true or false value: 'maybe'"),
-        (["--restart-timeout", "0"], "--restart-timeout: 0.0 is not allowed; it must be a number above 0"),
+        (
+            ["--mode", "sync", "--restart-timeout", "0"],
+            "--restart-timeout: 0.0 is not allowed; it must be a number above 0",
+        ),
         (["--disk-patience", "-1"], "--disk-patience: -1.0 is not allowed; it must be a number from 0 up"),
         (["--bach", "3"], r"unknown option --bach \(did you mean '--batch'\?\)"),
     ],
