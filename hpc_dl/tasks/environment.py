@@ -106,7 +106,10 @@ class Environment:
 
     def end_steps(self, task: int) -> None:
         """End the Slurm steps that a task has left behind; the prolog has written down which it had."""
-        if not self._step or not (path := self._steps(task)).exists():
+        if not self._step:
+            return
+        (self._hosts / f"task-{task}").unlink(missing_ok=True)  # the prolog lets no rank start from now on
+        if not (path := self._steps(task)).exists():
             return
         steps = path.read_text().split()
         path.unlink()

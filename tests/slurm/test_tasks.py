@@ -42,10 +42,10 @@ def command(cluster: MiniCluster, folder: Path, *words: str) -> str:
     return done.stdout
 
 
-def eventually(what: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
+def eventually(what: Callable[[], object], why: Callable[[], str] = str) -> None:
+    deadline = time.monotonic() + 90
     while not what():
-        assert time.monotonic() < deadline, "it did not happen in time"
+        assert time.monotonic() < deadline, f"it did not happen in time: {why()}"
         time.sleep(0.1)
 
 
@@ -60,7 +60,10 @@ def state(cluster: MiniCluster, folder: Path, job: str) -> str:
 
 
 def finish(cluster: MiniCluster, folder: Path, job: str) -> str:
-    eventually(lambda: state(cluster, folder, job) not in ("PENDING", "RUNNING", "COMPLETING"))
+    def said() -> str:
+        return "".join(path.read_text() for path in [*folder.glob("*.log"), *folder.glob("*.records/output/*")])
+
+    eventually(lambda: state(cluster, folder, job) not in ("PENDING", "RUNNING", "COMPLETING"), said)
     return state(cluster, folder, job)
 
 
