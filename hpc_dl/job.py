@@ -9,10 +9,10 @@ from typing import Any
 
 from hpc_dl import local
 from hpc_dl.errors import JobError, UserError
+from hpc_dl.jobstate import states, summary_of
 from hpc_dl.runfolder import RunFolder, Summary
 from hpc_dl.slurm import executor
 from hpc_dl.slurm.state import ENDED, SlurmState
-from hpc_dl.slurm.state import query as ask_slurm
 
 FORGOTTEN = 60.0  # seconds of UNKNOWN after which a job counts as forgotten: a busy controller answers by then
 
@@ -42,25 +42,11 @@ class Job:
         return self.query().state
 
     def query(self) -> SlurmState:
-        """Return the state, why it waits and where it runs.
+        """Return the state, why it waits, where and when it runs.
 
-        Slurm comes first; the job's own summary counts where Slurm has forgotten the job.
+        Slurm comes first; the records in the run folder count where Slurm has forgotten the job or does not answer.
         """
-        if self._local is None:
-            said = ask_slurm([self.job_id])[self.job_id]
-            if said.state != "UNKNOWN":
-                return said
-        # Asked first: the summary is the last thing that its script writes.
-        alive = self._local is not None and self._local.alive
-        if summary := self.run.read_summary():
-            return SlurmState(summary.state)
-        if self._local is None:
-            return SlurmState("UNKNOWN")
-        if alive:
-            return SlurmState("RUNNING")
-        # Its script was killed itself, or told to end before it could write one.
-        last = local.load(self.run)
-        return SlurmState("CANCELLED" if last and last.cancelled else "FAILED")
+        return states([self.run])[0]
 
     def done(self) -> bool:
         """Return whether it has ended, well or not."""
@@ -78,8 +64,9 @@ class Job:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         pause, known = 0.2, time.monotonic()
-        while (state := self.state) not in ENDED:
-            if state != "UNKNOWN":
+        while (now := self.query()).state not in ENDED:
+            # Where Slurm does not answer, it may know the job all the same.
+            if now.state != "UNKNOWN" or now.silent:
                 known = time.monotonic()
             elif time.monotonic() - known > FORGOTTEN:
                 raise JobError(
@@ -107,12 +94,12 @@ class Job:
 
     def exception(self) -> JobError | None:
         """Return why it ended badly; None if it ended well or has not ended."""
-        final = self.state
-        if final == "COMPLETED" or final not in ENDED:
+        final = self.query()
+        if final.state == "COMPLETED" or final.state not in ENDED:
             return None
-        summary = self.summary()
+        summary = summary_of(self.run, final)
         cause = summary.failure if summary and summary.failure else f"see {self.run.log}"
-        return JobError(f"job {self.job_id} ended {final}: {cause}")
+        return JobError(f"job {self.job_id} ended {final.state}: {cause}")
 
     def summary(self) -> Summary | None:
         """Return how it ended, from its own record; None before the end, or if it could not write one."""

@@ -80,6 +80,8 @@ class RunFolder:
         self.tensorboard = self.path / "tensorboard"
         self.result = self.path / "result.json"
         self.summary = self.path / "summary.json"
+        self.attempt = self.path / "attempt"
+        self.ended = self.path / "ended.json"
 
     @property
     def job_id(self) -> str:

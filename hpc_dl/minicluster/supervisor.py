@@ -241,7 +241,7 @@ def _guard(worker: int) -> int:
     while code is None:
         number = signal.sigwait(_SIGNALS)
         if number != signal.SIGCHLD:
-            _send([worker], number if number in (_PAUSE, _RESUME) else signal.SIGTERM)
+            _send([worker], signal.Signals(number) if number in (_PAUSE, _RESUME) else signal.SIGTERM)
         code = dict(_reap()).get(worker)
     _end_descendants()
     return code
