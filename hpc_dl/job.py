@@ -14,6 +14,8 @@ from hpc_dl.runfolder import RunFolder, Summary
 from hpc_dl.slurm import executor
 from hpc_dl.slurm.state import ENDED, SlurmState
 
+_ASK_LOCAL = 0.5  # seconds between questions for the state
+_ASK_SLURM = (2.0, 30.0)  # the same for Slurm, at first and at most
 FORGOTTEN = 60.0  # seconds of UNKNOWN after which a job counts as forgotten: a busy controller answers by then
 
 
@@ -119,6 +121,35 @@ class Job:
     def logs(self) -> dict[str, Path]:
         """Return each process's log file by its name, such as ``worker:0``."""
         return {name: self.run.log_of(name) for name in self.run.processes()}
+
+
+class Asking:
+    """Asks where a job is now and then, the more rarely the longer it takes: many may ask one slurmctld."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._pause, self._longest = (_ASK_LOCAL, _ASK_LOCAL) if job.run.local.exists() else _ASK_SLURM
+        self._ask_at, self._known, self._ends = 0.0, time.monotonic(), False
+        self.state = SlurmState("")
+
+    def look(self) -> Asking:
+        """Ask, if it is time to; `state` and `over` say what is known."""
+        now = time.monotonic()
+        # The summary is the last thing that a job writes: then the state is worth a question out of turn.
+        ends, before = self._job.run.summary.exists(), self._ends
+        if now >= self._ask_at or (ends and not before):
+            self.state = self._job.query()
+            self._ends = ends
+            self._pause = _ASK_SLURM[0] if ends and not before else min(self._pause * 1.2, self._longest)
+            self._ask_at = time.monotonic() + min(self._pause, self._longest)
+            if self.state.state != "UNKNOWN" or self.state.silent:
+                self._known = time.monotonic()
+        return self
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended, or nobody has known it for `FORGOTTEN` seconds."""
+        return self.state.state in ENDED or time.monotonic() - self._known > FORGOTTEN
 
 
 def runs_in(folder: Path) -> Iterator[RunFolder]:
