@@ -19,6 +19,7 @@ _RUNS = click.option("--runs", default="runs", envvar="HPC_DL_RUNS", help="folde
 
 def follow(job: Job, console: Console) -> int:
     """Show a job until it ends and return its exit code; Ctrl-C leaves it running."""
+    from hpc_dl.jobstate import summary_of
     from hpc_dl.terminal import summary_lines, watch
 
     spec = job.run.read_job()
@@ -34,7 +35,7 @@ def follow(job: Job, console: Console) -> int:
             f"\n  end it:     hpc-dl cancel {word}  (make cancel JOB={word})"
         )
         return 0
-    summary = job.summary()
+    summary = summary_of(job.run, state)
     for line in summary_lines(job, state, summary):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
     if state.state == "COMPLETED":

@@ -78,9 +78,9 @@ def list_jobs(runs: str, wanted: tuple[str, ...], as_json: bool) -> int:
     from hpc_dl.slurm.state import ACTIVE, ENDED, WAITING
 
     known = {state.lower() for state in ENDED | WAITING | ACTIVE}
-    for state in wanted:
-        if state.lower() not in known:
-            raise UserError(f"--state: {state!r}{near_match(state.lower(), known)}; known are {allowed(sorted(known))}")
+    for name in wanted:
+        if name.lower() not in known:
+            raise UserError(f"--state: {name!r}{near_match(name.lower(), known)}; known are {allowed(sorted(known))}")
     folders = list(runs_in(Path(runs)))
     found = states(folders)
     chosen = [pair for pair in zip(folders, found, strict=True) if not wanted or _is_one(pair[1], wanted)]

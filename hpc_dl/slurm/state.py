@@ -30,6 +30,8 @@ WAITING = frozenset(
 )
 # All others (man squeue and man sacct).
 ACTIVE = frozenset({"RUNNING", "COMPLETING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SUSPENDED", "UNKNOWN"})
+# Ends after which Slurm requeues most jobs; accounting learns of that seconds later.
+_REQUEUED = frozenset({"BOOT_FAIL", "NODE_FAIL", "PREEMPTED", "REQUEUED"})
 
 PATIENCE = 30.0  # seconds that a question has: a busy controller takes its time
 _JOB_ID = re.compile(r"\d+([_+]\d+)?")
@@ -88,7 +90,8 @@ def _of_record(recorded: SlurmState | None, no_controller: bool, no_accounting: 
     if recorded is None:
         return msgspec.structs.replace(UNKNOWN, silent=no_controller or no_accounting)
     if no_controller:
-        return msgspec.structs.replace(recorded, silent=True)
+        known = UNKNOWN if recorded.state in _REQUEUED else recorded
+        return msgspec.structs.replace(known, silent=True)
     # slurmctld has forgotten it, so it has ended: accounting was away at that time, and knows no better.
     return recorded if recorded.state in ENDED else UNKNOWN
 
@@ -120,7 +123,7 @@ class _Asker:
         """Return all that accounting has recorded of these jobs; nothing where there is none."""
         count = max(1, _LIST // (1 + max(map(len, job_ids))))
         jobs = [f"--jobs={','.join(job_ids[start : start + count])}" for start in range(0, len(job_ids), count)]
-        options = ("--noheader", "--allocations", "--array", "--parsable2", _SACCT)
+        options = ("--noheader", "--allocations", "--parsable2", _SACCT)
         code, text, error = self._run("sacct", *options, *jobs)
         if code is None or "accounting storage is disabled" in error:
             return {}
