@@ -6,13 +6,13 @@ import json
 import logging
 import os
 import pwd
-import re
 import secrets
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -113,7 +113,7 @@ class MiniCluster:
             return None
         return Status(pid, self.slurm_conf, record["auth"], self._node_states())
 
-    def start(self, *, detach: bool = False, timeout_s: float = 15.0) -> MiniCluster:
+    def start(self, *, detach: bool = False, timeout_s: float = 30.0) -> MiniCluster:
         """Start the cluster; return when all nodes are idle.
 
         Args:
@@ -176,7 +176,9 @@ class MiniCluster:
         Raises:
             UserError: No cluster runs in the root folder, or it did not end in time.
         """
-        self._signal(signal.SIGUSR1, answers=False, deadline=time.monotonic() + timeout_s)
+        controller = Path("/proc", (self.root / "state" / "slurmctld.pid").read_text(encoding="utf-8").strip())
+        self._signal(signal.SIGUSR1)
+        self._wait(lambda: not controller.exists(), "slurmctld did not end", time.monotonic() + timeout_s)
 
     def resume(self, timeout_s: float = 20.0) -> None:
         """Start slurmctld again after `pause`; return when it answers.
@@ -184,18 +186,19 @@ class MiniCluster:
         Raises:
             UserError: No cluster runs in the root folder, or it did not come up in time.
         """
-        self._signal(signal.SIGUSR2, answers=True, deadline=time.monotonic() + timeout_s)
+        self._signal(signal.SIGUSR2)
+        self._wait(lambda: bool(self._node_states()), "slurmctld did not start", time.monotonic() + timeout_s)
 
-    def _signal(self, number: signal.Signals, *, answers: bool, deadline: float) -> None:
+    def _signal(self, number: signal.Signals) -> None:
         pid = supervisor_pid(self.root)
         if not pid:
             raise UserError(f"private cluster: none runs in {self.root}")
-        found = re.search(r"^SlurmctldPort=(\d+)", self.slurm_conf.read_text(encoding="utf-8"), re.MULTILINE)
-        assert found is not None  # noqa: S101 - we have written it
         os.kill(pid, number)
-        while supervisor.answers(int(found[1])) != answers:
+
+    def _wait(self, happened: Callable[[], bool], problem: str, deadline: float) -> None:
+        while not happened():
             if time.monotonic() > deadline:
-                raise UserError(f"private cluster: slurmctld did not {'start' if answers else 'end'}; see {self.root}")
+                raise UserError(f"private cluster: {problem}; see {self.root / 'log'}")
             time.sleep(_POLL)
 
     def __enter__(self) -> MiniCluster:

@@ -221,18 +221,11 @@ def _up(daemon: Daemon) -> bool:
     try:
         if daemon["socket"]:
             return Path(daemon["socket"]).is_socket()
-        return answers(daemon["port"]) if daemon["port"] else True
+        if daemon["port"]:
+            socket.create_connection(("127.0.0.1", daemon["port"]), timeout=1).close()
+        return True
     except OSError:
         return False
-
-
-def answers(port: int) -> bool:
-    """Return whether somebody listens on a port of this host."""
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-    except OSError:
-        return False
-    return True
 
 
 def _guard(worker: int) -> int:
