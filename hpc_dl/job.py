@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ from hpc_dl import local
 from hpc_dl.errors import JobError, UserError
 from hpc_dl.jobstate import states, summary_of
 from hpc_dl.runfolder import RunFolder, Summary
-from hpc_dl.slurm import executor
 from hpc_dl.slurm.state import ENDED, SlurmState
 
 _ASK_LOCAL = 0.5  # seconds between questions for the state
@@ -112,6 +111,8 @@ class Job:
         if self._local is not None:
             local.cancel(self.run, self._local)
         else:
+            from hpc_dl.slurm import executor  # not before: it imports submitit
+
             executor.cancel(self.job_id)
 
     def stdout(self) -> str:
@@ -164,13 +165,26 @@ def find_job(name: str, folder: Path) -> Job:
     Raises:
         UserError: there is none.
     """
+    return find_jobs([name], folder)[0]
+
+
+def find_jobs(names: Sequence[str], folder: Path) -> list[Job]:
+    """Return a job for each name, as `find_job` does; the folder is looked through once.
+
+    Raises:
+        UserError: there is none for one of them.
+    """
+    runs = [] if all("/" in name for name in names) else list(runs_in(folder))
+    known = {key: run for run in runs for key in (run.job_id, run.path.name, "")}
+    return [_find(name, known, runs, folder) for name in names]
+
+
+def _find(name: str, known: Mapping[str, RunFolder], runs: Sequence[RunFolder], folder: Path) -> Job:
     if "/" in name:
         if not (Path(name) / "job.toml").is_file():
             raise UserError(f"{name}: no run folder (it has no job.toml)")
         return Job(name)
-    runs = list(runs_in(folder))
-    matching = [run for run in runs if not name or name in (run.job_id, run.path.name)]
-    if not matching:
-        known = ", ".join(run.job_id for run in runs[-5:]) or "none"
-        raise UserError(f"no job{f' {name!r}' if name else ''} in {folder}; newest jobs there: {known}")
-    return Job(matching[-1])
+    if name not in known:
+        newest = ", ".join(run.job_id for run in runs[-5:]) or "none"
+        raise UserError(f"no job{f' {name!r}' if name else ''} in {folder}; newest jobs there: {newest}")
+    return Job(known[name])

@@ -58,6 +58,8 @@ def last_lines_start(path: Path, count: int) -> int:
     with path.open("rb") as file:
         start = size = file.seek(0, 2)
         ends_wanted = count
+        if count == 0:
+            return size
         while start > 0:
             block = min(_BLOCK, start)
             start -= block
@@ -65,8 +67,6 @@ def last_lines_start(path: Path, count: int) -> int:
             text = file.read(block)
             # The end of the last line is no start of another.
             cut = len(text) - 1 if start + block == size and text.endswith(b"\n") else len(text)
-            if count == 0:
-                return size if text.endswith(b"\n") else start + text.rfind(b"\n") + 1
             while (cut := text.rfind(b"\n", 0, cut)) >= 0:
                 ends_wanted -= 1
                 if ends_wanted == 0:

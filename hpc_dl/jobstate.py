@@ -153,8 +153,7 @@ def _ask(runs: Iterable[RunFolder], patience: float) -> dict[Path, SlurmState]:
     own: list[RunFolder] = []
     others: list[RunFolder] = []
     for run in runs:
-        private = "SLURM_CONF" not in os.environ and read_toml(run.site_file).values.get("name") == "minicluster"
-        (own if private else others).append(run)
+        (own if "SLURM_CONF" not in os.environ and _is_private(run) else others).append(run)
     said = slurm.query([run.job_id for run in others], patience)
     found = {run.path: said[run.job_id] for run in others}
     if own and running():
@@ -162,6 +161,12 @@ def _ask(runs: Iterable[RunFolder], patience: float) -> dict[Path, SlurmState]:
         found |= {run.path: said[run.job_id] for run in own}
     nobody = msgspec.structs.replace(UNKNOWN, silent=True)
     return {run.path: nobody for run in own} | found
+
+
+def _is_private(run: RunFolder) -> bool:
+    # Most files need not be parsed for that.
+    name = "minicluster"
+    return name in run.site_file.read_text() and read_toml(run.site_file).values.get("name") == name
 
 
 def _local_state(run: RunFolder) -> SlurmState:

@@ -64,12 +64,13 @@ class Progress:
         # The last line may be half written: it is read next time.
         whole = appended[: appended.rfind(b"\n") + 1]
         self._offsets[path] += len(whole)
-        for line in whole.splitlines():
-            record: dict[str, Any] = json.loads(line)  # not msgspec: a loss may be NaN
-            if "event" not in record:
-                self._last[path] = record
-            elif record["event"] == "evaluating":
-                self._evaluating[path] = record["time"]
+        last: dict[str, Any] = {}
+        for line in reversed(whole.splitlines()):
+            # Most lines are earlier records, which nobody needs.
+            if b'"evaluating"' in line:
+                self._evaluating[path] = max(json.loads(line)["time"], self._evaluating.get(path, 0.0))
+            elif not last and b'"event"' not in line:
+                last = self._last[path] = json.loads(line)  # not msgspec: a loss may be NaN
 
 
 def _line_start(file: BinaryIO, offset: int) -> int:

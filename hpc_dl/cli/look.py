@@ -32,10 +32,10 @@ def status(jobs: tuple[str, ...], runs: str, as_json: bool) -> int:
 
     Slurm's word comes first; a job that it has forgotten is where the run folder says. UNKNOWN: nobody knows.
     """
-    from hpc_dl.job import find_job
+    from hpc_dl.job import find_jobs
     from hpc_dl.jobstate import states
 
-    handles = [find_job(job, Path(runs)) for job in jobs or [""]]
+    handles = find_jobs(jobs or [""], Path(runs))
     found = states([handle.run for handle in handles])
     if as_json:
         _print_json([handle.run for handle in handles], found)
