@@ -205,9 +205,7 @@ def test_more_jobs_than_an_argument_holds_take_two_questions_too(slurm: FakeSlur
 
 
 def test_elements_of_an_array_are_told_apart(slurm: FakeSlurm) -> None:
-    lines = (
-        listed("7_1", "RUNNING", "n1") + listed("7_2", "PENDING", "", "Resources") + listed("7_3", "COMPLETED", "n1")
-    )
+    lines = listed("7_1", "RUNNING", "n1") + listed("7_2", "PENDING", "", "Resources") + listed("7_3", "FAILED", "n1")
     slurm.answer("squeue", lines)
     found = query(["7_1", "7_2", "7_3"])
     assert [found[job].state for job in found] == ["RUNNING", "PENDING", "FAILED"]
