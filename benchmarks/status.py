@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -23,14 +24,13 @@ from hpc_dl.site import load_site, site_file
 _RUNS = 5
 _JOBS = {"running": 8, "waiting": 92, "completed": 100}
 _METRICS = '{"time": 1.0, "step": %d, "steps_per_s": 1.0, "global_steps_per_s": 2.0, "images_per_s": 64.0}\n'
-# Stands before a command on PATH: notes its name and the seconds that it takes, then is the command itself.
-_WRAPPER = """#!{python}
-import subprocess, sys, time
-begin = time.perf_counter()
-code = subprocess.run(["{command}", *sys.argv[1:]]).returncode
-with open("{calls}", "a") as file:
-    print("{name}", time.perf_counter() - begin, file=file)
-sys.exit(code)
+# Stands before a command on PATH: notes its name and the seconds that it takes.
+_WRAPPER = """#!/bin/bash
+begin=$EPOCHREALTIME
+{command} "$@"
+code=$?
+echo "{name} $begin $EPOCHREALTIME" >> {calls}
+exit $code
 """
 
 
@@ -60,7 +60,7 @@ def wrapped(environ: dict[str, str], folder: Path, calls: Path) -> dict[str, str
     folder.mkdir()
     for name in ("squeue", "sacct", "scontrol", "sinfo", "sstat", "sacctmgr"):
         if command := shutil.which(name, path=environ["PATH"]):
-            (folder / name).write_text(_WRAPPER.format(python=sys.executable, command=command, calls=calls, name=name))
+            (folder / name).write_text(_WRAPPER.format(command=command, calls=calls, name=name))
             (folder / name).chmod(0o755)
     return {**environ, "PATH": f"{folder}{os.pathsep}{environ['PATH']}"}
 
@@ -90,23 +90,30 @@ def measure(folder: Path, accounting: bool) -> None:
         wait_until(lambda: len(listed("all")) == len(ids) - _JOBS["completed"])
         environ = wrapped(cluster.env(), folder / "bin", calls)
         print(f"\n{len(ids)} jobs, {'with' if accounting else 'without'} accounting; {_RUNS} runs, seconds")
-        print(f"{'command':<24}{'calls':>24}{'whole':>8}{'Slurm':>8}{'our own':>9}{'max':>7}")
+        print(f"{'command':<18}{'Slurm':>14}{'whole':>8}{'Slurm':>8}{'our own':>9}{'max':>7}{'CPU':>7}{'max':>7}")
         commands = {"list": ["list"], "list --json": ["list", "--json"], "status, all jobs": ["status", *ids]}
         for title, words in commands.items():
             rows, called = [], set()
             for _ in range(_RUNS):
                 calls.write_text("")
-                begin = time.perf_counter()
-                command = [sys.executable, "-m", "hpc_dl", *words, "--runs", str(runs)]
-                subprocess.run(command, env=environ, check=True, stdout=subprocess.DEVNULL)
-                whole = time.perf_counter() - begin
+                row = run([sys.executable, "-m", "hpc_dl", *words, "--runs", str(runs)], environ)
                 noted = [line.split() for line in calls.read_text().splitlines()]
-                called.add(" ".join(name for name, _ in noted))
-                rows.append((whole, sum(float(seconds) for _, seconds in noted)))
-            own = [whole - slurm for whole, slurm in rows]
-            medians = [statistics.median(column) for column in zip(*rows, strict=True)]
-            numbers = f"{medians[0]:>8.2f}{medians[1]:>8.2f}{statistics.median(own):>9.2f}{max(own):>7.2f}"
-            print(f"{title:<24}{', '.join(sorted(called)):>24}{numbers}", flush=True)
+                called.add(" ".join(name for name, *_ in noted))
+                slurm = sum(float(end) - float(begin) for _, begin, end in noted)
+                rows.append((row[0], slurm, row[0] - slurm, row[1]))
+            columns = list(zip(*rows, strict=True))
+            whole, slurm, own, cpu = map(statistics.median, columns)
+            numbers = f"{whole:>8.2f}{slurm:>8.2f}{own:>9.2f}{max(columns[2]):>7.2f}{cpu:>7.2f}{max(columns[3]):>7.2f}"
+            print(f"{title:<18}{', '.join(sorted(called)):>14}{numbers}", flush=True)
+
+
+def run(command: list[str], environ: dict[str, str]) -> tuple[float, float]:
+    """Run a command; return its seconds, and those of the processors for it and what it calls."""
+    begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, env=environ, check=True, stdout=subprocess.DEVNULL)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+    return time.perf_counter() - begin, cpu
 
 
 def main() -> None:
