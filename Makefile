@@ -23,8 +23,8 @@ HOROVOD := $(VENV)/.horovod$(if $(filter site,$(MPI)),-site)
 SETTINGS := NAME MODE NODES GPUS WORKERS PS CORES PS_CORES TIME PARTITION SLURM ENV SCRIPT ARGS CLASSIC_FLAGS CHIEF \
   MODEL DATA STEPS BATCH LEARNING_RATE LR_BOUNDARIES MOMENTUM WEIGHT_DECAY SEED CHECKPOINT_EVERY LOG_EVERY TOWERS \
   BACKUP_WORKERS STALENESS N_FETCH N_PUSH COMPRESSION SCALE_LR WARMUP_STEPS FUSION_MB CYCLE_MS TRACE_STEPS STAGE \
-  EVAL_EVERY WORKDIR START_FROM \
-  SITE JOB DETACH DRY_RUN FROM_START ON_NODE NODELIST RUNS PROCESS FOLLOW PORT
+  EVAL_EVERY RESTARTS REQUEUES RESTART_TIMEOUT WORKDIR START_FROM \
+  SITE JOB DETACH DRY_RUN FROM_START ON_NODE NODELIST RUNS PROCESS FOLLOW LINES STATE JSON PORT
 # Inside a job it is there, and means that job.
 unexport HPC_DL_START_FROM
 define pass
@@ -87,7 +87,7 @@ render: $(READY) ## print every file that the job would have: make render NODES=
 	@$(BIN)/hpc-dl render
 plan: $(READY) ## print the table node x process alone
 	@$(BIN)/hpc-dl render --table
-status: $(READY) ## where a job is: make status [JOB=12]
+status: $(READY) ## where jobs are: make status [JOB='12 13' JSON=1]
 	@$(BIN)/hpc-dl status
 watch: $(READY) ## follow a job: make watch [JOB=12]
 	@$(BIN)/hpc-dl watch
@@ -95,11 +95,11 @@ report: $(READY) ## what a job's processes did: step times, bytes, confusion mat
 	@$(BIN)/hpc-dl report
 tensorboard: $(READY) ## show a job in TensorBoard: make tensorboard [JOB=12 PORT=6006]
 	@$(BIN)/hpc-dl tensorboard
-logs: $(READY) ## print a job's logs: make logs [JOB=12 PROCESS=worker:0 FOLLOW=1]
+logs: $(READY) ## print a job's logs: make logs [JOB=12 PROCESS=worker:0 FOLLOW=1 LINES=20]
 	@$(BIN)/hpc-dl logs
 cancel: $(READY) ## end jobs: make cancel [JOB='12 13']
 	@$(BIN)/hpc-dl cancel
-list: $(READY) ## list the jobs of this folder
+list: $(READY) ## list the jobs of this folder: make list [STATE=running JSON=1]
 	@$(BIN)/hpc-dl list
 
 .PHONY: cluster cluster-stop

@@ -13,11 +13,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hpc_dl.api import load, plan, submit
+    from hpc_dl.api import load, plan, states, submit
     from hpc_dl.errors import JobError, UserError
     from hpc_dl.job import Job
 
-__all__ = ["Job", "JobError", "UserError", "load", "plan", "submit"]
+__all__ = ["Job", "JobError", "UserError", "load", "plan", "states", "submit"]
 
 _HOMES = {"Job": "job", "JobError": "errors", "UserError": "errors"}
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from hpc_dl import jobstate
 from hpc_dl.choose import choose_site
 from hpc_dl.config import Layer
 from hpc_dl.job import Job, find_job
 from hpc_dl.memory import gpu_warning
 from hpc_dl.plan import Plan, make_plan
+from hpc_dl.slurm.state import SlurmState
 from hpc_dl.submission import submit_plan
 
 
@@ -45,6 +48,11 @@ def submit(job: str | None = None, *, site: str = "", **settings: Any) -> Job:
     if warning := gpu_warning(planned.job, planned.site):
         warnings.warn(warning, stacklevel=2)
     return submit_plan(planned)
+
+
+def states(jobs: Iterable[Job]) -> list[SlurmState]:
+    """Return where jobs are, by two questions to Slurm at most, however many they are."""
+    return jobstate.states([job.run for job in jobs])
 
 
 def load(job_id: str | int, runs: Path | str = "runs") -> Job:

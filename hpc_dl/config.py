@@ -112,7 +112,7 @@ def build(kind: type[T], layers: Sequence[Layer], what: str, check: Callable[[T]
     Raises:
         UserError: an unknown key or an invalid value, with its origin, what was found and what is allowed.
     """
-    names = [field.name for field in msgspec.structs.fields(kind)]
+    names = kind.__struct_fields__
     merged: dict[str, Any] = {}
     origins: dict[str, Layer] = {}
     for layer in layers:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hpc_dl import local
 from hpc_dl.errors import JobError, UserError
+from hpc_dl.jobstate import states, summary_of
 from hpc_dl.runfolder import RunFolder, Summary
-from hpc_dl.slurm import executor
 from hpc_dl.slurm.state import ENDED, SlurmState
-from hpc_dl.slurm.state import query as ask_slurm
 
+_ASK_LOCAL = 0.5  # seconds between questions for the state
+_ASK_SLURM = (2.0, 30.0)  # the same for Slurm, at first and at most
 FORGOTTEN = 60.0  # seconds of UNKNOWN after which a job counts as forgotten: a busy controller answers by then
 
 
@@ -43,25 +44,11 @@ class Job:
         return self.query().state
 
     def query(self) -> SlurmState:
-        """Return the state, why it waits and where it runs.
+        """Return the state, why it waits, where and when it runs.
 
-        Slurm comes first; the job's own summary counts where Slurm has forgotten the job.
+        Slurm comes first; the records in the run folder count where Slurm has forgotten the job or does not answer.
         """
-        if self._local is None:
-            said = ask_slurm([self.job_id])[self.job_id]
-            if said.state != "UNKNOWN":
-                return said
-        # Asked first: the summary is the last thing that its script writes.
-        alive = self._local is not None and self._local.alive
-        if summary := self.run.read_summary():
-            return SlurmState(summary.state)
-        if self._local is None:
-            return SlurmState("UNKNOWN")
-        if alive:
-            return SlurmState("RUNNING")
-        # Its script was killed itself, or told to end before it could write one.
-        last = local.load(self.run)
-        return SlurmState("CANCELLED" if last and last.cancelled else "FAILED")
+        return states([self.run])[0]
 
     def done(self) -> bool:
         """Return whether it has ended, well or not."""
@@ -79,8 +66,9 @@ class Job:
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         pause, known = 0.2, time.monotonic()
-        while (state := self.state) not in ENDED:
-            if state != "UNKNOWN":
+        while (now := self.query()).state not in ENDED:
+            # Where Slurm does not answer, it may know the job all the same.
+            if now.state != "UNKNOWN" or now.silent:
                 known = time.monotonic()
             elif time.monotonic() - known > FORGOTTEN:
                 raise JobError(
@@ -108,12 +96,12 @@ class Job:
 
     def exception(self) -> JobError | None:
         """Return why it ended badly; None if it ended well or has not ended."""
-        final = self.state
-        if final == "COMPLETED" or final not in ENDED:
+        final = self.query()
+        if final.state == "COMPLETED" or final.state not in ENDED:
             return None
-        summary = self.summary()
+        summary = summary_of(self.run, final)
         cause = summary.failure if summary and summary.failure else f"see {self.run.log}"
-        return JobError(f"job {self.job_id} ended {final}: {cause}")
+        return JobError(f"job {self.job_id} ended {final.state}: {cause}")
 
     def summary(self) -> Summary | None:
         """Return how it ended, from its own record; None before the end, or if it could not write one."""
@@ -160,11 +148,42 @@ def cancel(jobs: Sequence[Job]) -> None:
     Raises:
         UserError: Slurm refused.
     """
+    from hpc_dl.slurm import executor  # not before: it imports submitit
+
     for job in jobs:
         if found := local.load(job.run):
             local.cancel(job.run, found)
     if remote := [job.job_id for job in jobs if not job.run.local.exists()]:
         executor.cancel(*remote)
+
+
+class Asking:
+    """Asks where a job is now and then, the more rarely the longer it takes: many may ask one slurmctld."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._pause, self._longest = (_ASK_LOCAL, _ASK_LOCAL) if job.run.local.exists() else _ASK_SLURM
+        self._ask_at, self._known, self._ends = 0.0, time.monotonic(), False
+        self.state = SlurmState("")
+
+    def look(self) -> Asking:
+        """Ask, if it is time to; `state` and `over` say what is known."""
+        now = time.monotonic()
+        # The summary is the last thing that a job writes: then the state is worth a question out of turn.
+        ends, before = self._job.run.summary.exists(), self._ends
+        if now >= self._ask_at or (ends and not before):
+            self.state = self._job.query()
+            self._ends = ends
+            self._pause = _ASK_SLURM[0] if ends and not before else min(self._pause * 1.2, self._longest)
+            self._ask_at = time.monotonic() + min(self._pause, self._longest)
+            if self.state.state != "UNKNOWN" or self.state.silent:
+                self._known = time.monotonic()
+        return self
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended, or nobody has known it for `FORGOTTEN` seconds."""
+        return self.state.state in ENDED or time.monotonic() - self._known > FORGOTTEN
 
 
 def runs_in(folder: Path) -> Iterator[RunFolder]:
@@ -179,13 +198,26 @@ def find_job(name: str, folder: Path) -> Job:
     Raises:
         UserError: there is none.
     """
+    return find_jobs([name], folder)[0]
+
+
+def find_jobs(names: Sequence[str], folder: Path) -> list[Job]:
+    """Return a job for each name, as `find_job` does; the folder is looked through once.
+
+    Raises:
+        UserError: there is none for one of them.
+    """
+    runs = [] if all("/" in name for name in names) else list(runs_in(folder))
+    known = {key: run for run in runs for key in (run.job_id, run.path.name, "")}
+    return [_find(name, known, runs, folder) for name in names]
+
+
+def _find(name: str, known: Mapping[str, RunFolder], runs: Sequence[RunFolder], folder: Path) -> Job:
     if "/" in name:
         if not (Path(name) / "job.toml").is_file():
             raise UserError(f"{name}: no run folder (it has no job.toml)")
         return Job(name)
-    runs = list(runs_in(folder))
-    matching = [run for run in runs if not name or name in (run.job_id, run.path.name)]
-    if not matching:
-        known = ", ".join(run.job_id for run in runs[-5:]) or "none"
-        raise UserError(f"no job{f' {name!r}' if name else ''} in {folder}; newest jobs there: {known}")
-    return Job(matching[-1])
+    if name not in known:
+        newest = ", ".join(run.job_id for run in runs[-5:]) or "none"
+        raise UserError(f"no job{f' {name!r}' if name else ''} in {folder}; newest jobs there: {newest}")
+    return Job(known[name])

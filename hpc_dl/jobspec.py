@@ -80,6 +80,9 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     log_every: Annotated[int, Meta(ge=1, description="a worker's own steps between lines of metrics")] = 20
     towers: Annotated[Positive, Meta(description="parts of a worker's batch; default: one per GPU")] | None = None
     backup_workers: Annotated[Count, Meta(description="sync: workers that a step does not wait for")] = 0
+    restart_timeout: Annotated[
+        float, Meta(gt=0, le=sys.float_info.max, description="seconds that others wait for a worker that starts again")
+    ] = 60.0
     staleness: Annotated[Count, Meta(description="steps that a worker may be ahead of the slowest")] | None = None
     n_fetch: Annotated[Positive, Meta(description="steps between a worker's fetches of the variables")] = 1
     n_push: Annotated[Positive, Meta(description="steps whose gradients a worker sends together")] = 1

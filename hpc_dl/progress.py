@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
 from hpc_dl.runfolder import RunFolder
+
+_TAIL = 64_000  # bytes of a metrics file that count at the first look
 
 
 class Totals(msgspec.Struct, frozen=True):
@@ -39,27 +41,44 @@ class Progress:
         self._run = run
         self._offsets: dict[Path, int] = {}
         self._last: dict[Path, dict[str, Any]] = {}
-        self._events: dict[Path, set[str]] = {}
+        self._evaluating: dict[Path, float] = {}
 
     def look(self) -> Totals:
-        """Return the totals now."""
+        """Return the totals now, of the job's current attempt: the files hold what earlier ones wrote too."""
         for path in self._run.metrics.glob("*.jsonl"):
             self._read(path)
-        return totals(self._last, any("evaluating" in events for events in self._events.values()))
+        try:
+            begun = self._run.attempt_file.stat().st_mtime
+        except OSError:
+            begun = 0.0
+        last = {path: record for path, record in self._last.items() if record["time"] >= begun}
+        return totals(last, any(time >= begun for time in self._evaluating.values()))
 
     def _read(self, path: Path) -> None:
         with path.open("rb") as file:
-            file.seek(self._offsets.get(path, 0))
+            if path not in self._offsets:
+                # Of a long file the end is enough: a worker's last record, and events that no record follows.
+                self._offsets[path] = _line_start(file, max(0, path.stat().st_size - _TAIL))
+            file.seek(self._offsets[path])
             appended = file.read()
         # The last line may be half written: it is read next time.
         whole = appended[: appended.rfind(b"\n") + 1]
-        self._offsets[path] = self._offsets.get(path, 0) + len(whole)
-        for line in whole.splitlines():
-            record: dict[str, Any] = json.loads(line)  # not msgspec: a loss may be NaN
-            if "event" in record:
-                self._events.setdefault(path, set()).add(record["event"])
-            else:
-                self._last[path] = record
+        self._offsets[path] += len(whole)
+        last: dict[str, Any] = {}
+        for line in reversed(whole.splitlines()):
+            # Most lines are earlier records, which nobody needs.
+            if b'"evaluating"' in line:
+                self._evaluating[path] = max(json.loads(line)["time"], self._evaluating.get(path, 0.0))
+            elif not last and b'"event"' not in line:
+                last = self._last[path] = json.loads(line)  # not msgspec: a loss may be NaN
+
+
+def _line_start(file: BinaryIO, offset: int) -> int:
+    """Return where the first line begins at `offset` or after it."""
+    if not offset:
+        return 0
+    file.seek(offset - 1)
+    return file.tell() if file.readline().endswith(b"\n") else 0
 
 
 def totals(last: Mapping[Path, Mapping[str, Any]], evaluating: bool = False) -> Totals:

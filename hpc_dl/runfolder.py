@@ -91,6 +91,7 @@ class RunFolder:
         self.tensorboard = self.path / "tensorboard"
         self.result = self.path / "result.json"
         self.summary = self.path / "summary.json"
+        self.ended = self.path / "ended.json"
 
     @property
     def job_id(self) -> str:

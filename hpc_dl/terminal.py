@@ -12,15 +12,14 @@ from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from hpc_dl.job import FORGOTTEN, Job
+from hpc_dl.job import Asking, Job
+from hpc_dl.joblogs import last_lines
 from hpc_dl.placement import Placement
 from hpc_dl.progress import Progress, Totals
 from hpc_dl.runfolder import Summary
-from hpc_dl.slurm.state import ENDED, SlurmState
+from hpc_dl.slurm.state import WAITING, SlurmState
 
 _FRAME = 0.5  # seconds between looks at the metrics files
-_ASK_LOCAL = 0.5  # seconds between questions for the state
-_ASK_SLURM = (2.0, 30.0)  # the same for Slurm, at first and at most
 _LINE = 5.0  # seconds between plain lines
 _RESULT = {"test_accuracy", "test_loss", "steps", "steps_per_s", "images_per_s"}  # what the built-in program reports
 _ROWS = 24  # nodes that the placement table shows
@@ -48,9 +47,13 @@ def placement_table(placement: Placement) -> Table:
 
 def describe(state: SlurmState, now: Totals, steps: int) -> str:
     """Return one line on where a job is."""
-    if state.state == "PENDING":
-        return f"PENDING {f'({state.reason})' if state.reason else ''}".strip()
-    parts = [state.state]
+    parts = [f"{state.state} ({state.reason})" if state.reason else state.state]
+    if state.silent:
+        parts.append("Slurm does not answer")
+    if state.estimated_start and state.estimated_start > time.time():
+        parts.append(f"estimated start {time.strftime('%Y-%m-%d %H:%M', time.localtime(state.estimated_start))}")
+    if state.state in WAITING:
+        return "  ".join(parts)
     running = state.state == "RUNNING"
     if running and now.evaluating:
         parts.append("evaluating")
@@ -105,21 +108,13 @@ def watch(job: Job, console: Console, steps: int | None) -> SlurmState:
 
 def _follow(job: Job, show: Callable[[str, Totals], None], steps: int | None, every: float = _LINE) -> SlurmState:
     progress = Progress(job.run)
-    local = job.run.local.exists()
-    pause = _ASK_LOCAL if local else _ASK_SLURM[0]
-    state, ask_at, shown_at, shown = SlurmState(""), 0.0, 0.0, ("", 0)
-    known = time.monotonic()
+    asking = Asking(job)
+    shown_at, shown = 0.0, ("", 0)
     while True:
         now = time.monotonic()
         totals = progress.look()
-        # The summary is the last thing that a job writes: then Slurm's word is worth a question.
-        if now >= ask_at or job.run.summary.exists():
-            state = job.query()
-            ask_at = now + pause
-            pause = pause if local else min(pause * 1.2, _ASK_SLURM[1])
-            known = now if state.state != "UNKNOWN" else known
-        ended = state.state in ENDED or now - known > FORGOTTEN
-        mark = (state.state + state.reason + str(totals.evaluating), totals.step)
+        state, ended = asking.look().state, asking.over
+        mark = (f"{state.state} {state.reason} {state.silent} {totals.evaluating}", totals.step)
         if mark[0] != shown[0] or ended or (mark != shown and now - shown_at >= every):
             show(describe(state, totals, steps or 0), totals)
             shown, shown_at = mark, now
@@ -136,7 +131,7 @@ def summary_lines(job: Job, state: SlurmState, summary: Summary | None) -> list[
         lines.append(str(summary.failure))
     elif state.state != "COMPLETED":
         lines.append(f"The end of {job.run.log}:")
-        lines += [f"    {line}" for line in job.stdout().splitlines()[-8:]]
+        lines += [f"    {line}" for line in last_lines(job.run.log, 8)]
     result = summary.result if summary else None
     if result and not result.keys() >= _RESULT:  # of a script of the user's own
         lines.append("Result: " + ", ".join(f"{key} = {value}" for key, value in result.items()))

@@ -22,11 +22,13 @@ def cluster() -> None:
 @_number("--nodes", "HPC_DL_NODES", 2, "Nodes, named mini1, mini2 and so on.")
 @_number("--gpus", "HPC_DL_GPUS", 4, "GPUs of a node; they need not exist.")
 @_number("--cpus", "HPC_DL_CORES", 16, "CPUs of a node; they need not exist.")
-def start(nodes: int, gpus: int, cpus: int) -> None:
+@click.option("--accounting", is_flag=True, help="With slurmdbd, so that sacct knows its jobs.")
+def start(nodes: int, gpus: int, cpus: int, accounting: bool) -> None:
     """Start the cluster; it runs until `stop`."""
     from hpc_dl.minicluster import ClusterConfig, MiniCluster, NodeGroup
 
-    mini = MiniCluster(config=ClusterConfig(groups=(NodeGroup(count=nodes, gpus=gpus, cpus=cpus),)))
+    groups = (NodeGroup(count=nodes, gpus=gpus, cpus=cpus),)
+    mini = MiniCluster(config=ClusterConfig(groups=groups, accounting=accounting))
     if mini.is_up():
         click.echo(f"Slurm runs already in {mini.root}")
     else:
@@ -82,7 +84,7 @@ def env() -> None:
 
 @cluster.command()
 def install() -> None:
-    """Get Slurm's programs: as root with apt, else unpacked into a folder of your own."""
+    """Get Slurm's programs and those of accounting: as root with apt, else unpacked into a folder of your own."""
     from hpc_dl.errors import UserError
     from hpc_dl.minicluster import programs
 
@@ -91,3 +93,8 @@ def install() -> None:
     except UserError:
         found = programs.install(click.echo)
     click.echo(f"Slurm is here: {found.find('slurmctld')}")
+    try:
+        accounting = programs.find_accounting(found)
+    except UserError:
+        accounting = programs.install_accounting(click.echo)
+    click.echo(f"Accounting is here: {accounting.find('slurmdbd')}")

@@ -1,9 +1,8 @@
-"""Commands on jobs that were submitted: status, watch, report, tensorboard, logs, cancel, list."""
+"""Commands on jobs that were submitted: watch, report, tensorboard, cancel."""
 
 from __future__ import annotations
 
 import shlex
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ _RUNS = click.option("--runs", default="runs", envvar="HPC_DL_RUNS", help="folde
 
 def follow(job: Job, console: Console) -> int:
     """Show a job until it ends and return its exit code; Ctrl-C leaves it running."""
+    from hpc_dl.jobstate import summary_of
     from hpc_dl.terminal import summary_lines, watch
 
     spec = job.run.read_job()
@@ -35,7 +35,7 @@ def follow(job: Job, console: Console) -> int:
             f"\n  end it:     hpc-dl cancel {word}  (make cancel JOB={word})"
         )
         return 0
-    summary = job.summary()
+    summary = summary_of(job.run, state)
     for line in summary_lines(job, state, summary):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
     if state.state == "COMPLETED":
@@ -56,21 +56,13 @@ def watch(job: str, runs: str) -> int:
 @click.command()
 @_JOB
 @_RUNS
-def status(job: str, runs: str) -> int:
-    """Print where JOB is (a job id or run folder; default: the newest)."""
-    _print_status(find(job, runs))
-    return 0
-
-
-@click.command()
-@_JOB
-@_RUNS
 def report(job: str, runs: str) -> int:
     """Print what JOB's processes did: step times, bytes, confusion matrix (a job id or run folder; default: newest)."""
+    from hpc_dl.cli.look import print_status
     from hpc_dl.report import report_lines
 
     handle = find(job, runs)
-    _print_status(handle)
+    print_status(handle, handle.query())
     for line in report_lines(handle.run):
         click.echo(line)
     return 0
@@ -101,85 +93,6 @@ def tensorboard(job: str, runs: str, port: int) -> int:
     os.execv(sys.executable, command)  # noqa: S606 - TensorBoard takes this process's place
 
 
-def _print_status(handle: Job) -> None:
-    from hpc_dl.progress import Progress
-    from hpc_dl.slurm.state import ENDED
-    from hpc_dl.terminal import describe, summary_lines
-
-    spec = handle.run.read_job()
-    state = handle.query()
-    if state.state in ENDED:
-        click.echo("\n".join(summary_lines(handle, state, handle.summary())))
-    else:
-        click.echo(f"Job {handle.job_id} {describe(state, Progress(handle.run).look(), spec.steps)}")
-        click.echo(f"Run folder: {handle.run.path}")
-
-
-@click.command(name="list")
-@_RUNS
-def list_jobs(runs: str) -> int:
-    """List the jobs that have run folders, newest last, with their states."""
-    from hpc_dl.job import Job, runs_in
-    from hpc_dl.slurm import state
-
-    jobs = [Job(run) for run in runs_in(Path(runs))]
-    asked = [job.job_id for job in jobs if not job.run.local.exists()]
-    known = state.query(asked) if asked else {}
-    for job in jobs:
-        spec = job.run.read_job()
-        said = known.get(job.job_id)
-        now = said.state if said and said.state != "UNKNOWN" else _own_state(job)
-        click.echo(f"{job.job_id:>8}  {now:<10}  {spec.mode:<8}  {spec.nodes:>3} nodes  {job.run.path}")
-    return 0
-
-
-def _own_state(job: Job) -> str:
-    summary = job.summary()
-    return summary.state if summary else job.state
-
-
-@click.command()
-@_JOB
-@_RUNS
-@click.option("--process", default="", envvar="HPC_DL_PROCESS", help="one process, such as worker:3; default: all")
-@click.option("--follow", "-f", "go_on", is_flag=True, envvar="HPC_DL_FOLLOW", help="go on as they grow")
-def logs(job: str, runs: str, process: str, go_on: bool) -> int:
-    """Print the logs of JOB (default: the newest): its script's and its processes', a label before each line."""
-    from hpc_dl.errors import UserError, allowed, near_match
-
-    handle = find(job, runs)
-    offsets: dict[Path, int] = {}
-    while True:
-        ended = not go_on or handle.done()
-        sources = {"job": handle.run.log, **handle.logs()}
-        if process:
-            if process not in sources and ended:
-                raise UserError(
-                    f"job {handle.job_id} has no log of {process!r}{near_match(process, sources)};"
-                    f" it has {allowed(sources)}"
-                )
-            sources = {name: path for name, path in sources.items() if name == process}
-        for name, path in sources.items():
-            _print_appended(name, path, offsets, whole=not ended)
-        if ended:
-            return 0
-        time.sleep(1)
-
-
-def _print_appended(name: str, path: Path, offsets: dict[Path, int], whole: bool) -> None:
-    """Print what was appended to a log since the last look; with `whole`, up to its last line end."""
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        file.seek(offsets.get(path, 0))
-        text = file.read()
-    if whole:
-        text = text[: text.rfind(b"\n") + 1]
-    offsets[path] = offsets.get(path, 0) + len(text)
-    for line in text.decode(errors="replace").splitlines():
-        click.echo(f"{name:<9} {line}")
-
-
 @click.command()
 @click.argument("jobs", nargs=-1, metavar="[JOB]...", envvar="HPC_DL_JOB")
 @_RUNS
@@ -196,11 +109,15 @@ def cancel(jobs: tuple[str, ...], runs: str) -> int:
 
 def find(job: str, runs: str) -> Job:
     """Return the job with an id or run folder, and reach the Slurm that it is of."""
-    from hpc_dl.choose import choose_site
+    import os
+
+    from hpc_dl.errors import UserError
     from hpc_dl.job import find_job
+    from hpc_dl.minicluster import MiniCluster, running
 
     found = find_job(job, Path(runs))
-    if not found.run.local.exists():
-        name = found.run.read_site().name
-        choose_site(name if name == "minicluster" else "")
+    if "SLURM_CONF" not in os.environ and not found.run.local.exists() and found.run.read_site().name == "minicluster":
+        if not running():
+            raise UserError("site 'minicluster': the private cluster does not run here; `make cluster` starts it")
+        os.environ.update(MiniCluster().env())
     return found

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import pwd
 import secrets
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,11 +20,12 @@ from typing import Any, BinaryIO
 
 from hpc_dl.errors import UserError
 from hpc_dl.minicluster import supervisor
-from hpc_dl.minicluster.config import Auth, ClusterConfig, NodeGroup, Partition, Place, render
+from hpc_dl.minicluster.accounting import Accounting
+from hpc_dl.minicluster.config import ACCOUNTING_FILE, Auth, ClusterConfig, NodeGroup, Partition, Place, render
 from hpc_dl.minicluster.daemons import daemons, free_ports, last_words
 from hpc_dl.minicluster.programs import Programs, find_programs
 from hpc_dl.minicluster.root import default_root, lock, make_root, running, supervisor_pid
-from hpc_dl.minicluster.supervisor import Orders
+from hpc_dl.minicluster.supervisor import Daemon, Orders
 
 __all__ = ["ClusterConfig", "MiniCluster", "NodeGroup", "Partition", "Status"]
 
@@ -64,6 +67,7 @@ class MiniCluster:
         self.root = root.absolute() if root else default_root()
         self.config = config or ClusterConfig()
         self._programs = programs
+        self._accounting: Accounting | None = None
         self._supervisor: subprocess.Popen[bytes] | None = None
 
     @property
@@ -109,7 +113,7 @@ class MiniCluster:
             return None
         return Status(pid, self.slurm_conf, record["auth"], self._node_states())
 
-    def start(self, *, detach: bool = False, timeout_s: float = 15.0) -> MiniCluster:
+    def start(self, *, detach: bool = False, timeout_s: float = 30.0) -> MiniCluster:
         """Start the cluster; return when all nodes are idle.
 
         Args:
@@ -166,6 +170,37 @@ class MiniCluster:
             os.close(lock_file)
         return found
 
+    def pause(self, timeout_s: float = 20.0) -> None:
+        """End slurmctld; jobs that run go on. `resume` starts it again, with all that it knew.
+
+        Raises:
+            UserError: No cluster runs in the root folder, or it did not end in time.
+        """
+        controller = Path("/proc", (self.root / "state" / "slurmctld.pid").read_text(encoding="utf-8").strip())
+        self._signal(signal.SIGUSR1)
+        self._wait(lambda: not controller.exists(), "slurmctld did not end", time.monotonic() + timeout_s)
+
+    def resume(self, timeout_s: float = 20.0) -> None:
+        """Start slurmctld again after `pause`; return when it answers.
+
+        Raises:
+            UserError: No cluster runs in the root folder, or it did not come up in time.
+        """
+        self._signal(signal.SIGUSR2)
+        self._wait(lambda: bool(self._node_states()), "slurmctld did not start", time.monotonic() + timeout_s)
+
+    def _signal(self, number: signal.Signals) -> None:
+        pid = supervisor_pid(self.root)
+        if not pid:
+            raise UserError(f"private cluster: none runs in {self.root}")
+        os.kill(pid, number)
+
+    def _wait(self, happened: Callable[[], bool], problem: str, deadline: float) -> None:
+        while not happened():
+            if time.monotonic() > deadline:
+                raise UserError(f"private cluster: {problem}; see {self.root / 'log'}")
+            time.sleep(_POLL)
+
     def __enter__(self) -> MiniCluster:
         return self.start()
 
@@ -199,7 +234,9 @@ class MiniCluster:
                     "get the package munge, or choose auth 'none' yourself"
                 )
             _log.warning("munged is not here: any user of this host can run jobs in this cluster, as you")
-        controller, *nodes = free_ports(1 + len(self.names))
+        user = _user_name()
+        self._accounting = Accounting(self.root, self.programs, user) if self.config.accounting else None
+        controller, accounting, *nodes = free_ports(2 + len(self.names))
         return Place(
             root=self.root,
             user=str(os.getuid()),
@@ -207,12 +244,15 @@ class MiniCluster:
             controller_port=controller,
             node_ports=dict(zip(self.names, nodes, strict=True)),
             plugin_dir=self.programs.plugin_dir,
+            user_name=user,
+            accounting_port=accounting,
+            accounting_plugins=self._accounting.plugins if self._accounting else "",
         )
 
     def _sweep(self) -> None:
         """Remove what a cluster that was killed has left. Slurm's own state stays: job numbers go on."""
         (self.root / "cluster.json").unlink(missing_ok=True)
-        for name in ("spool", "tmp", "munge"):
+        for name in ("spool", "tmp", "munge", "db"):
             shutil.rmtree(self.root / name, ignore_errors=True)
 
     def _write(self, texts: dict[str, str], place: Place, lock_file: int, *, tied: bool, timeout_s: float) -> Path:
@@ -230,7 +270,12 @@ class MiniCluster:
         (munge / "key").write_bytes(secrets.token_bytes(128))
         for name, text in texts.items():
             (self.root / name).write_text(text, encoding="utf-8")
-        nodes = daemons(place, self.names, self.programs)
+        accounting: list[Daemon] = []
+        if self._accounting:
+            (self.root / ACCOUNTING_FILE).chmod(0o600)  # slurmdbd insists
+            self._accounting.make_database(self.env())
+            accounting = self._accounting.daemons(place.accounting_port, self.env())
+        nodes = daemons(place, self.names, self.programs, accounting)
         orders = Orders(lock=lock_file, tied=tied, log=str(log), timeout=timeout_s, daemons=nodes)
         file = self.root / "orders.json"
         file.write_text(json.dumps(orders), encoding="utf-8")
@@ -275,6 +320,13 @@ class MiniCluster:
     def _failure(self, what: str = "") -> UserError:
         words = "; ".join(filter(None, (what, last_words(self.root / "log"))))
         return UserError(f"private cluster: {words or 'the supervisor has ended'}; see {self.root / 'log'}")
+
+
+def _user_name() -> str:
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container's user may have a number alone
+        return str(os.getuid())
 
 
 def _text(path: Path | None) -> str | None:

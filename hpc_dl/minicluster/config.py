@@ -14,6 +14,7 @@ from hpc_dl.minicluster.root import FOLDER_VARIABLE, root_problem
 Auth = Literal["munge", "none"]
 
 FILES = ("slurm.conf", "gres.conf")
+ACCOUNTING_FILE = "slurmdbd.conf"
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 # A value that slurm.conf(5) reads as it stands; with blanks it needs quotes, and anything else is read as syntax.
@@ -74,8 +75,9 @@ class Partition:
 class ClusterConfig:
     """The whole cluster.
 
-    The first partition is the default one. `auth` None means munge where munged is found, else none. A line of `extra`
-    goes to slurm.conf as it stands; it replaces our line with the same key, except for nodes and partitions.
+    The first partition is the default one. `auth` None means munge where munged is found, else none. With `accounting`
+    it has a slurmdbd, and sacct remembers jobs until the cluster ends. A line of `extra` goes to slurm.conf as it
+    stands; it replaces our line with the same key, except for nodes and partitions.
 
     Raises:
         UserError: A number out of range, a bad name, a node or partition twice, an extra line that is no ``KEY=value``.
@@ -86,6 +88,7 @@ class ClusterConfig:
     auth: Auth | None = None
     extra: tuple[str, ...] = ()
     name: str = "minicluster"
+    accounting: bool = False
 
     def __post_init__(self) -> None:
         _check_name("name", self.name)
@@ -113,7 +116,8 @@ class ClusterConfig:
 class Place:
     """What is known only on the machine where the cluster starts.
 
-    `plugin_dir` is where Slurm's plugins are, when they are not where Slurm was built to look for them.
+    `plugin_dir` is where Slurm's plugins are, when they are not where Slurm was built to look for them. With accounting
+    there are slurmdbd's port and its plugins' folders too; it wants the user by name.
     """
 
     root: Path
@@ -122,6 +126,9 @@ class Place:
     controller_port: int
     node_ports: Mapping[str, int]
     plugin_dir: Path | None = None
+    user_name: str = ""
+    accounting_port: int = 0
+    accounting_plugins: str = ""
 
 
 class _Verbatim(str):
@@ -161,7 +168,8 @@ def render(config: ClusterConfig, place: Place) -> dict[str, str]:
         keep_trailing_newline=True,
     )
     environment.filters["verbatim"] = _Verbatim
-    texts = {name: environment.get_template(f"{name}.j2").render(config=config, place=place) for name in FILES}
+    names = (*FILES, ACCOUNTING_FILE) if config.accounting else FILES
+    texts = {name: environment.get_template(f"{name}.j2").render(config=config, place=place) for name in names}
     texts["slurm.conf"] = _without_replaced(texts["slurm.conf"], config.extra)
     return texts
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from hpc_dl.errors import UserError
@@ -41,18 +41,23 @@ def _is_free(port: int) -> bool:
     return True
 
 
-def daemons(place: Place, names: Iterable[str], programs: Programs) -> list[Daemon]:
-    """Return the daemons in the order in which they start: munged(8), slurmctld(8), a slurmd(8) for each node."""
+def daemons(place: Place, names: Iterable[str], programs: Programs, accounting: Iterable[Daemon] = ()) -> list[Daemon]:
+    """Return the daemons in the order in which they start.
+
+    That is munged(8), those of accounting if there is any, slurmctld(8), a slurmd(8) for each node.
+    """
     # -c: nodes and jobs of the last time are gone, only the job numbers go on.
-    options = ["-D", "-c", "-f", str(place.root / "slurm.conf")]
+    known = ["-D", "-f", str(place.root / "slurm.conf")]
+    options = [*known, "-c"]
     stepd = programs.find("slurmstepd")
     # slurmd looks for slurmstepd only where it was built to be.
     node_options = [*options, "-d", stepd] if stepd else options
     munged = [_munged(place.root / "munge", programs)] if place.auth == "munge" else []
-    controller = _daemon("slurmctld", [_find(programs, "slurmctld"), *options], port=place.controller_port)
+    slurmctld = _find(programs, "slurmctld")
+    controller = _daemon("slurmctld", [slurmctld, *options], port=place.controller_port, again=[slurmctld, *known])
     slurmd = _find(programs, "slurmd")
     nodes = [_daemon(f"slurmd-{name}", [slurmd, *node_options, "-N", name], essential=False) for name in names]
-    return [*munged, controller, *nodes]
+    return [*munged, *accounting, controller, *nodes]
 
 
 def _munged(folder: Path, programs: Programs) -> Daemon:
@@ -63,8 +68,10 @@ def _munged(folder: Path, programs: Programs) -> Daemon:
     return _daemon("munged", command, socket=str(folder / "socket"))
 
 
-def _daemon(name: str, command: list[str], *, socket: str = "", port: int = 0, essential: bool = True) -> Daemon:
-    return Daemon(name=name, command=command, socket=socket, port=port, essential=essential)
+def _daemon(
+    name: str, command: list[str], *, socket: str = "", port: int = 0, essential: bool = True, again: Sequence[str] = ()
+) -> Daemon:
+    return Daemon(name=name, command=command, again=list(again), socket=socket, port=port, essential=essential)
 
 
 def _find(programs: Programs, name: str) -> str:

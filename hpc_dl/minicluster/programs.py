@@ -1,4 +1,7 @@
-"""Where Slurm's programs are, and how to get them: as root by apt, as any user by unpacking Debian's packages."""
+"""Where Slurm's programs are, and how to get them: as root by apt, as any user by unpacking Debian's packages.
+
+Those of accounting (slurmdbd and its database) may stand apart: an unpacked copy beside the system's Slurm.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,9 @@ PREFIX_VARIABLE = "HPC_DL_SLURM_PREFIX"
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
 COMMANDS = ("slurmctld", "slurmd", "srun", "sbatch", "squeue", "sinfo", "scontrol", "scancel")
 INSTALL = "hpc-dl cluster install"
+# The database's bare programs: the package mariadb-server would bring a system service.
+ACCOUNTING_PACKAGES = ("slurmdbd", "slurm-wlm-mysql-plugin", "mariadb-server-core")
+ACCOUNTING_COMMANDS = ("slurmdbd", "mariadbd")
 
 # An ordinary user's PATH lacks the folders of the daemons.
 _SYSTEM_FOLDERS = ("/usr/sbin", "/sbin", "/usr/local/sbin")
@@ -57,18 +63,24 @@ class Programs:
             )
         return shutil.which(name, path=path)
 
-    def missing(self) -> tuple[str, ...]:
+    def missing(self, commands: Sequence[str] = COMMANDS) -> tuple[str, ...]:
         """Return the commands that are not there. munge's are not needed."""
-        return tuple(name for name in COMMANDS if not self.find(name))
+        return tuple(name for name in commands if not self.find(name))
 
     @property
     def plugin_dir(self) -> Path | None:
         """Slurm's plugins, where Slurm does not find them by itself."""
+        return self._folder_of_plugin("auth_none.so")
+
+    @property
+    def accounting_plugin_dir(self) -> Path | None:
+        """Return the folder of slurmdbd's plugin for the database, where Slurm does not find it by itself."""
+        return self._folder_of_plugin("accounting_storage_mysql.so")
+
+    def _folder_of_plugin(self, name: str) -> Path | None:
         if self.prefix is None:
             return None
-        found = (
-            p.parent for sub in ("lib*", "usr/lib", "usr/lib/*") for p in self.prefix.glob(f"{sub}/slurm*/auth_none.so")
-        )
+        found = (p.parent for sub in ("lib*", "usr/lib", "usr/lib/*") for p in self.prefix.glob(f"{sub}/slurm*/{name}"))
         return next(found, None)
 
 
@@ -103,6 +115,28 @@ def find_programs() -> Programs:
     )
 
 
+def accounting_prefix() -> Path:
+    """Return where the unpacked copy of the accounting's programs is or goes: beside `default_prefix()`."""
+    return default_prefix().with_name(f"{default_prefix().name}-accounting")
+
+
+def find_accounting(slurm: Programs) -> Programs:
+    """Return where slurmdbd and the database are: with Slurm, else the unpacked copy.
+
+    Raises:
+        UserError: They are nowhere; the message says how to get them.
+    """
+    for programs in (slurm, Programs(accounting_prefix())):
+        missing = programs.missing(ACCOUNTING_COMMANDS)
+        if not missing:
+            return programs
+    raise UserError(
+        f"the programs for accounting are not here: {', '.join(missing)}; "
+        f"get them with `{INSTALL}` (as root, the packages {' '.join(ACCOUNTING_PACKAGES)}; "
+        f"else a copy in {accounting_prefix()})"
+    )
+
+
 def install(say: Callable[[str], None] = print) -> Programs:
     """Get Slurm's programs: as root with apt, else as a copy unpacked from Debian's packages into `default_prefix()`.
 
@@ -111,23 +145,36 @@ def install(say: Callable[[str], None] = print) -> Programs:
     Raises:
         UserError: This is no Debian or Ubuntu, or apt failed (its last words are shown), or the copy can't be written.
     """
+    return _install(PACKAGES, COMMANDS, default_prefix(), say)
+
+
+def install_accounting(say: Callable[[str], None] = print) -> Programs:
+    """Get slurmdbd and its database as `install` gets Slurm; no system service is started.
+
+    Raises:
+        UserError: As for `install`.
+    """
+    return _install(ACCOUNTING_PACKAGES, ACCOUNTING_COMMANDS, accounting_prefix(), say)
+
+
+def _install(packages: Sequence[str], commands: Sequence[str], prefix: Path, say: Callable[[str], None]) -> Programs:
     if not shutil.which("apt-get"):
         raise UserError(
-            f"no apt-get here, so `{INSTALL}` can't help: ask your administrator for slurmctld, slurmd, Slurm's "
-            f"commands and munge, or set {PREFIX_VARIABLE} to the folder of a Slurm of your own"
+            f"no apt-get here, so `{INSTALL}` can't help: ask your administrator for {' '.join(packages)}, "
+            f"or set {PREFIX_VARIABLE} to the folder of a Slurm of your own"
         )
     if os.getuid() == 0 and not os.environ.get(PREFIX_VARIABLE):
-        _install_in_system(say)
+        _install_in_system(packages, say)
         programs = Programs()
     else:
-        _unpack(default_prefix(), say)
-        programs = Programs(default_prefix())
-    if missing := programs.missing():
+        _unpack(packages, prefix, say)
+        programs = Programs(prefix)
+    if missing := programs.missing(commands):
         raise UserError(f"installed, but still not found: {', '.join(missing)}")
     return programs
 
 
-def _install_in_system(say: Callable[[str], None]) -> None:
+def _install_in_system(packages: Sequence[str], say: Callable[[str], None]) -> None:
     """Install the packages for everybody, without starting Slurm's or munge's system services."""
     # Debian asks this file before it starts a service; 101 means no: deb-systemd-invoke(1p), invoke-rc.d(8).
     ours = not _POLICY.exists()
@@ -136,18 +183,16 @@ def _install_in_system(say: Callable[[str], None]) -> None:
         _POLICY.chmod(0o755)
     try:
         _apt(["apt-get", "update"], say)
-        _apt(["apt-get", "install", "-y", "--no-install-recommends", *PACKAGES], say)
+        _apt(["apt-get", "install", "-y", "--no-install-recommends", *packages], say)
     finally:
         if ours:
             _POLICY.unlink()
 
 
-def _unpack(prefix: Path, say: Callable[[str], None]) -> None:
-    """Unpack Slurm's packages, and what they need that is not installed, into `prefix`. Needs no root."""
+def _unpack(packages: Sequence[str], prefix: Path, say: Callable[[str], None]) -> None:
+    """Unpack Debian's packages, and what they need that is not installed, into `prefix`. Needs no root."""
     if prefix.exists():
-        raise UserError(
-            f"{prefix}: exists, but is no complete Slurm; remove it or set {PREFIX_VARIABLE} to another folder"
-        )
+        raise UserError(f"{prefix}: exists, but is not complete; remove it or set {PREFIX_VARIABLE} to another folder")
     try:
         prefix.parent.mkdir(parents=True, exist_ok=True)
         work = tempfile.TemporaryDirectory(prefix=f".{prefix.name}-", dir=prefix.parent)
@@ -155,23 +200,23 @@ def _unpack(prefix: Path, say: Callable[[str], None]) -> None:
         raise UserError(f"can't write to {prefix.parent}: {error.strerror}") from error
     with work as name:
         folder = Path(name)
-        options, names = _missing_packages(folder, say)
+        options, names = _missing_packages(packages, folder, say)
         if not names:
-            raise UserError(f"all of {' '.join(PACKAGES)} are installed already: nothing to unpack into {prefix}")
+            raise UserError(f"all of {' '.join(packages)} are installed already: nothing to unpack into {prefix}")
         (folder / "debs").mkdir()
         # APT::Sandbox::User: root's apt would download as a user that can't write here.
         _apt(["apt-get", *options, "-o", "APT::Sandbox::User=", "download", *names], say, cwd=folder / "debs")
         for deb in sorted((folder / "debs").iterdir()):
-            _apt(["dpkg", "-x", str(deb), str(folder / "slurm")], say=None)
+            _apt(["dpkg", "-x", str(deb), str(folder / "copy")], say=None)
         # Installed, Debian has these links by update-alternatives.
-        for program in (folder / "slurm/usr/sbin").glob("*-wlm"):
+        for program in (folder / "copy/usr/sbin").glob("*-wlm"):
             program.with_name(program.name.removesuffix("-wlm")).symlink_to(program.name)
-        (folder / "slurm").rename(prefix)
+        (folder / "copy").rename(prefix)
 
 
-def _missing_packages(folder: Path, say: Callable[[str], None]) -> tuple[list[str], list[str]]:
+def _missing_packages(packages: Sequence[str], folder: Path, say: Callable[[str], None]) -> tuple[list[str], list[str]]:
     """Return options for apt-get and the packages to download."""
-    command = ["-s", "install", "--no-install-recommends", *PACKAGES]
+    command = ["-s", "install", "--no-install-recommends", *packages]
     options: list[str] = []
     try:
         plan = _apt(["apt-get", *command], say)

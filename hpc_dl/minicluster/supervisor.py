@@ -21,13 +21,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypedDict
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+_PAUSE, _RESUME = signal.SIGUSR1, signal.SIGUSR2  # end the daemons that can be started again; start them again
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, _PAUSE, _RESUME)
 # Seconds: between SIGTERM and SIGKILL for a daemon and for what is left after them; until we give up.
 _DAEMON_GRACE = 3.0
 _LEFTOVER_GRACE = 0.3
@@ -38,11 +39,13 @@ _POLL = 0.005
 class Daemon(TypedDict):
     """A daemon: its name, its command, what it makes when it is up (a socket's path or a port), if it is waited for.
 
-    When an `essential` one ends, the cluster ends; the others are nodes, whose loss Slurm has to bear.
+    When an `essential` one ends, the cluster ends; the others are nodes, whose loss Slurm has to bear. `again` is the
+    command that starts it once more with all that it knew; empty where nobody asks for that.
     """
 
     name: str
     command: list[str]
+    again: list[str]
     socket: str
     port: int
     essential: bool
@@ -132,6 +135,7 @@ class _Worker:
     def __init__(self, orders: Orders) -> None:
         self._orders = orders
         self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._paused: set[str] = set()
 
     def run(self) -> int:
         started = all(self._start(daemon) for daemon in self._orders["daemons"])
@@ -141,11 +145,11 @@ class _Worker:
         self._end()
         return 0 if started else 1
 
-    def _start(self, daemon: Daemon) -> bool:
-        """Start a daemon; return whether it came up."""
+    def _start(self, daemon: Daemon, command: Sequence[str] = ()) -> bool:
+        """Start a daemon, by its own command or another; return whether it came up."""
         with Path(self._orders["log"], f"{daemon['name']}.out").open("ab") as out:
             process = self._running[daemon["name"]] = subprocess.Popen(
-                daemon["command"],
+                command or daemon["command"],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
@@ -164,10 +168,26 @@ class _Worker:
     def _watch(self) -> None:
         """Wait for a signal to stop, or for the end of an essential daemon."""
         essential = {daemon["name"] for daemon in self._orders["daemons"] if daemon["essential"]}
-        while essential <= self._running.keys():
-            if signal.sigwait(_SIGNALS) != signal.SIGCHLD:
+        while essential <= self._running.keys() | self._paused:
+            number = signal.sigwait(_SIGNALS)
+            if number == _PAUSE:
+                self._pause()
+            elif number == _RESUME:
+                self._resume()
+            elif number == signal.SIGCHLD:
+                self._note_ended()
+            else:
                 return
-            self._note_ended()
+
+    def _pause(self) -> None:
+        self._paused = {daemon["name"] for daemon in self._orders["daemons"] if daemon["again"]}
+        self._terminate(self._paused)
+
+    def _resume(self) -> None:
+        for daemon in self._orders["daemons"]:
+            if daemon["name"] in self._paused:
+                self._start(daemon, daemon["again"])
+        self._paused = set()
 
     def _note_ended(self) -> None:
         for pid, code in _reap():
@@ -212,8 +232,9 @@ def _guard(worker: int) -> int:
     """Wait for the worker's end, passing on a signal to stop; then end what it has left. Return its exit code."""
     code: int | None = None
     while code is None:
-        if signal.sigwait(_SIGNALS) != signal.SIGCHLD:
-            _send([worker], signal.SIGTERM)
+        number = signal.sigwait(_SIGNALS)
+        if number != signal.SIGCHLD:
+            _send([worker], signal.Signals(number) if number in (_PAUSE, _RESUME) else signal.SIGTERM)
         code = dict(_reap()).get(worker)
     _end_descendants()
     return code

@@ -210,6 +210,8 @@ def test_a_requeued_job_starts_afresh_and_keeps_its_log(bench: Bench) -> None:
         (job.run.state / "done" / f"worker-{number}").touch()
     job.run.summary.write_text('{"state": "COMPLETED", "exit_code": 0, "started": 1, "ended": 2}')
     job.run.result.write_text('{"test_accuracy": 0.99}')
+    words = [sys.executable, "-m", "hpc_dl", "logs", "--follow", "--process", "worker:0", job.job_id]
+    following = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     subprocess.run(["scontrol", "requeue", job.job_id], check=True, timeout=30)
     eventually(lambda: {one["restart"] for one in bench.told(job).values()} == {"1"}, 60, "the second run")
     assert job.state == "RUNNING"
@@ -219,6 +221,9 @@ def test_a_requeued_job_starts_afresh_and_keeps_its_log(bench: Bench) -> None:
         job.result(timeout=40)
     assert len([line for line in job.logs()["worker:0"].read_text().splitlines() if line.startswith("{")]) == 2
     assert job.stdout().count("5 processes on ") == 2
+    # Whoever followed its log has seen both runs.
+    assert following.communicate(timeout=60)[0].count("worker:0  {") == 2
+    assert following.returncode == 0
 
 
 def test_submit_shows_the_job_until_its_end(bench: Bench) -> None:

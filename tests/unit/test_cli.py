@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -283,6 +284,28 @@ def test_logs_have_a_label_and_an_unknown_one_is_one_message(bench: Bench, capfd
     assert bench.run("logs", "L1", "--process", "ps:0") == "ps:0      one\nps:0      two\n"
     message = fails(capfd, "logs", "--process", "worker:1")
     assert "job L1 has no log of 'worker:1' (did you mean 'worker:0'?); it has 'job', 'ps:0', 'worker:0'" in message
+
+
+def test_logs_begin_with_their_last_lines(bench: Bench) -> None:
+    bench.run(*bench.script("seq 100\n"))
+    assert bench.run("logs", "-n", "2", "--process", "worker:0") == "worker:0  99\nworker:0  100\n"
+    assert bench.run("logs", "--lines", "0") == ""
+
+
+def test_the_status_of_several_jobs_and_as_json(bench: Bench, capfd: pytest.CaptureFixture[str]) -> None:
+    bench.run(*bench.script("true\n"))
+    bench.run(*bench.script("exit 7\n"), code=7)
+    output = bench.run("status", "L2", "runs/own-L1")
+    assert output.index("Job L2 FAILED") < output.index("Job L1 COMPLETED")
+    first, second = json.loads(bench.run("list", "--json"))
+    assert (first["job_id"], first["state"], first["exit_code"], first["steps"]) == ("L1", "COMPLETED", 0, None)
+    assert (second["state"], second["exit_code"], second["failure"]["exit_code"]) == ("FAILED", 7, 7)
+    assert second["started"] < second["ended"]
+    assert [job["job_id"] for job in json.loads(bench.run("status", "--json"))] == ["L2"]
+    assert re.fullmatch(r" +L1  COMPLETED .*\n", bench.run("list", "--state", "completed"))
+    assert bench.run("list", "--state", "running") == ""
+    message = fails(capfd, "list", "--state", "runing")
+    assert "--state: 'runing' (did you mean 'running'?); known are 'boot_fail', " in message
 
 
 def test_logs_follow_until_the_end(bench: Bench) -> None:

@@ -17,6 +17,7 @@ import pytest
 from hpc_dl.errors import UserError
 from hpc_dl.minicluster import config as conf
 from hpc_dl.minicluster import programs, root
+from hpc_dl.minicluster.accounting import Accounting
 from hpc_dl.minicluster.config import ClusterConfig, NodeGroup, Partition, Place, render
 from hpc_dl.minicluster.daemons import last_words
 
@@ -40,12 +41,13 @@ MIXED = ClusterConfig(
     ("name", "config", "changes"),
     [
         ("default", ClusterConfig(), {}),
+        ("accounting", ClusterConfig(accounting=True), {"user_name": "ada", "accounting_port": 10000}),
         ("mixed", MIXED, {"auth": "none", "plugin_dir": Path("/home/ada/my slurm/lib/slurm-wlm")}),
     ],
 )
 def test_rendered_files_are_as_agreed(name: str, config: ClusterConfig, changes: dict[str, Any]) -> None:
     texts = render(config, place(config, **changes))
-    assert set(texts) == set(conf.FILES)
+    assert set(texts) == {*conf.FILES, *([conf.ACCOUNTING_FILE] if config.accounting else [])}
     for file, text in texts.items():
         golden = GOLDEN / f"{name}.{file}"
         if os.environ.get("RENEW_GOLDEN"):
@@ -220,6 +222,33 @@ def test_the_systems_folders_do_not_hide_the_users(tmp_path: Path) -> None:
     env = programs.Programs().environment({"PATH": "/home/ada/bin"})
     assert env["PATH"].startswith("/home/ada/bin:")
     assert "LD_LIBRARY_PATH" not in env
+
+
+def test_accounting_may_stand_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    slurm, copy = programs.Programs(tmp_path / "slurm"), tmp_path / "slurm-accounting"
+    monkeypatch.setenv(programs.PREFIX_VARIABLE, str(slurm.prefix))
+    fake_slurm(tmp_path / "slurm", "usr/sbin", "usr/lib/x86_64-linux-gnu/slurm-wlm")
+    with pytest.raises(UserError, match=r"slurmdbd, mariadbd; get them with `hpc-dl cluster install`"):
+        programs.find_accounting(slurm)
+    plugins = copy / "usr/lib/x86_64-linux-gnu/slurm-wlm"
+    plugins.mkdir(parents=True)
+    (plugins / "accounting_storage_mysql.so").touch()
+    (plugins.parent / "libmariadb.so.3").touch()
+    for name in programs.ACCOUNTING_COMMANDS:
+        (copy / "usr/sbin").mkdir(parents=True, exist_ok=True)
+        (copy / "usr/sbin" / name).touch(mode=0o755)
+    assert programs.find_accounting(slurm).prefix == copy
+    accounting = Accounting(tmp_path / "root", slurm, "ada")
+    assert accounting.plugins.split(":")[:2] == [str(plugins), str(slurm.plugin_dir)]
+    database, slurmdbd = accounting.daemons(10000, {"LD_LIBRARY_PATH": "/opt/cuda"})
+    assert database["command"][:3] == [
+        "env",
+        f"LD_LIBRARY_PATH={plugins.parent}:/opt/cuda",
+        f"MYSQL_UNIX_PORT={tmp_path}/root/db/socket",
+    ]
+    # Nobody but the user reaches the database: it has no port, and its socket is in a private folder.
+    assert "--skip-networking" in database["command"]
+    assert (slurmdbd["port"], slurmdbd["command"][-2:]) == (10000, [str(copy / "usr/sbin/slurmdbd"), "-D"])
 
 
 def test_without_apt_the_message_says_whom_to_ask(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def test_each_look_shows_the_last_whole_line(run: RunFolder) -> None:
 
 def test_a_half_written_character_does_no_harm(run: RunFolder) -> None:
     progress = Progress(run)
-    text = line(1).replace('"time"', '"é"').encode()
+    text = line(1).replace('"accuracy"', '"é"').encode()
     cut = text.index("é".encode()) + 1
     file = run.metrics / "worker-0.jsonl"
     file.write_bytes(text[:cut])
@@ -108,6 +109,40 @@ def test_events_are_no_steps(run: RunFolder) -> None:
     append(run, "worker-0", line(5), json.dumps({"time": 1.0, "event": "evaluating"}) + "\n")
     now = progress.look()
     assert (now.step, now.workers, now.evaluating) == (5, 1, True)
+
+
+def test_only_the_current_attempt_counts(run: RunFolder) -> None:
+    old, new = 1000.0, 3000.0
+    append(run, "worker-0", line(500, time=old), json.dumps({"time": old, "event": "evaluating"}) + "\n")
+    append(run, "worker-1", line(490, time=old))
+    watching = Progress(run)
+    assert (watching.look().step, watching.look().evaluating) == (500, True)
+    run.attempt_file.write_text("1")
+    os.utime(run.attempt, (2000.0, 2000.0))
+    for progress in (watching, Progress(run)):
+        assert progress.look() == Totals()
+    append(run, "worker-0", line(410, time=new))
+    for progress in (watching, Progress(run)):
+        now = progress.look()
+        assert (now.step, now.workers, now.evaluating) == (410, 1, False)
+    append(run, "worker-0", json.dumps({"time": new, "event": "evaluating"}) + "\n")
+    assert watching.look().evaluating
+
+
+def test_the_end_of_a_long_file_is_enough(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    append(run, "worker-0", "not JSON at all\n", *(line(step) for step in range(3000)))
+    progress = Progress(run)
+    assert progress.look().step == 2999
+    append(run, "worker-0", line(3000))
+    assert progress.look().step == 3000
+
+
+@pytest.mark.parametrize("tail", range(1, 40))
+def test_the_first_look_begins_with_a_whole_line(run: RunFolder, monkeypatch: pytest.MonkeyPatch, tail: int) -> None:
+    monkeypatch.setattr("hpc_dl.progress._TAIL", tail + len(line(7)) - 20)
+    append(run, "worker-0", line(6), line(7))
+    found = Progress(run).look().step
+    assert found == 7 or (found == 0 and tail < 20)
 
 
 def test_a_loss_that_is_no_number_is_shown_as_such(run: RunFolder) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,9 @@ TRAINING = Totals(step=40, steps_per_s=2.0, images_per_s=64.4, loss=0.5, accurac
     [
         (SlurmState("PENDING", "Resources"), Totals(), "PENDING (Resources)"),
         (SlurmState("PENDING"), Totals(), "PENDING"),
+        (SlurmState("SPECIAL_EXIT", "held"), Totals(), "SPECIAL_EXIT (held)"),
+        (SlurmState("PENDING", "Priority", estimated_start=1.0), Totals(), "PENDING (Priority)"),
+        (SlurmState("UNKNOWN", silent=True), Totals(), "UNKNOWN  Slurm does not answer"),
         (SlurmState("RUNNING"), Totals(), "RUNNING  starting"),
         (
             SlurmState("RUNNING"),
@@ -60,6 +64,12 @@ TRAINING = Totals(step=40, steps_per_s=2.0, images_per_s=64.4, loss=0.5, accurac
 )
 def test_one_line_says_where_a_job_is(state: SlurmState, now: Totals, text: str) -> None:
     assert describe(state, now, 100) == text
+
+
+def test_a_job_that_waits_has_an_estimated_start() -> None:
+    at = time.mktime((2100, 1, 2, 15, 4, 30, 0, 0, -1))
+    line = describe(SlurmState("PENDING", "Resources", estimated_start=at), Totals(), 100)
+    assert line == "PENDING (Resources)  estimated start 2100-01-02 15:04"
 
 
 def test_no_time_is_left_while_it_evaluates() -> None:

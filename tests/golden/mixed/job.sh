@@ -9,6 +9,8 @@
 #SBATCH --time=00:30:00
 #SBATCH --output=/FOLDER/work/runs/train-%j/job.log
 #SBATCH --open-mode=append
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@60
 #SBATCH --gres=gpu:k80:4
 #SBATCH --exclusive
 #SBATCH --partition=projects
@@ -16,21 +18,34 @@
 set -u -o pipefail
 umask 077
 run=/FOLDER/work/runs/train-"$SLURM_JOB_ID"
+srun=
 
-# However the script ends, it writes the outcome; its exit code is that of the first process that failed.
+# An attempt is one start of the processes; what an earlier one, before a requeue, said of its end does not count.
+attempt=$(PYTHON -m hpc_dl begin "$run") || exit
+
+# However the script ends, it writes the outcome; its exit code is that of the first process that failed. If the job has to
+# end before its training does, it is requeued there.
 started=$(date +%s.%N)
+warned=
 finish() {
   local code=$?
   trap - EXIT
-  trap '' TERM INT
-  PYTHON -m hpc_dl finish "$run" --code "$code" --started "$started"
+  trap '' TERM INT USR1
+  PYTHON -m hpc_dl finish "$run" --attempt "$attempt" --code "$code" --started "$started" ${warned:+--warned}
   exit $?  # without a number it would be the code from before the trap
 }
 trap finish EXIT
 
-# A signal goes on to the step, and the script waits on for it; without a step it ends here.
+# A signal goes on to the step, and the script waits on for it; without a step it ends here. USR1 comes ahead of the time
+# limit. The launchers find it in the run folder, since srun, told itself, would kill its tasks at once.
 step=
-trap '[ -n "$step" ] || exit 143; kill -TERM "$step" 2>/dev/null' TERM INT
+tell() {
+  : > "$run/state/$attempt/stop"
+  [ -n "$step" ] || exit 143
+  [ -n "$srun" ] || kill -TERM "$step" 2>/dev/null
+}
+trap tell TERM INT
+trap 'warned=yes; tell' USR1
 await() {
   local code
   step=$1
@@ -43,8 +58,6 @@ await() {
   return "$code"
 }
 
-# What an earlier run of this job, before a requeue, said of its end does not count.
-rm -rf -- "$run/state" "$run/summary.json" "$run/result.json"
 cd /FOLDER/work || exit
 
 # shellcheck disable=SC1090,SC1091
@@ -60,11 +73,18 @@ module load python/3.5.2 || { echo "hpc-dl: module load failed; see modules in t
 PYTHON -m hpc_dl.data prepare digits --data-dir /FOLDER/work/data &
 await $! || exit
 
-# What each node has for this job decides the placement, which gives the task file.
-srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task=16 --export=ALL --cpu-bind=none PYTHON -m hpc_dl facts "$run" > "$run/nodes.jsonl" &
-await $! || exit
-PYTHON -m hpc_dl place "$run" --nodelist "$SLURM_JOB_NODELIST" --job-id "$SLURM_JOB_ID" || exit
+while :; do
+  # What each node has for this job decides the placement, which gives the task file.
+  srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task=16 --export=ALL --cpu-bind=none PYTHON -m hpc_dl facts "$run" > "$run/nodes.jsonl" &
+  await $! || exit
+  PYTHON -m hpc_dl place "$run" --nodelist "$SLURM_JOB_NODELIST" --job-id "$SLURM_JOB_ID" || exit
 
-# One task per node; each runs the line of its node. A task that fails ends the others.
-srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task=16 --export=ALL --cpu-bind=none --kill-on-bad-exit=1 PYTHON -m hpc_dl tasks node "$run/tasks.txt" &
-await $!
+  # One task per node; each runs the line of its node. A task that fails ends the others.
+  srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task=16 --export=ALL --cpu-bind=none --kill-on-bad-exit=1 PYTHON -m hpc_dl tasks node "$run/tasks.txt" &
+  srun=yes
+  await $!
+  # A failure that a new start may cure leads to the next attempt, on the same nodes; else the job ends.
+  code=$?
+  next=$(PYTHON -m hpc_dl again "$run" --attempt "$attempt" --code "$code") || exit "$code"
+  attempt=$next
+done

@@ -1,0 +1,147 @@
+"""Commands that tell where jobs are: status, list, logs."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hpc_dl.job import Job
+    from hpc_dl.runfolder import RunFolder
+    from hpc_dl.slurm.state import SlurmState
+
+_JOB = click.argument("job", default="", envvar="HPC_DL_JOB")
+_JOBS = click.argument("jobs", nargs=-1, metavar="[JOB]...", envvar="HPC_DL_JOB")
+_RUNS = click.option("--runs", default="runs", envvar="HPC_DL_RUNS", help="folder of the run folders")
+_JSON = click.option("--json", "as_json", is_flag=True, envvar="HPC_DL_JSON", help="print an array of objects")
+_SILENT = "Slurm does not answer: what is shown is what was last known"
+
+
+@click.command()
+@_JOBS
+@_RUNS
+@_JSON
+def status(jobs: tuple[str, ...], runs: str, as_json: bool) -> int:
+    """Print where each JOB is (job ids or run folders; default: the newest).
+
+    Slurm's word comes first; a job that it has forgotten is where the run folder says. UNKNOWN: nobody knows.
+    """
+    from hpc_dl.job import find_jobs
+    from hpc_dl.jobstate import states
+
+    handles = find_jobs(jobs or [""], Path(runs))
+    found = states([handle.run for handle in handles])
+    if as_json:
+        _print_json([handle.run for handle in handles], found)
+        return 0
+    for number, (handle, state) in enumerate(zip(handles, found, strict=True)):
+        if number:
+            click.echo()
+        print_status(handle, state)
+    return 0
+
+
+def print_status(handle: Job, state: SlurmState) -> None:
+    """Print where a job is."""
+    from hpc_dl.jobstate import summary_of
+    from hpc_dl.progress import Progress
+    from hpc_dl.slurm.state import ENDED
+    from hpc_dl.terminal import describe, summary_lines
+
+    if state.state in ENDED:
+        click.echo("\n".join(summary_lines(handle, state, summary_of(handle.run, state))))
+    else:
+        steps = handle.run.read_job().steps
+        click.echo(f"Job {handle.job_id} {describe(state, Progress(handle.run).look(), steps)}")
+        click.echo(f"Run folder: {handle.run.path}")
+    if state.silent:
+        click.echo(f"hpc-dl: {_SILENT}", err=True)
+
+
+@click.command(name="list")
+@_RUNS
+@click.option(
+    "--state", "wanted", multiple=True, envvar="HPC_DL_STATE", help="only jobs in this state, such as running"
+)
+@_JSON
+def list_jobs(runs: str, wanted: tuple[str, ...], as_json: bool) -> int:
+    """List the jobs that have run folders, newest last, with their states."""
+    from hpc_dl.errors import UserError, allowed, near_match
+    from hpc_dl.job import runs_in
+    from hpc_dl.jobstate import states
+    from hpc_dl.slurm.state import ACTIVE, ENDED, WAITING
+
+    known = {state.lower() for state in ENDED | WAITING | ACTIVE}
+    for name in wanted:
+        if name.lower() not in known:
+            raise UserError(f"--state: {name!r}{near_match(name.lower(), known)}; known are {allowed(sorted(known))}")
+    folders = list(runs_in(Path(runs)))
+    found = states(folders)
+    chosen = [pair for pair in zip(folders, found, strict=True) if not wanted or _is_one(pair[1], wanted)]
+    if as_json:
+        _print_json([run for run, _ in chosen], [state for _, state in chosen])
+        return 0
+    for run, state in chosen:
+        spec = run.read_job()
+        click.echo(f"{run.job_id:>8}  {state.state:<10}  {spec.mode:<8}  {spec.nodes:>3} nodes  {run.path}")
+    if any(state.silent for _, state in chosen):
+        click.echo(f"hpc-dl: {_SILENT}", err=True)
+    return 0
+
+
+def _is_one(state: SlurmState, wanted: tuple[str, ...]) -> bool:
+    return state.state.lower() in [name.lower() for name in wanted]
+
+
+def _print_json(runs: Sequence[RunFolder], found: Sequence[SlurmState]) -> None:
+    import msgspec
+
+    from hpc_dl.jobstate import status as all_of
+
+    objects = [all_of(run, state) for run, state in zip(runs, found, strict=True)]
+    click.echo(msgspec.json.format(msgspec.json.encode(objects)))
+
+
+@click.command()
+@_JOB
+@_RUNS
+@click.option("--process", default="", envvar="HPC_DL_PROCESS", help="one process, such as worker:3; default: all")
+@click.option("--follow", "-f", "go_on", is_flag=True, envvar="HPC_DL_FOLLOW", help="go on until the job has ended")
+@click.option(
+    "--lines", "-n", type=click.IntRange(0), envvar="HPC_DL_LINES", help="begin with the last N lines of each"
+)
+def logs(job: str, runs: str, process: str, go_on: bool, lines: int | None) -> int:
+    """Print the logs of JOB (default: the newest): its script's and its processes', a label before each line.
+
+    Log lines have no times: they come one process after the other, with --follow as they are written. A job that is
+    requeued goes on in the same logs, and --follow goes on with it.
+    """
+    from hpc_dl.errors import UserError, allowed, near_match
+    from hpc_dl.job import Asking, find_job
+    from hpc_dl.joblogs import Logs
+
+    handle = find_job(job, Path(runs))
+    asking = Asking(handle)
+    logs = Logs(lines)
+    while True:
+        over = not go_on or asking.look().over
+        sources = {"job": handle.run.log, **handle.logs()}
+        if process:
+            if process not in sources and over:
+                raise UserError(
+                    f"job {handle.job_id} has no log of {process!r}{near_match(process, sources)};"
+                    f" it has {allowed(sources)}"
+                )
+            sources = {name: path for name, path in sources.items() if name == process}
+        appended = logs.appended(sources, final=over)
+        while some := list(itertools.islice(appended, 1000)):
+            click.echo("\n".join(some))
+        if over:
+            return 0
+        time.sleep(1)
