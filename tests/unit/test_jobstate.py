@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+import hpc_dl
 from hpc_dl.errors import JobError
 from hpc_dl.job import Job
 from hpc_dl.jobspec import JobSpec
@@ -151,7 +152,7 @@ def test_many_jobs_take_two_questions(slurm: FakeSlurm, tmp_path: Path) -> None:
     runs = [folder(tmp_path, str(number)) for number in range(100, 140)]
     slurm.answer("squeue", listed("100", "RUNNING", "n1", start="2"))
     slurm.answer("sacct", "".join(recorded(run.job_id, "COMPLETED", "n1") for run in runs[1:]))
-    assert [state.state for state in states(runs)] == ["RUNNING"] + 39 * ["COMPLETED"]
+    assert [state.state for state in hpc_dl.states(map(Job, runs))] == ["RUNNING"] + 39 * ["COMPLETED"]
     assert [call[0] for call in slurm.calls()] == ["squeue", "sacct"]
 
 
