@@ -118,7 +118,7 @@ def test_only_the_current_attempt_counts(run: RunFolder) -> None:
     watching = Progress(run)
     assert (watching.look().step, watching.look().evaluating) == (500, True)
     run.attempt_file.write_text("1")
-    os.utime(run.attempt, (2000.0, 2000.0))
+    os.utime(run.attempt_file, (2000.0, 2000.0))
     for progress in (watching, Progress(run)):
         assert progress.look() == Totals()
     append(run, "worker-0", line(410, time=new))
