@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.eager import context  # `tf` does not export it
 
 from benchmarks.bare import parts
 from hpc_dl.models.keras import keras
 
 tf.config.threading.set_intra_op_parallelism_threads(parts.threads)
 tf.config.threading.set_inter_op_parallelism_threads(parts.threads)
+context.context().configure_coordination_service("")  # its heartbeats don't outlive the turns of the other program
 ring = tf.distribute.experimental.CommunicationOptions(
     implementation=tf.distribute.experimental.CommunicationImplementation.RING
 )
