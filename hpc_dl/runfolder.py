@@ -238,7 +238,8 @@ def write_text(path: Path, text: str | bytes) -> None:
     """Write a file so that a reader sees the old or the new text, never a part."""
     data = text.encode() if isinstance(text, str) else text
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    with temporary.open("wb") as file:
+    # The umask of who asks for a job's state does not make it readable for others.
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
