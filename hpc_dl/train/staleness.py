@@ -36,8 +36,10 @@ class Staleness:
         with tf1.device("/job:ps/task:0"):
             clocks = shared_variable("clocks", tf.zeros([workers], tf.int64))
             own = tf.one_hot(index, workers, dtype=tf.int64)
-            # A worker that was restarted must not hold the others until it has made up for its absence.
-            self._join = clocks.assign_add(own * (tf.reduce_max(clocks) - clocks[index])).op
+            # A worker that was restarted must not hold the others until it has made up for its absence; at the start of
+            # the training, they wait for it.
+            missed = tf.where(clocks[index] > 0, tf.reduce_max(clocks) - clocks[index], tf.zeros([], tf.int64))
+            self._join = clocks.assign_add(own * missed).op
             self._tick = (clocks.assign_add(own),)
             self._look = (clocks.read_value(), tf1.train.get_global_step().read_value())
 

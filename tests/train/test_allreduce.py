@@ -147,7 +147,7 @@ def test_one_rank_equals_single_each_time_and_the_seed_matters(submit: Submit) -
 
 
 def test_a_killed_rank_fails_the_job_and_is_named(submit: Submit) -> None:
-    job = submit(mode="horovod", nodes=2, steps=1_000_000)
+    job = submit(mode="horovod", nodes=2, steps=1_000_000, restarts=0)
     deadline = time.monotonic() + 90
     while not (metrics(job, 0) and metrics(job, 1)):
         assert time.monotonic() < deadline, job.stdout()

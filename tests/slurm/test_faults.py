@@ -1,0 +1,224 @@
+"""What Slurm and its nodes do to a job, and how the job goes on: with a script that trains nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hpc_dl.job import Job
+from hpc_dl.launch.attempts import PREEMPTED, REQUEUE, RESTART, events
+from hpc_dl.minicluster import ClusterConfig, MiniCluster, NodeGroup
+from tests.slurm.helpers import Bench
+from tests.unit.fakes.processes import eventually
+
+# Each life of a process says that it has begun, and "saves" when it is told to end; it ends well once it may.
+LIFE = """
+import json, os, pathlib, signal, sys, time
+
+task = json.loads(os.environ["TF_CONFIG"])["task"]
+run, life = pathlib.Path(os.environ["HPC_DL_RUN"]), f"{task['index']}-{os.environ['HPC_DL_ATTEMPT']}"
+
+def end(number, frame):
+    time.sleep(2)
+    (run / f"saved-{life}").touch()
+    sys.exit(143)
+
+signal.signal(signal.SIGTERM, end)
+(run / f"new-{life}").write_text(str(os.getpid()))
+(run / f"new-{life}").rename(run / f"alive-{life}")
+while not (run / f"go-{os.environ['HPC_DL_ATTEMPT']}").exists():
+    time.sleep(0.05)
+(run / f"ended-{life}").touch()
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster(slurm: None) -> Iterator[MiniCluster]:
+    """Four nodes, and a partition whose jobs drive out those of the other, with a time of grace."""
+    config = ClusterConfig(
+        groups=(NodeGroup(count=4),),
+        extra=(
+            "PreemptType=preempt/partition_prio",
+            "PreemptMode=REQUEUE",
+            "KillWait=10",
+            "SlurmdTimeout=5",
+            "PartitionName=high Nodes=ALL PriorityTier=10",
+        ),
+    )
+    root = Path(tempfile.mkdtemp(prefix="hd", dir="/tmp"))
+    try:
+        with MiniCluster(root, config) as running:
+            grace = ["scontrol", "update", "partitionname=main", "GraceTime=30"]
+            subprocess.run(grace, env=running.env(), check=True, timeout=30)
+            yield running
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture
+def bench(cluster: MiniCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    for name, value in cluster.env().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "life.py").write_text(LIFE)
+    one = Bench(cluster, tmp_path)
+    yield one
+    one.clean()
+
+
+def start(bench: Bench, **settings: object) -> Job:
+    """Submit a job of two workers on two nodes, and wait until both are there."""
+    usual = {
+        "script": "life.py",
+        "mode": "multiworker",
+        "nodes": 2,
+        "gpus": 1,
+        "cores": 4,
+        "restarts": 1,
+        "requeues": 1,
+    }
+    job = bench.submit(**{**usual, **settings})
+    alive(job, 0)
+    return job
+
+
+def alive(job: Job, attempt: int, seconds: float = 60) -> None:
+    """Wait until both workers of an attempt are there."""
+    there = [job.run.path / f"alive-{index}-{attempt}" for index in range(2)]
+    eventually(lambda: all(path.exists() for path in there), seconds, f"attempt {attempt}; {job.stdout()}")
+
+
+def pid(job: Job, index: int, attempt: int) -> int:
+    return int((job.run.path / f"alive-{index}-{attempt}").read_text())
+
+
+def saved(job: Job, attempt: int) -> list[bool]:
+    return [(job.run.path / f"saved-{index}-{attempt}").exists() for index in range(2)]
+
+
+def go_on(job: Job, attempt: int) -> None:
+    """Let an attempt end well, and the job with it."""
+    (job.run.path / f"go-{attempt}").touch()
+    job.wait(timeout=60)
+    assert job.state == "COMPLETED", job.stdout()
+    assert all((job.run.path / f"ended-{index}-{attempt}").exists() for index in range(2))
+    summary = job.summary()
+    assert summary is not None
+    assert (summary.exit_code, summary.attempts) == (0, attempt + 1)
+
+
+def then(job: Job) -> list[str]:
+    return [event.then for event in events(job.run) if event.event == "ended"]
+
+
+def test_after_the_death_of_one_all_start_again_up_to_a_limit(bench: Bench) -> None:
+    job = start(bench)
+    os.kill(pid(job, 1, 0), signal.SIGKILL)
+    alive(job, 1)
+    os.kill(pid(job, 0, 1), signal.SIGKILL)
+    job.wait(timeout=60)
+    assert job.state == "FAILED"
+    assert then(job) == [RESTART, ""]
+    summary = job.summary()
+    assert summary is not None
+    assert summary.failure is not None
+    assert (summary.exit_code, summary.attempts, summary.failure.process) == (137, 2, "worker:0")
+    assert "all processes start again from the last checkpoint (attempt 1): worker:1 on node " in job.stdout()
+
+
+def test_a_worker_of_a_ps_mode_starts_again_alone(bench: Bench) -> None:
+    job = start(bench, mode="async")
+    first = pid(job, 1, 0)
+    os.kill(first, signal.SIGKILL)
+    eventually(lambda: pid(job, 1, 0) != first, 30, "the worker's second life")
+    go_on(job, 0)
+    assert "worker:1 started again, 1 of 1 times" in job.stdout()
+
+
+def test_ahead_of_its_time_limit_a_job_saves_and_is_requeued_as_often_as_it_may(bench: Bench) -> None:
+    job = start(bench)
+    assert "#SBATCH --signal=B:USR1@60" in job.run.script.read_text()
+    for attempt in range(2):
+        alive(job, attempt)
+        # What Slurm sends then.
+        subprocess.run(["scancel", "--batch", "--signal=USR1", job.job_id], check=True, timeout=30)
+        eventually(lambda attempt=attempt: saved(job, attempt) == [True, True], 30, "both have saved")  # type: ignore[misc]
+    job.wait(timeout=60)
+    assert then(job) == [REQUEUE, ""]
+    assert bench.field(job, "ExitCode") == "143:0"
+    assert "hpc-dl: time limit: requeued, to go on from the last checkpoint" in job.stdout()
+
+
+def test_a_preempted_job_saves_in_its_time_of_grace_and_is_requeued(bench: Bench) -> None:
+    job = start(bench, nodes=2)
+    command = ["sbatch", "--parsable", "-N4", "--exclusive", "-p", "high", "-o", "/dev/null", "--wrap", "sleep 2"]
+    subprocess.run(command, check=True, capture_output=True, timeout=30)
+    alive(job, 1)
+    assert saved(job, 0) == [True, True]
+    assert then(job) == [PREEMPTED]
+    go_on(job, 1)
+
+
+def test_a_job_whose_node_goes_down_goes_on_elsewhere(bench: Bench) -> None:
+    job = start(bench)
+    # It comes back by itself: ReturnToService.
+    subprocess.run(["scontrol", "update", "nodename=mini2", "state=DOWN", "reason=test"], check=True, timeout=30)
+    alive(job, 1)
+    go_on(job, 1)
+
+
+def test_processes_on_a_node_that_was_cut_off_end_when_others_have_taken_over(bench: Bench) -> None:
+    """Without slurmd and slurmstepd a node is lost to Slurm and srun, but what runs there runs on."""
+    job = start(bench)
+    assert job.query().nodelist == "mini[1-2]"
+    (slurmd,) = [p for p in slurmds() if "\0mini2\0" in command_line(p)]
+    words = command_line(slurmd).split("\0")[:-1]
+    for daemon in (slurmd, stepd(pid(job, 1, 0))):
+        os.kill(daemon, signal.SIGKILL)
+    try:
+        alive(job, 1, 90)
+        zombie = Path(f"/proc/{pid(job, 1, 0)}")
+        eventually(lambda: not zombie.exists(), 15, "the process of the first attempt ends")
+        # The job's script, on a node that Slurm reaches, has told it through the run folder, or the next attempt has.
+        second = max(event.time for event in events(job.run) if event.event == "started")
+        assert all(path.stat().st_mtime < second for path in job.run.path.glob("*-0"))
+        go_on(job, 1)
+    finally:
+        # Again, in place of the one that the cluster has started.
+        again = subprocess.Popen(words)
+        eventually(lambda: states_of("mini2") == "idle", 30, "mini2 is back")
+        again.terminate()
+        again.wait(20)
+
+
+def stepd(number: int) -> int:
+    """Return the slurmstepd that a process descends from."""
+    while (status := Path(f"/proc/{number}/status").read_text()).split()[1] != "slurmstepd":
+        (parent,) = [line.split()[1] for line in status.splitlines() if line.startswith("PPid:")]
+        number = int(parent)
+    return number
+
+
+def slurmds() -> list[int]:
+    return [
+        int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and "slurmd\0" in command_line(int(p.name))
+    ]
+
+
+def command_line(number: int) -> str:
+    try:
+        return Path(f"/proc/{number}/cmdline").read_bytes().decode()
+    except OSError:
+        return ""
+
+
+def states_of(node: str) -> str:
+    command = ["sinfo", "--noheader", f"--nodes={node}", "--format=%T"]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
