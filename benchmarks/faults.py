@@ -114,10 +114,28 @@ def _node(run: Run) -> None:
     _slurm("scontrol", "update", f"nodename={run.nodes()[-1]}", "state=DOWN", "reason=fault")
 
 
-def _zombie(run: Run) -> None:
-    """Kill the slurmd of a node: Slurm gives the node up, and the job's processes on it go on."""
+def _cut(run: Run) -> None:
+    """Kill slurmd and slurmstepd of a node: Slurm gives the node up, and the job's processes on it go on."""
     node = run.nodes()[-1]
-    _kill([pid for pid, text in _processes() if re.match(rf"\S*slurmd\0.*-N\0{node}\0", text)])
+    _kill([slurmd(node), *(pid for pid in map(_stepd, run.pids(f"\0SLURMD_NODENAME={node}\0")) if pid)])
+
+
+def _stepd(pid: int) -> int:
+    """Return the slurmstepd that a process descends from; 0 without one."""
+    while pid > 1:
+        try:
+            status = Path(f"/proc/{pid}/status").read_text()
+        except OSError:
+            return 0
+        if status.split()[1] == "slurmstepd":
+            return pid
+        pid = int(re.findall(r"^PPid:\s*(\d+)", status, re.MULTILINE)[0])
+    return 0
+
+
+def slurmd(node: str) -> int:
+    """Return the slurmd of a node; 0 if it does not run."""
+    return next((pid for pid, text in _processes() if re.match(rf"\S*slurmd\0(.*\0)?-N\0{node}\0", text)), 0)
 
 
 def _preemption(_run: Run) -> None:
@@ -129,15 +147,38 @@ def _limit(run: Run) -> None:
     _slurm("scancel", "--batch", "--signal=USR1", run.job.job_id)
 
 
+def _controller(_run: Run) -> None:
+    """End slurmctld for some seconds."""
+    cluster = MiniCluster(Path(os.environ["SLURM_CONF"]).parent, _CONFIG)
+    cluster.pause()
+    time.sleep(5)
+    cluster.resume()
+
+
+def _disk(run: Run) -> None:
+    """Fill the disk of the run folder for some seconds."""
+    filling = run.job.run.path / "filling"
+    try:
+        with filling.open("wb", buffering=0) as file:
+            while file.write(bytes(2**16)):
+                pass
+    except OSError:
+        time.sleep(10)
+    finally:
+        filling.unlink()
+
+
 _FAULTS: dict[str, Callable[[Run], None]] = {
     "worker": _worker,
     "chief": _chief,
     "ps": _ps,
     "launcher": _launcher,
     "node": _node,
-    "zombie": _zombie,
+    "cut": _cut,
     "preemption": _preemption,
     "limit": _limit,
+    "controller": _controller,
+    "disk": _disk,
 }
 _PS_MODES = ("async", "mixed", "sync", "sync+1")
 
@@ -223,23 +264,41 @@ def _longest_pause(times: list[float]) -> float:
     return max((after - before for before, after in itertools.pairwise(times)), default=float("nan"))
 
 
-def _heal(cluster: MiniCluster) -> None:
-    """Bring all nodes back, with a slurmd that was killed started again."""
-    for node in cluster.names:
-        if not [pid for pid, text in _processes() if re.match(rf"\S*slurmd\0.*-N\0{node}\0", text)]:
-            subprocess.run([cluster.programs.find("slurmd") or "slurmd", "-N", node], check=True, env=cluster.env())
-        if not _slurm("sinfo", "--noheader", f"--nodes={node}", "--format=%T").startswith(("idle", "alloc", "mix")):
-            _slurm("scontrol", "update", f"nodename={node}", "state=RESUME")
+class Healer:
+    """Brings nodes back: a slurmd that was killed is started again."""
+
+    def __init__(self, cluster: MiniCluster) -> None:
+        self._commands = {
+            node: Path(f"/proc/{slurmd(node)}/cmdline").read_bytes().split(b"\0")[:-1] for node in cluster.names
+        }
+        self._started: list[subprocess.Popen[bytes]] = []
+
+    def heal(self) -> None:
+        for node, command in self._commands.items():
+            if not slurmd(node):
+                self._started.append(
+                    subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                )
+        begin = time.monotonic()
+        while (states := _slurm("sinfo", "--noheader", "--Node", "--format=%T").split()) and set(states) != {"idle"}:
+            if time.monotonic() - begin > 60:
+                raise SystemExit(f"nodes do not come back: {states}")
+            time.sleep(0.5)
+
+    def end(self) -> None:
+        for process in self._started:
+            process.terminate()
+            process.wait(20)
 
 
-def row(cluster: MiniCluster, mode: str, fault: str, runs: int, rng: random.Random) -> bool:
+def row(healer: Healer, mode: str, fault: str, runs: int, rng: random.Random) -> bool:
     found: list[Found] = []
     for _ in range(runs):
         try:
             found.append(measure(mode, fault, rng.randrange(_EVERY, _STEPS * 2 // 3)))
         except JobError as error:
             found.append(Found("NO RUN", float("nan"), 0, -1, 0, 0.0, str(error).partition("\n")[0]))
-        _heal(cluster)
+        healer.heal()
     right = sum(one.right for one in found)
     worst = next((one for one in found if not one.right), found[-1])
     print(
@@ -274,16 +333,28 @@ def main() -> int:
         flush=True,
     )
     right = True
+    # Only root can have a disk of its own to fill.
+    own_disk = os.getuid() == 0
+    if not own_disk and "disk" in options.faults:
+        options.faults.remove("disk")
+        print("disk: only root can have a disk of its own to fill, so this fault is left out")
     with tempfile.TemporaryDirectory(prefix="hf", dir="/tmp") as root, tempfile.TemporaryDirectory() as folder:
+        if own_disk:
+            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", folder], check=True)
         with MiniCluster(Path(root), _CONFIG) as cluster:
             os.environ.update(cluster.env())
             os.chdir(folder)
             _slurm("scontrol", "update", "partitionname=high", "PriorityTier=10")
             _slurm("scontrol", "update", "partitionname=main", "PriorityTier=1", "GraceTime=20")
+            healer = Healer(cluster)
             for fault in options.faults:
-                for mode in filter(lambda mode: fits(mode, fault), options.modes):
-                    right &= row(cluster, mode, fault, options.runs, rng)
+                for mode in options.modes:
+                    if fits(mode, fault):
+                        right &= row(healer, mode, fault, options.runs, rng)
+            healer.end()
         os.chdir("/")
+        if own_disk:
+            subprocess.run(["umount", "--lazy", folder], check=True)
     return 0 if right else 1
 
 
