@@ -8,6 +8,7 @@ hangs, the command ends with exit code 1.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -34,16 +35,16 @@ from hpc_dl.progress import Progress
 _STEPS = 1500
 _EVERY = 100  # steps between checkpoints: the most that may be lost
 _LIMIT = 240.0  # seconds after which a job counts as hanging
-_MODES: dict[str, dict[str, Any]] = {
-    "async": {"mode": "async", "nodes": 2},
-    "mixed": {"mode": "mixed", "nodes": 2, "towers": 2},
-    "sync": {"mode": "sync", "nodes": 2},
-    "sync+1": {"mode": "sync", "nodes": 3, "backup_workers": 1},
-    "multiworker": {"mode": "multiworker", "nodes": 2},
-    "horovod": {"mode": "horovod", "nodes": 2},
-    "single": {"mode": "single", "nodes": 1},
+MODES: dict[str, dict[str, Any]] = {
+    "async": {"mode": "async", "nodes": 2, "gpus": 1},
+    "mixed": {"mode": "mixed", "nodes": 2, "gpus": 2},
+    "sync": {"mode": "sync", "nodes": 2, "gpus": 1},
+    "sync+1": {"mode": "sync", "nodes": 3, "gpus": 1, "backup_workers": 1},
+    "multiworker": {"mode": "multiworker", "nodes": 2, "gpus": 1},
+    "horovod": {"mode": "horovod", "nodes": 2, "gpus": 1},
+    "single": {"mode": "single", "nodes": 1, "gpus": 1},
 }
-_CONFIG = ClusterConfig(
+CONFIG = ClusterConfig(
     groups=(NodeGroup(count=4),),
     partitions=(Partition("main"), Partition("high")),
     extra=("PreemptType=preempt/partition_prio", "PreemptMode=REQUEUE", "KillWait=20"),
@@ -149,7 +150,7 @@ def _limit(run: Run) -> None:
 
 def _controller(_run: Run) -> None:
     """End slurmctld for some seconds."""
-    cluster = MiniCluster(Path(os.environ["SLURM_CONF"]).parent, _CONFIG)
+    cluster = MiniCluster(Path(os.environ["SLURM_CONF"]).parent, CONFIG)
     cluster.pause()
     time.sleep(5)
     cluster.resume()
@@ -168,7 +169,7 @@ def _disk(run: Run) -> None:
         filling.unlink()
 
 
-_FAULTS: dict[str, Callable[[Run], None]] = {
+FAULTS: dict[str, Callable[[Run], None]] = {
     "worker": _worker,
     "chief": _chief,
     "ps": _ps,
@@ -209,11 +210,10 @@ class Found:
 
 
 def measure(mode: str, fault: str, at_step: int) -> Found:
-    settings = _MODES[mode]
+    settings = MODES[mode]
     job = hpc_dl.submit(
         "train",
         site="minicluster",
-        gpus=1,
         cores=4,
         steps=_STEPS,
         log_every=5,
@@ -230,7 +230,7 @@ def measure(mode: str, fault: str, at_step: int) -> Found:
             raise JobError(f"job {job.job_id} did not reach step {at_step}: {job.stdout()}")
         time.sleep(0.05)
     hurt, step = time.time(), progress.look().step
-    _FAULTS[fault](run)
+    FAULTS[fault](run)
     try:
         job.wait(timeout=_LIMIT)
     except TimeoutError:
@@ -264,6 +264,12 @@ def _longest_pause(times: list[float]) -> float:
     return max((after - before for before, after in itertools.pairwise(times)), default=float("nan"))
 
 
+def prepare() -> None:
+    """Let jobs of the partition high drive out those of main, with a time of grace."""
+    _slurm("scontrol", "update", "partitionname=high", "PriorityTier=10")
+    _slurm("scontrol", "update", "partitionname=main", "PriorityTier=1", "GraceTime=20")
+
+
 class Healer:
     """Brings nodes back: a slurmd that was killed is started again."""
 
@@ -276,9 +282,7 @@ class Healer:
     def heal(self) -> None:
         for node, command in self._commands.items():
             if not slurmd(node):
-                self._started.append(
-                    subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-                )
+                self._started.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
         begin = time.monotonic()
         while (states := _slurm("sinfo", "--noheader", "--Node", "--format=%T").split()) and set(states) != {"idle"}:
             if time.monotonic() - begin > 60:
@@ -311,6 +315,20 @@ def row(healer: Healer, mode: str, fault: str, runs: int, rng: random.Random) ->
     return right == runs
 
 
+@contextlib.contextmanager
+def _folder(own_disk: bool) -> Iterator[str]:
+    """Yield a folder to work in, perhaps with a disk of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        if own_disk:
+            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", folder], check=True)
+        try:
+            yield folder
+        finally:
+            os.chdir("/")
+            if own_disk:
+                subprocess.run(["umount", "--lazy", folder], check=True)
+
+
 def _names(text: str, known: dict[str, Any]) -> list[str]:
     names = text.split(",") if text else list(known)
     if unknown := set(names) - set(known):
@@ -320,8 +338,8 @@ def _names(text: str, known: dict[str, Any]) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="benchmarks.faults", description="the fault table")
-    parser.add_argument("--modes", type=lambda text: _names(text, _MODES), default=list(_MODES))
-    parser.add_argument("--faults", type=lambda text: _names(text, _FAULTS), default=list(_FAULTS))
+    parser.add_argument("--modes", type=lambda text: _names(text, MODES), default=list(MODES))
+    parser.add_argument("--faults", type=lambda text: _names(text, FAULTS), default=list(FAULTS))
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -338,23 +356,17 @@ def main() -> int:
     if not own_disk and "disk" in options.faults:
         options.faults.remove("disk")
         print("disk: only root can have a disk of its own to fill, so this fault is left out")
-    with tempfile.TemporaryDirectory(prefix="hf", dir="/tmp") as root, tempfile.TemporaryDirectory() as folder:
-        if own_disk:
-            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", folder], check=True)
-        with MiniCluster(Path(root), _CONFIG) as cluster:
+    with tempfile.TemporaryDirectory(prefix="hf", dir="/tmp") as root, _folder(own_disk) as folder:
+        with MiniCluster(Path(root), CONFIG) as cluster:
             os.environ.update(cluster.env())
             os.chdir(folder)
-            _slurm("scontrol", "update", "partitionname=high", "PriorityTier=10")
-            _slurm("scontrol", "update", "partitionname=main", "PriorityTier=1", "GraceTime=20")
+            prepare()
             healer = Healer(cluster)
             for fault in options.faults:
                 for mode in options.modes:
                     if fits(mode, fault):
                         right &= row(healer, mode, fault, options.runs, rng)
             healer.end()
-        os.chdir("/")
-        if own_disk:
-            subprocess.run(["umount", "--lazy", folder], check=True)
     return 0 if right else 1
 
 
