@@ -316,7 +316,7 @@ def row(healer: Healer, mode: str, fault: str, runs: int, rng: random.Random) ->
 
 
 @contextlib.contextmanager
-def _folder(own_disk: bool) -> Iterator[str]:
+def work_folder(own_disk: bool) -> Iterator[str]:
     """Yield a folder to work in, perhaps with a disk of its own."""
     with tempfile.TemporaryDirectory() as folder:
         if own_disk:
@@ -356,17 +356,20 @@ def main() -> int:
     if not own_disk and "disk" in options.faults:
         options.faults.remove("disk")
         print("disk: only root can have a disk of its own to fill, so this fault is left out")
-    with tempfile.TemporaryDirectory(prefix="hf", dir="/tmp") as root, _folder(own_disk) as folder:
-        with MiniCluster(Path(root), CONFIG) as cluster:
-            os.environ.update(cluster.env())
-            os.chdir(folder)
-            prepare()
-            healer = Healer(cluster)
-            for fault in options.faults:
-                for mode in options.modes:
-                    if fits(mode, fault):
-                        right &= row(healer, mode, fault, options.runs, rng)
-            healer.end()
+    with (
+        tempfile.TemporaryDirectory(prefix="hf", dir="/tmp") as root,
+        work_folder(own_disk) as folder,
+        MiniCluster(Path(root), CONFIG) as cluster,
+    ):
+        os.environ.update(cluster.env())
+        os.chdir(folder)
+        prepare()
+        healer = Healer(cluster)
+        for fault in options.faults:
+            for mode in options.modes:
+                if fits(mode, fault):
+                    right &= row(healer, mode, fault, options.runs, rng)
+        healer.end()
     return 0 if right else 1
 
 

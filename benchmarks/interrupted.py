@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import hpc_dl
-from benchmarks.faults import CONFIG, FAULTS, MODES, Healer, Run, prepare
+from benchmarks.faults import CONFIG, FAULTS, MODES, Healer, Run, prepare, work_folder
 from hpc_dl.launch.attempts import events
 from hpc_dl.minicluster import MiniCluster
 from hpc_dl.progress import Progress
@@ -56,16 +56,18 @@ def main() -> int:
     at_steps = sorted(rng.sample(range(50, _STEPS - 50), _TIMES))
     faults = [(step, rng.choice(["preemption", "limit"])) for step in at_steps]
     print(f"told to end at about {', '.join(f'step {step} ({fault})' for step, fault in faults)}")
-    with tempfile.TemporaryDirectory(prefix="hf", dir="/tmp") as root, tempfile.TemporaryDirectory() as folder:
-        with MiniCluster(Path(root), CONFIG) as cluster:
-            os.environ.update(cluster.env())
-            os.chdir(folder)
-            prepare()
-            healer = Healer(cluster)
-            undisturbed = train(mode, [])
-            healer.heal()
-            disturbed = train(mode, faults)
-        os.chdir("/")
+    with (
+        tempfile.TemporaryDirectory(prefix="hf", dir="/tmp") as root,
+        work_folder(own_disk=False) as folder,
+        MiniCluster(Path(root), CONFIG) as cluster,
+    ):
+        os.environ.update(cluster.env())
+        os.chdir(folder)
+        prepare()
+        healer = Healer(cluster)
+        undisturbed = train(mode, [])
+        healer.heal()
+        disturbed = train(mode, faults)
     apart = abs(undisturbed["test_accuracy"] - disturbed["test_accuracy"])
     return 0 if undisturbed["steps"] == disturbed["steps"] == _STEPS and apart <= 0.03 else 1
 
