@@ -7,7 +7,7 @@ import platform
 import subprocess
 import sys
 
-NAMES = ("start", "rendering", "submission", "train_loop", "modes", "tasks", "status")
+NAMES = ("start", "rendering", "submission", "train_loop", "modes", "tasks", "status", "faults", "interrupted")
 
 
 def main() -> int:
