@@ -20,7 +20,7 @@ import msgspec
 
 from hpc_dl.errors import LOST, UserError
 from hpc_dl.launch.attempts import superseded
-from hpc_dl.launch.outcome import all_workers_done, mark_done, mark_lost, report_failure
+from hpc_dl.launch.outcome import all_workers_done, mark_done, mark_lost, report_failure, tell_all_to_end
 from hpc_dl.launch.policy import After, Policy
 from hpc_dl.placement import classic_flags, tf_config
 from hpc_dl.process import Guard, adopt_orphans, die_with_parent, kill_group
@@ -164,7 +164,7 @@ class Launcher:
             while self._children or self._waiting or self._unwritten:
                 received = signal.sigtimedwait(self._SIGNALS, _POLL)
                 if received is not None and received.si_signo != signal.SIGCHLD:
-                    self._end(128 + (signal.SIGINT if received.si_signo == signal.SIGINT else signal.SIGTERM))
+                    self._told(received.si_signo)
                 self._reap()
                 self._start_waiting()
                 self._look_around()
@@ -230,11 +230,19 @@ class Launcher:
                 self._write(lambda: mark_done(self._run, child.line.name))
             return
         code, number = (status, 0) if status > 0 else (128 - status, -status)
-        if code == 128 + signal.SIGTERM and (told := signal.sigtimedwait((signal.SIGTERM, signal.SIGINT), _TOLD)):
-            # scancel signals every process of a step: nobody has failed.
-            self._end(128 + told.si_signo)
-            return
+        if code == 128 + signal.SIGTERM:
+            # scancel signals every process of a step, and all-reduce processes tell one another: nobody has failed.
+            if told := signal.sigtimedwait((signal.SIGTERM, signal.SIGINT, signal.SIGUSR1), _TOLD):
+                self._told(told.si_signo)
+            if self._is_over():
+                return
         self._died(child.line, Failure(child.line.name, self._node, code, number, time.time(), child.tail()))
+
+    def _told(self, number: int) -> None:
+        """End, and tell all launchers: Slurm signals the steps of a job, not what mpirun starts on its first node."""
+        if self._kill_at is None:
+            self._end(128 + (signal.SIGINT if number == signal.SIGINT else signal.SIGTERM))
+            self._write(lambda: tell_all_to_end(self._run))
 
     def _died(self, line: ProcessLine, failure: Failure) -> None:
         restarts = self._restarts.get(line.name, 0)

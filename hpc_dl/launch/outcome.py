@@ -24,6 +24,12 @@ def mark_lost(run: RunFolder, process: str) -> None:
     (run.lost / process.replace(":", "-")).touch()
 
 
+def tell_all_to_end(run: RunFolder) -> None:
+    """Say to the launchers of all nodes that they are to end, as the job script does."""
+    run.state.mkdir(parents=True, exist_ok=True)
+    (run.state / STOP).touch()
+
+
 def all_workers_done(run: RunFolder, cluster: Mapping[str, Sequence[str]]) -> bool:
     """Return whether every process of the cluster spec but the ps has ended well, or was given up."""
     expected = sum(len(addresses) for role, addresses in cluster.items() if role != "ps")
@@ -53,12 +59,16 @@ def outcome(run: RunFolder, code: int, started: float) -> Summary:
         The summary; its exit code is that of the first process that failed, else `code`.
     """
     failure = run.read_failure()
-    if failure is None and code and (run.state / STOP).exists():
+    if failure is None and (run.state / STOP).exists() and (code or not _is_done(run)):
         code = 128 + signal.SIGTERM  # whatever srun and mpirun make of processes that were told to end
     code = failure.exit_code if failure else code
     # 130 and 143: SIGINT and SIGTERM ended the step and no process had failed before.
     state = "COMPLETED" if code == 0 else "CANCELLED" if failure is None and code in (130, 143) else "FAILED"
     return Summary(state, code, started, time.time(), failure, run.read_result(), run.attempt + 1)
+
+
+def _is_done(run: RunFolder) -> bool:
+    return run.cluster.exists() and all_workers_done(run, run.read_cluster())
 
 
 def finish(run: RunFolder, summary: Summary) -> None:

@@ -473,6 +473,19 @@ def test_the_job_script_can_tell_all_launchers_to_end(job: Job) -> None:
     assert job.run.read_failure() is None
 
 
+def test_a_launcher_that_is_told_to_end_tells_the_others(job: Job) -> None:
+    """All-reduce processes end together, also where only one node's launcher had the signal."""
+    begin(job.run)
+    saves = "trap 'exit 143' TERM; echo ready; while [ ! -e {stop} ]; do sleep 0.05; done; exit 143"
+    script = saves.format(stop=job.run.state / "stop")
+    job.spec(worker=2)
+    nodes = [job.start(*job.sh(**{f"worker_{i}": script}), node=f"n{i}") for i in range(2)]
+    job.ready("worker:0", "worker:1")
+    nodes[1].popen.terminate()
+    assert [node.end() for node in nodes] == [143, 143]
+    assert job.run.read_failure() is None
+
+
 def test_processes_know_their_attempt(job: Job) -> None:
     begin(job.run)
     begin(job.run)

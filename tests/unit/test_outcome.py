@@ -80,6 +80,11 @@ def test_who_was_told_to_end_is_cancelled_whatever_srun_makes_of_it(run: RunFold
     run.state.mkdir(parents=True)
     (run.state / "stop").touch()
     assert (outcome(run, 1, 0).state, outcome(run, 1, 0).exit_code) == ("CANCELLED", 143)
+    # Ranks of mpirun end with 0 when they are told.
+    run.cluster.write_text('{"worker": ["a:1", "b:1"]}')
+    mark_done(run, "worker:0")
+    assert (outcome(run, 0, 0).state, outcome(run, 0, 0).exit_code) == ("CANCELLED", 143)
+    mark_done(run, "worker:1")
     assert outcome(run, 0, 0).state == "COMPLETED"  # it was done before that
 
 
