@@ -71,10 +71,14 @@ def work(
         votes: list[Any] = []
 
         def exchange(gradients: graph.Gradients, updates: list[Any], apply_gradients: graph.Apply) -> Any:
-            with tf.control_dependencies([gradient for gradient, _ in gradients]):
-                late = tf.identity(vote)  # with the last gradient: alone it would be one exchange more
-            *means, share = group.mean([*(gradient for gradient, _ in gradients), late])
-            votes.append(tf.identity(share))
+            # The vote is part of the smallest gradient: by itself it would be one exchange more.
+            tensors = [tf.convert_to_tensor(gradient) for gradient, _ in gradients]
+            carrier = min(range(len(tensors)), key=lambda i: tensors[i].shape.num_elements())
+            shape = tensors[carrier].shape
+            tensors[carrier] = tf.concat([tf.reshape(tensors[carrier], [-1]), [vote]], 0)
+            means = group.mean(tensors)
+            votes.append(means[carrier][-1])
+            means[carrier] = tf.reshape(means[carrier][:-1], shape)
             variables = [variable for _, variable in gradients]
             return apply_gradients(list(zip(means, variables, strict=True)), updates)
 
