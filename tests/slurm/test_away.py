@@ -39,11 +39,17 @@ def away(bench: Bench) -> Iterator[MiniCluster]:
         bench.cluster.resume()
 
 
-def test_what_is_said_while_slurmctld_is_away_is_true(bench: Bench, away: MiniCluster) -> None:
+def test_what_is_said_while_slurmctld_is_away_is_true(
+    bench: Bench, away: MiniCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, job = bench.submit(), bench.submit("wait")
     first.result(timeout=60)
     bench.ready(job, 5)
     assert job.state == "RUNNING"
+    # Slurm's own commands look for it three times as long as this.
+    impatient = tmp_path / "slurm.conf"
+    impatient.write_text(away.slurm_conf.read_text() + "MessageTimeout=2\n")
+    monkeypatch.setenv("SLURM_CONF", str(impatient))
     watching = [
         subprocess.Popen(
             [sys.executable, "-m", "hpc_dl", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
