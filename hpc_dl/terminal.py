@@ -127,6 +127,8 @@ def summary_lines(job: Job, state: SlurmState, summary: Summary | None) -> list[
     """Return what to say of a job that has ended: how, the result, the run folder."""
     took = f" after {duration(summary.ended - summary.started)}" if summary else ""
     lines = [f"Job {job.job_id} {state.state}{took}"]
+    if summary and summary.attempts > 1:
+        lines.append(f"Its processes were started {summary.attempts} times; {job.run.attempts} says why")
     if summary and summary.failure:
         lines.append(str(summary.failure))
     elif state.state != "COMPLETED":

@@ -128,6 +128,11 @@ def test_the_end_of_a_job_has_its_result_and_its_folder(tmp_path: Path) -> None:
     assert "test loss nan" in summary(path, "COMPLETED", result={**RESULT, "test_loss": None})[1]
 
 
+def test_the_end_of_a_job_says_that_it_was_started_more_than_once(tmp_path: Path) -> None:
+    _, again, *_ = summary(tmp_path, "COMPLETED", result=RESULT, attempts=3)
+    assert again == f"Its processes were started 3 times; {tmp_path / 'attempts.jsonl'} says why"
+
+
 def test_the_end_of_a_failed_job_has_its_cause(tmp_path: Path) -> None:
     failure = Failure("worker:1", "nvb20", 137, 9, last_lines=("a", "b"))
     _, cause, _ = summary(tmp_path, "FAILED", failure=failure)
