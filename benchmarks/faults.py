@@ -136,7 +136,9 @@ def _stepd(pid: int) -> int:
 
 def slurmd(node: str) -> int:
     """Return the slurmd of a node; 0 if it does not run."""
-    return next((pid for pid, text in _processes() if re.match(rf"\S*slurmd\0(.*\0)?-N\0{node}\0", text)), 0)
+    ours = f"\0{os.environ['SLURM_CONF']}\0"
+    found = (pid for pid, text in _processes() if ours in text and re.match(rf"\S*slurmd\0(.*\0)?-N\0{node}\0", text))
+    return next(found, 0)
 
 
 def _preemption(_run: Run) -> None:

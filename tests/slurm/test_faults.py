@@ -15,6 +15,7 @@ import pytest
 from hpc_dl.job import Job
 from hpc_dl.launch.attempts import PREEMPTED, REQUEUE, RESTART, events
 from hpc_dl.minicluster import ClusterConfig, MiniCluster, NodeGroup
+from hpc_dl.nodelist import expand
 from tests.slurm.helpers import Bench
 from tests.unit.fakes.processes import eventually
 
@@ -177,8 +178,9 @@ def test_a_job_whose_node_goes_down_goes_on_elsewhere(bench: Bench) -> None:
 def test_processes_on_a_node_that_was_cut_off_end_when_others_have_taken_over(bench: Bench) -> None:
     """Without slurmd and slurmstepd a node is lost to Slurm and srun, but what runs there runs on."""
     job = start(bench)
-    assert job.query().nodelist == "mini[1-2]"
-    (slurmd,) = [p for p in slurmds() if "\0mini2\0" in command_line(p)]
+    _, node = expand(job.query().nodelist)
+    of_this_cluster = f"\0{bench.cluster.slurm_conf}\0"
+    (slurmd,) = [p for p in slurmds() if of_this_cluster in command_line(p) and f"\0{node}\0" in command_line(p)]
     words = command_line(slurmd).split("\0")[:-1]
     for daemon in (slurmd, stepd(pid(job, 1, 0))):
         os.kill(daemon, signal.SIGKILL)
@@ -193,7 +195,7 @@ def test_processes_on_a_node_that_was_cut_off_end_when_others_have_taken_over(be
     finally:
         # Again, in place of the one that the cluster has started.
         again = subprocess.Popen(words)
-        eventually(lambda: states_of("mini2") == "idle", 30, "mini2 is back")
+        eventually(lambda: states_of(node) == "idle", 30, f"{node} is back")
         again.terminate()
         again.wait(20)
 
