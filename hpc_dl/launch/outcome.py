@@ -59,8 +59,8 @@ def outcome(run: RunFolder, code: int, started: float) -> Summary:
         The summary; its exit code is that of the first process that failed, else `code`.
     """
     failure = run.read_failure()
-    if failure is None and (run.state / STOP).exists() and (code or not _is_done(run)):
-        code = 128 + signal.SIGTERM  # whatever srun and mpirun make of processes that were told to end
+    if code == 0 and (run.state / STOP).exists() and not _is_done(run):
+        code = 128 + signal.SIGTERM  # mpirun's ranks end with 0 when they are told to end
     code = failure.exit_code if failure else code
     # 130 and 143: SIGINT and SIGTERM ended the step and no process had failed before.
     state = "COMPLETED" if code == 0 else "CANCELLED" if failure is None and code in (130, 143) else "FAILED"

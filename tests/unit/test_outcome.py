@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from hpc_dl.launch.outcome import all_workers_done, finish, mark_done, mark_lost, outcome, report_failure
+from hpc_dl.launch.outcome import (
+    all_workers_done,
+    finish,
+    mark_done,
+    mark_lost,
+    outcome,
+    report_failure,
+    tell_all_to_end,
+)
 from hpc_dl.runfolder import Failure, RunFolder
 
 
@@ -76,11 +84,11 @@ def test_a_failed_process_counts_whatever_the_script_says(run: RunFolder, code: 
     assert str(summary.failure) == "worker:2 on node n1 ended with exit code 9; its last lines:\n    why"
 
 
-def test_who_was_told_to_end_is_cancelled_whatever_srun_makes_of_it(run: RunFolder) -> None:
-    run.state.mkdir(parents=True)
-    (run.state / "stop").touch()
-    assert (outcome(run, 1, 0).state, outcome(run, 1, 0).exit_code) == ("CANCELLED", 143)
-    # Ranks of mpirun end with 0 when they are told.
+def test_who_was_told_to_end_and_ends_with_0_is_not_done(run: RunFolder) -> None:
+    """As mpirun's ranks do."""
+    tell_all_to_end(run)
+    # A launcher was killed, and the end of its job has told the others.
+    assert (outcome(run, 137, 0).state, outcome(run, 137, 0).exit_code) == ("FAILED", 137)
     run.cluster.write_text('{"worker": ["a:1", "b:1"]}')
     mark_done(run, "worker:0")
     assert (outcome(run, 0, 0).state, outcome(run, 0, 0).exit_code) == ("CANCELLED", 143)

@@ -189,6 +189,7 @@ def test_a_job_inside_a_job_does_not_take_its_start(monkeypatch: pytest.MonkeyPa
     def show(**settings: Any) -> None:
         click.echo(repr([layer.values for layer in layers(settings)]))
 
+    monkeypatch.delenv("HPC_DL_MAKE", raising=False)  # what make passes on is meant for this job
     monkeypatch.setenv("HPC_DL_START_FROM", "/before")
     assert CliRunner().invoke(show).output == "[{'start_from': '/before'}]\n"
     monkeypatch.setenv("HPC_DL_RUN", "/around")
