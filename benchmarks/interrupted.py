@@ -6,6 +6,7 @@ exit code 1 unless both make exactly their steps and their accuracies are within
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import sys
@@ -54,7 +55,7 @@ def main() -> int:
         return 2
     rng = random.Random(0)  # noqa: S311 - no secret
     at_steps = sorted(rng.sample(range(50, _STEPS - 50), _TIMES))
-    faults = [(step, rng.choice(["preemption", "limit"])) for step in at_steps]
+    faults = list(zip(at_steps, itertools.cycle(["preemption", "limit"]), strict=False))
     print(f"told to end at about {', '.join(f'step {step} ({fault})' for step, fault in faults)}")
     with (
         tempfile.TemporaryDirectory(prefix="hf", dir="/tmp") as root,
