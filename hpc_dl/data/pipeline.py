@@ -18,6 +18,8 @@ from hpc_dl.data.files import prepare, read_meta
 PAD = 4  # pixels on each side before the random crop, as in section 4.2 of "Deep Residual Learning"
 PARALLEL = 4  # files read and batches made at the same time
 BUFFER = 4  # batches ready before they are asked for
+# Nothing here branches on a tensor. AutoGraph would write a temporary file per function, which a killed process leaves.
+_plain = tf.autograph.experimental.do_not_convert
 
 
 def train_batches(name: str, data_dir: Path, batch: int, seed: int, workers: int = 1, index: int = 0) -> Any:
@@ -51,7 +53,7 @@ def train_batches(name: str, data_dir: Path, batch: int, seed: int, workers: int
         images = augment(images, tf.stack([tf.constant(seed, tf.int64) + index, number]), dataset.flip)
         return _standardise(images, meta), labels
 
-    batches = batches.enumerate().map(make, num_parallel_calls=PARALLEL, deterministic=True).prefetch(BUFFER)
+    batches = batches.enumerate().map(_plain(make), num_parallel_calls=PARALLEL, deterministic=True).prefetch(BUFFER)
     return _own_threads(batches)
 
 
@@ -63,7 +65,7 @@ def test_batches(name: str, data_dir: Path, batch: int) -> Any:
     dataset = describe(name)
     if not dataset.needs_files:
         numbers = tf.data.Dataset.range(dataset.train_images, dataset.train_images + dataset.test_images)
-        return numbers.batch(batch).map(lambda number: _synthesise(number, dataset)).prefetch(BUFFER)
+        return numbers.batch(batch).map(_plain(lambda number: _synthesise(number, dataset))).prefetch(BUFFER)
     folder = prepare(name, data_dir)
     meta = read_meta(folder) if folder else {}
 
@@ -71,7 +73,7 @@ def test_batches(name: str, data_dir: Path, batch: int) -> Any:
         images, labels = _parse(serialised, dataset)
         return _standardise(images, meta), labels
 
-    return tf.data.TFRecordDataset(_files(folder, "test")).batch(batch).map(make).prefetch(BUFFER)
+    return tf.data.TFRecordDataset(_files(folder, "test")).batch(batch).map(_plain(make)).prefetch(BUFFER)
 
 
 def worker_records(files: list[str], workers: int, index: int) -> Any:
@@ -136,7 +138,7 @@ def _synthetic_train_batches(dataset: Dataset, batch: int, seed: int, workers: i
     numbers = tf.data.Dataset.range(dataset.train_images).shuffle(dataset.train_images, seed=seed)
     mine = numbers.shard(workers, index).repeat().batch(batch, drop_remainder=True)
     batches = mine.take(max(1, dataset.train_images // workers // batch))
-    made = batches.map(lambda number: _synthesise(number, dataset))
+    made = batches.map(_plain(lambda number: _synthesise(number, dataset)))
     return _own_threads(made.cache().repeat().prefetch(BUFFER))
 
 
