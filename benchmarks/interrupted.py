@@ -7,39 +7,29 @@ exit code 1 unless both make exactly their steps and their accuracies are within
 from __future__ import annotations
 
 import itertools
-import os
 import random
 import sys
-import tempfile
-import time
-from pathlib import Path
 from typing import Any
 
-import hpc_dl
-from benchmarks.faults import CONFIG, FAULTS, MODES, Healer, Run, prepare, work_folder
-from hpc_dl.launch.attempts import events
-from hpc_dl.minicluster import MiniCluster
-from hpc_dl.progress import Progress
+from benchmarks.faults.cluster import Bench, bench
+from benchmarks.faults.hurt import FAULTS
+from benchmarks.faults.jobs import LIMIT, MODES, Run
+from hpc_dl.minicluster.network import enter_namespaces
 
-_STEPS, _TIMES, _LIMIT = 1000, 5, 120.0
+_STEPS, _TIMES = 1000, 5
 
 
-def train(mode: str, at_steps: list[tuple[int, str]]) -> dict[str, Any]:
+def train(running: Bench, mode: str, at_steps: list[tuple[int, str]], rng: random.Random) -> dict[str, Any]:
     """Run a job that meets a fault at each of the steps; return its result and print how it went on."""
-    job = hpc_dl.submit(
-        "train", site="minicluster", cores=4, steps=_STEPS, log_every=1, checkpoint_every=100,
-        requeues=len(at_steps), **MODES[mode],
-    )  # fmt: skip
-    progress = Progress(job.run)
+    run = Run.submit(mode, running.site, _STEPS, log_every=1, requeues=len(at_steps))
     for attempt, (at_step, fault) in enumerate(at_steps):
-        begin = time.monotonic()
-        while job.run.latest_attempt() < attempt or progress.look().step < at_step:
-            if time.monotonic() - begin > _LIMIT:
-                raise SystemExit(f"attempt {attempt} did not reach step {at_step}: {job.stdout()}")
-            time.sleep(0.02)
-        FAULTS[fault](Run(job))
-    result = job.result(timeout=_LIMIT)
-    ends = [event.then or "end" for event in events(job.run) if event.event == "ended"]
+        if not run.wait_for(lambda: run.job.run.latest_attempt() >= attempt, f"attempt {attempt}"):  # noqa: B023
+            raise SystemExit(f"the job is over before attempt {attempt}: {run.job.stdout()}")
+        if not run.wait_for_step(at_step):
+            raise SystemExit(f"the job is over before step {at_step}: {run.job.stdout()}")
+        FAULTS[fault](running, run, rng)
+    result = run.job.result(timeout=LIMIT)
+    ends = [event.then or "end" for event in run.events() if event.event == "ended"]
     print(
         f"{mode}: {result['steps']} steps, accuracy {result['test_accuracy']:.4f}, {len(ends)} attempts:"
         f" {', '.join(ends)}",
@@ -53,22 +43,15 @@ def main() -> int:
     if mode not in MODES:
         print(f"unknown mode {mode!r}; known: {', '.join(MODES)}", file=sys.stderr)
         return 2
+    enter_namespaces([sys.executable, "-m", "benchmarks.interrupted", *sys.argv[1:]])
     rng = random.Random(0)  # noqa: S311 - no secret
     at_steps = sorted(rng.sample(range(50, _STEPS - 50), _TIMES))
     faults = list(zip(at_steps, itertools.cycle(["preemption", "limit"]), strict=False))
     print(f"told to end at about {', '.join(f'step {step} ({fault})' for step, fault in faults)}")
-    with (
-        tempfile.TemporaryDirectory(prefix="hf", dir="/tmp") as root,
-        work_folder(own_disk=False) as folder,
-        MiniCluster(Path(root), CONFIG) as cluster,
-    ):
-        os.environ.update(cluster.env())
-        os.chdir(folder)
-        prepare()
-        healer = Healer(cluster)
-        undisturbed = train(mode, [])
-        healer.heal()
-        disturbed = train(mode, faults)
+    with bench() as running:
+        undisturbed = train(running, mode, [], rng)
+        running.heal()
+        disturbed = train(running, mode, faults, rng)
     apart = abs(undisturbed["test_accuracy"] - disturbed["test_accuracy"])
     return 0 if undisturbed["steps"] == disturbed["steps"] == _STEPS and apart <= 0.03 else 1
 

@@ -21,8 +21,18 @@ from typing import Any, BinaryIO
 from hpc_dl.errors import UserError
 from hpc_dl.minicluster import supervisor
 from hpc_dl.minicluster.accounting import Accounting
-from hpc_dl.minicluster.config import ACCOUNTING_FILE, Auth, ClusterConfig, NodeGroup, Partition, Place, render
+from hpc_dl.minicluster.config import (
+    ACCOUNTING_FILE,
+    HERE,
+    Auth,
+    ClusterConfig,
+    NodeGroup,
+    Partition,
+    Place,
+    render,
+)
 from hpc_dl.minicluster.daemons import daemons, free_ports, last_words
+from hpc_dl.minicluster.network import Network
 from hpc_dl.minicluster.programs import Programs, find_programs
 from hpc_dl.minicluster.root import default_root, lock, make_root, running, supervisor_pid
 from hpc_dl.minicluster.supervisor import Daemon, Orders
@@ -59,14 +69,21 @@ class MiniCluster:
             and `env`, whoever started it.
         config: What nodes and partitions it has.
         programs: Which Slurm; default is what `find_programs()` finds.
+        network: The networks of the nodes; default is that all share this host's.
     """
 
     def __init__(
-        self, root: Path | None = None, config: ClusterConfig | None = None, *, programs: Programs | None = None
+        self,
+        root: Path | None = None,
+        config: ClusterConfig | None = None,
+        *,
+        programs: Programs | None = None,
+        network: Network | None = None,
     ) -> None:
         self.root = root.absolute() if root else default_root()
         self.config = config or ClusterConfig()
         self._programs = programs
+        self._network = network
         self._accounting: Accounting | None = None
         self._supervisor: subprocess.Popen[bytes] | None = None
 
@@ -247,6 +264,8 @@ class MiniCluster:
             user_name=user,
             accounting_port=accounting,
             accounting_plugins=self._accounting.plugins if self._accounting else "",
+            controller=self._network.head if self._network else HERE,
+            hosts=self._network.hosts if self._network else {},
         )
 
     def _sweep(self) -> None:

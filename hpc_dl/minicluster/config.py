@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -113,11 +113,24 @@ class ClusterConfig:
 
 
 @dataclass(frozen=True)
+class Host:
+    """Where a node is on the network; `enter` goes before the command of its slurmd: what takes it there."""
+
+    address: str = "127.0.0.1"
+    name: str = "localhost"
+    enter: tuple[str, ...] = ()
+
+
+HERE = Host()
+
+
+@dataclass(frozen=True)
 class Place:
     """What is known only on the machine where the cluster starts.
 
     `plugin_dir` is where Slurm's plugins are, when they are not where Slurm was built to look for them. With accounting
-    there are slurmdbd's port and its plugins' folders too; it wants the user by name.
+    there are slurmdbd's port and its plugins' folders too; it wants the user by name. `controller` and `hosts` say
+    where slurmctld and the nodes are.
     """
 
     root: Path
@@ -129,6 +142,12 @@ class Place:
     user_name: str = ""
     accounting_port: int = 0
     accounting_plugins: str = ""
+    controller: Host = HERE
+    hosts: Mapping[str, Host] = field(default_factory=dict)
+
+    def host(self, node: str) -> Host:
+        """Return where a node is."""
+        return self.hosts.get(node, HERE)
 
 
 class _Verbatim(str):

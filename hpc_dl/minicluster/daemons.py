@@ -56,7 +56,10 @@ def daemons(place: Place, names: Iterable[str], programs: Programs, accounting: 
     slurmctld = _find(programs, "slurmctld")
     controller = _daemon("slurmctld", [slurmctld, *options], port=place.controller_port, again=[slurmctld, *known])
     slurmd = _find(programs, "slurmd")
-    nodes = [_daemon(f"slurmd-{name}", [slurmd, *node_options, "-N", name], essential=False) for name in names]
+    nodes = [
+        _daemon(f"slurmd-{name}", [*place.host(name).enter, slurmd, *node_options, "-N", name], essential=False)
+        for name in names
+    ]
     return [*munged, *accounting, controller, *nodes]
 
 

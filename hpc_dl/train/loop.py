@@ -66,7 +66,7 @@ def train(
         local_steps += 1
         if local_steps == 1 or local_steps % options.log_every == 0:
             if local_steps == 1:
-                metrics.event("first_step")
+                metrics.event("first_step", after=int(start_step))
             if not math.isfinite(loss):
                 raise JobError(f"the loss is {loss} at step {step}: try a lower --learning-rate")
             metrics.line(int(step), local_steps, float(loss), float(accuracy))

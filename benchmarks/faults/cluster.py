@@ -1,0 +1,89 @@
+"""The private cluster of the table: four nodes on a network, a disk of its own, and a partition that preempts."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpc_dl.minicluster import ClusterConfig, MiniCluster, NodeGroup, Partition
+from hpc_dl.minicluster.network import Network
+from hpc_dl.resources import share
+
+CONFIG = ClusterConfig(
+    groups=(NodeGroup(count=4),),
+    partitions=(Partition("main"), Partition("high")),
+    extra=("PreemptType=preempt/partition_prio", "PreemptMode=REQUEUE", "KillWait=20"),
+)
+_PATIENCE = 60.0  # seconds in which nodes come back
+
+
+def slurm(*command: str) -> str:
+    """Run a command of Slurm and return what it says."""
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+@dataclass
+class Bench:
+    """The running cluster."""
+
+    cluster: MiniCluster
+    network: Network
+    site: str
+    """The site file of the cluster."""
+
+    def heal(self) -> None:
+        """Bring back the nodes that are away."""
+        for node in self.cluster.names:
+            self.network.mend(node)
+        deadline = time.monotonic() + _PATIENCE
+        while away := [line for line in _states() if not line.endswith(("idle", "mixed", "allocated", "completing"))]:
+            if time.monotonic() > deadline:
+                raise SystemExit(f"nodes do not come back: {', '.join(away)}")
+            for line in away:
+                if line.endswith(("down", "drained")):
+                    slurm("scontrol", "update", f"nodename={line.split()[0]}", "state=RESUME")
+            time.sleep(0.5)
+
+
+def _states() -> list[str]:
+    return slurm("sinfo", "--noheader", "--Node", "--partition=main", "--format=%N %T").splitlines()
+
+
+@contextlib.contextmanager
+def bench() -> Iterator[Bench]:
+    """Start the cluster, go to a folder on a disk of its own, and let jobs of `high` drive out those of `main`.
+
+    The disk and the network lie in namespaces of this process: `hpc_dl.minicluster.network.enter_namespaces`.
+    """
+    with tempfile.TemporaryDirectory(prefix="hf", dir="/tmp") as top:
+        root, disk = Path(top, "root"), Path(top, "disk")
+        with (
+            _own_disk(disk),
+            Network(CONFIG.names, Path(top)) as network,
+            MiniCluster(root, CONFIG, network=network) as cluster,
+        ):
+            os.environ.update(cluster.env())
+            os.chdir(disk)
+            slurm("scontrol", "update", "partitionname=high", "PriorityTier=10")
+            slurm("scontrol", "update", "partitionname=main", "PriorityTier=1", "GraceTime=20")
+            # Its nodes have addresses of their own.
+            lines = (share() / "env" / "sites" / "minicluster.toml").read_text().splitlines(keepends=True)
+            site = disk / "networked.toml"
+            site.write_text("".join(line for line in lines if not line.startswith("address")))
+            yield Bench(cluster, network, str(site))
+
+
+@contextlib.contextmanager
+def _own_disk(folder: Path) -> Iterator[None]:
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", folder], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)

@@ -1,0 +1,116 @@
+"""The faults."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+
+from benchmarks.faults.cluster import Bench, slurm
+from benchmarks.faults.jobs import PS_MODES, Run, parent
+from hpc_dl.errors import JobError
+
+_AWAY = 8.0  # seconds for which the disk or slurmctld is away
+
+
+def _kill(pids: list[int]) -> None:
+    if not pids:
+        raise JobError("there is no such process to kill")
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+
+
+def _worker(_bench: Bench, run: Run, _rng: random.Random) -> None:
+    _kill(run.process("worker", 1))
+
+
+def _chief(_bench: Bench, run: Run, _rng: random.Random) -> None:
+    _kill(run.process("worker", 0))
+
+
+def _ps(_bench: Bench, run: Run, _rng: random.Random) -> None:
+    _kill(run.process("ps", 0))
+
+
+def _launcher(_bench: Bench, run: Run, rng: random.Random) -> None:
+    found = run.pids("-m\0hpc_dl\0launch\0") or run.pids("-m\0hpc_dl\0rank\0")
+    # A launcher has forked one that looks alike and guards its processes.
+    launchers = [pid for pid in found if parent(pid) not in found]
+    _kill([rng.choice(launchers)] if launchers else [])
+
+
+def _node(_bench: Bench, run: Run, rng: random.Random) -> None:
+    slurm("scontrol", "update", f"nodename={rng.choice(run.nodes())}", "state=DOWN", "reason=fault")
+
+
+def _cut(bench: Bench, run: Run, rng: random.Random) -> None:
+    """Cut a node off: slurmctld and the other nodes hear no more of it, and its processes go on."""
+    bench.network.cut(rng.choice(run.nodes()))
+
+
+def _preemption(bench: Bench, _run: Run, _rng: random.Random) -> None:
+    count = len(bench.cluster.names)
+    slurm("sbatch", f"-N{count}", "--exclusive", "-p", "high", "--output=/dev/null", "--wrap=sleep 2")
+
+
+def _limit(_bench: Bench, run: Run, _rng: random.Random) -> None:
+    """Send what `--signal=B:USR1@60` sends ahead of the time limit."""
+    slurm("scancel", "--batch", "--signal=USR1", run.job.job_id)
+
+
+def _controller(bench: Bench, _run: Run, _rng: random.Random) -> None:
+    """End slurmctld for some seconds."""
+    bench.cluster.pause()
+    time.sleep(_AWAY)
+    bench.cluster.resume()
+
+
+def _full(_bench: Bench, run: Run, _rng: random.Random) -> None:
+    """Fill the disk of the run folder for some seconds."""
+    filling = run.job.run.path.parent / "filling"
+    try:
+        with filling.open("wb", buffering=0) as file:
+            while file.write(bytes(2**16)):
+                pass
+    except OSError:
+        time.sleep(_AWAY)
+    finally:
+        filling.unlink()
+
+
+def _readonly(_bench: Bench, run: Run, _rng: random.Random) -> None:
+    """Make the run folder read-only for some seconds; files that are open stay so, as on a file server."""
+    folder = run.job.run.path
+    subprocess.run(["mount", "--bind", folder, folder], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
+        time.sleep(_AWAY)
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+FAULTS: dict[str, Callable[[Bench, Run, random.Random], None]] = {
+    "worker": _worker,
+    "chief": _chief,
+    "ps": _ps,
+    "launcher": _launcher,
+    "node": _node,
+    "cut": _cut,
+    "preemption": _preemption,
+    "limit": _limit,
+    "controller": _controller,
+    "full": _full,
+    "readonly": _readonly,
+}
+# After these the job leaves its nodes and begins a new attempt; its processes may report a step or two before.
+LEAVES = ("node", "cut", "preemption", "limit")
+# They take seconds themselves, in which the training goes on.
+LASTS = ("controller", "full", "readonly")
+
+
+def fits(mode: str, fault: str) -> bool:
+    """Return whether a mode has what the fault hits."""
+    return (fault != "ps" or mode in PS_MODES) and (fault != "worker" or mode != "single")

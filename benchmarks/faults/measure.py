@@ -1,0 +1,131 @@
+"""What a fault has done to a job."""
+
+from __future__ import annotations
+
+import itertools
+import operator
+import random
+import re
+import statistics
+import time
+from typing import Any
+
+import msgspec
+
+from benchmarks.faults.cluster import Bench
+from benchmarks.faults.hurt import FAULTS, LASTS, LEAVES
+from benchmarks.faults.jobs import EVERY, GOES_ON, LIMIT, Run
+from hpc_dl.errors import JobError
+
+PER_JOB = 3  # faults that a job meets at most: as many as it is started again by default
+_SAYS = re.compile(r"^hpc-dl: (.*(?:start again|started again|requeued|given up).*)", re.MULTILINE)
+
+
+class Found(msgspec.Struct, forbid_unknown_fields=True):
+    """What one fault has shown."""
+
+    fault: str
+    mode: str
+    at_step: int
+    then: str = "NO END"
+    seconds: float | None = None
+    """The longest time without a step of anybody, until all workers train again; None without any step after it."""
+    lost: int = 0
+    """Steps that are done twice."""
+    message: str = ""
+    code: int = -1
+    """The job's exit code."""
+    steps: int = 0
+    """The steps that the job has made in the end."""
+    of: int = 0
+    """The steps that it was to make."""
+    accuracy: float = 0.0
+    left: int = 0
+    """Processes of the job that were there seconds after its end."""
+
+    @property
+    def right(self) -> bool:
+        # Workers of async and mixed take their last steps at once: there may be one more for each but the last.
+        done = self.code == 0 and self.of <= self.steps <= self.of + 1 and self.accuracy > 0.9
+        return done and self.lost <= EVERY and not self.left and self.then != "NO END"
+
+
+def hurt_job(bench: Bench, mode: str, fault: str, count: int, rng: random.Random) -> list[Found]:
+    """Run a job, hurt it at random steps, and return what each fault has shown; at least one."""
+    steps = _steps(mode, fault)
+    run = Run.submit(mode, bench.site, steps)
+    found: list[Found] = []
+    try:
+        started = run.wait_for(
+            lambda: run.job.run.cluster.exists() and run.all_trained_since(0.0), "that all workers train"
+        )
+        while started and len(found) < min(count, PER_JOB):
+            at = run.step() + rng.randrange(20, 200)
+            if (found and at > steps * 2 // 3) or not run.wait_for_step(at):
+                break
+            found.append(Found(fault, mode, run.step(), of=steps))
+            _hurt(bench, run, found[-1], rng)
+            bench.heal()
+        run.job.wait(timeout=LIMIT)
+    except (JobError, TimeoutError) as error:
+        run.job.cancel()
+        found = found or [Found(fault, mode, 0, of=steps)]
+        found[-1].message = f"{error}; {run.job.stdout()[-300:]}"
+        found[-1].then = "NO END"
+        return found
+    _look_at_end(run, found)
+    return found
+
+
+def _steps(mode: str, fault: str) -> int:
+    """Return how many steps are enough for several faults; more where workers make steps in spite of them."""
+    if fault in LASTS or (fault in ("worker", "chief") and mode in GOES_ON):
+        return 4000 if mode in GOES_ON else 2400
+    return 900
+
+
+def _hurt(bench: Bench, run: Run, one: Found, rng: random.Random) -> None:
+    attempt, said, begin = run.job.run.latest_attempt(), len(run.job.stdout()), time.time()
+    FAULTS[one.fault](bench, run, rng)
+    # A process that was killed has reported its last step by now; a fault that lasts is over now.
+    settled = time.time() if one.fault in LASTS else begin + 0.5
+    again = one.fault in LEAVES
+    run.wait_for(
+        lambda: (not again or run.job.run.latest_attempt() > attempt) and run.all_trained_since(settled),
+        "that all workers train again",
+    )
+    end = time.time()
+    one.seconds = _pause([record for _, record in run.records() if begin - 0.5 < record["time"] <= end])
+    messages = _SAYS.findall(run.job.stdout()[said:])
+    one.message = messages[-1] if messages else ""
+    ends = [event.then for event in run.events() if event.event == "ended" and event.time > begin]
+    if run.job.run.latest_attempt() == attempt:
+        one.then = "process restarts" if messages else "goes on"
+        return
+    one.then = "all restart" if "restart" in ends else "requeued"
+    starts = [record["after"] for _, record in run.records("first_step") if begin < record["time"] <= end]
+    one.lost = max(0, one.at_step - min(starts))
+
+
+def _pause(records: list[dict[str, Any]]) -> float | None:
+    """Return the longest time without a step: steps that were made and not reported, on a full disk, count as made."""
+    records.sort(key=operator.itemgetter("time"))
+    rate = statistics.median([record["global_steps_per_s"] for record in records] or [0])
+    return max(
+        (b["time"] - a["time"] - max(0, b["step"] - a["step"]) / rate for a, b in itertools.pairwise(records)),
+        default=None,
+    )
+
+
+def _look_at_end(run: Run, found: list[Found]) -> None:
+    summary = run.job.summary()
+    result = (summary.result if summary else None) or {}
+    deadline = time.monotonic() + 5
+    while (left := run.pids("hpc_dl")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for one in found:
+        one.code = summary.exit_code if summary else -1
+        one.steps, one.accuracy = result.get("steps", 0), result.get("test_accuracy", 0.0)
+        one.left = len(left)
+        if summary and summary.failure:
+            one.message = str(summary.failure).partition("\n")[0]
