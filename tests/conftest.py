@@ -1,15 +1,51 @@
-"""Options of the test run."""
+"""Options of the test run, and the proof that a test leaves nothing behind."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+from tests import leftovers
+
+_TEMPORARY = pytest.StashKey[Path]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--renew-golden", action="store_true", help="write the golden files anew instead of comparing")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Those of pytest's own stay for a look at them.
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+    # Short, since unix sockets lie in it.
+    config.stash[_TEMPORARY] = Path(tempfile.mkdtemp(prefix="ht", dir="/tmp"))
+    leftovers.begin(config.stash[_TEMPORARY])
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    shutil.rmtree(config.stash[_TEMPORARY], ignore_errors=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left_in_the_end() -> Iterator[None]:
+    """What tests share, such as a cluster, leaves nothing behind when it ends."""
+    before = leftovers.present()
+    yield
+    assert not leftovers.new_since(before)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(nothing_is_left_in_the_end: None) -> Iterator[None]:
+    """Each test leaves no process, port, shared memory or temporary file behind."""
+    before = leftovers.present()
+    yield
+    assert not leftovers.new_since(before)
 
 
 @pytest.fixture(scope="session")

@@ -9,29 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import tensorflow as tf
-
 from hpc_dl.models.keras import keras
 
 layers: Any = keras.layers
 
 
-class PadShortcut(keras.layers.Layer):  # type: ignore[misc]
+def pad_shortcut(inputs: Any, width: int, stride: int, name: str) -> Any:
     """Shortcut without parameters (the paper's option A): take every `stride`-th pixel, pad the channels with zeros."""
-
-    def __init__(self, width: int, stride: int, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.width, self.stride = width, stride
-
-    def call(self, inputs: Any) -> Any:
-        """Map [batch, h, w, c] to [batch, h/stride, w/stride, width]."""
-        missing = self.width - inputs.shape[-1]
-        picked = inputs[:, :: self.stride, :: self.stride, :]
-        return tf.pad(picked, [[0, 0], [0, 0], [0, 0], [missing // 2, missing - missing // 2]])
-
-    def get_config(self) -> dict[str, Any]:
-        """Return what rebuilds this layer."""
-        return {**super().get_config(), "width": self.width, "stride": self.stride}
+    missing = width - inputs.shape[-1]
+    picked = layers.AveragePooling2D(1, stride, name=f"{name}_pick")(inputs)
+    # For a layer that takes the channels to come first, the last axis is that of the columns.
+    sides = ((0, 0), (missing // 2, missing - missing // 2))
+    return layers.ZeroPadding2D(sides, data_format="channels_first", name=f"{name}_pad")(picked)
 
 
 def conv_bn(inputs: Any, width: int, size: int, stride: int, name: str) -> Any:
@@ -46,7 +35,7 @@ def _basic_block(inputs: Any, width: int, stride: int, name: str) -> Any:
     residual = layers.ReLU(name=f"{name}a_relu")(conv_bn(inputs, width, 3, stride, f"{name}a"))
     residual = conv_bn(residual, width, 3, 1, f"{name}b")
     changed = stride != 1 or inputs.shape[-1] != width
-    shortcut = PadShortcut(width, stride, name=f"{name}_shortcut")(inputs) if changed else inputs
+    shortcut = pad_shortcut(inputs, width, stride, f"{name}_shortcut") if changed else inputs
     return layers.ReLU(name=f"{name}_relu")(layers.Add(name=f"{name}_add")([residual, shortcut]))
 
 

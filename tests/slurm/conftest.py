@@ -29,7 +29,7 @@ def slurm() -> None:
 @pytest.fixture
 def short_root() -> Iterator[Path]:
     """A folder whose path is short enough for unix sockets, as pytest's own is not."""
-    root = Path(tempfile.mkdtemp(prefix="hd", dir="/tmp"))
+    root = Path(tempfile.mkdtemp(prefix="hd"))
     yield root
     shutil.rmtree(root, ignore_errors=True)
 
@@ -37,7 +37,7 @@ def short_root() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def cluster(slurm: None) -> Iterator[MiniCluster]:
     """A running cluster: 2 nodes with 16 CPUs and 4 GPUs each."""
-    root = Path(tempfile.mkdtemp(prefix="hd", dir="/tmp"))
+    root = Path(tempfile.mkdtemp(prefix="hd"))
     try:
         with MiniCluster(root) as running:
             yield running

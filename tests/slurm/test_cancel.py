@@ -45,7 +45,7 @@ while True:
 @pytest.fixture
 def bench(slurm: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     """A folder whose jobs run on a cluster that waits between SIGTERM and SIGKILL as long as Slurm usually does."""
-    root = Path(tempfile.mkdtemp(prefix="hd", dir="/tmp"))
+    root = Path(tempfile.mkdtemp(prefix="hd"))
     with MiniCluster(root, ClusterConfig(extra=("KillWait=30",))) as cluster:
         for name, value in cluster.env().items():
             monkeypatch.setenv(name, value)

@@ -53,7 +53,7 @@ def cluster(slurm: None) -> Iterator[MiniCluster]:
             "PartitionName=high Nodes=ALL PriorityTier=10",
         ),
     )
-    root = Path(tempfile.mkdtemp(prefix="hd", dir="/tmp"))
+    root = Path(tempfile.mkdtemp(prefix="hd"))
     try:
         with MiniCluster(root, config) as running:
             grace = ["scontrol", "update", "partitionname=main", "GraceTime=30"]

@@ -27,7 +27,7 @@ REPOSITORY = str(Path(__file__).parents[2])
 @pytest.fixture(scope="module")
 def four(slurm: None) -> Iterator[MiniCluster]:
     """A running cluster: 4 nodes with 16 CPUs and 4 GPUs each."""
-    root = Path(tempfile.mkdtemp(prefix="hd", dir="/tmp"))
+    root = Path(tempfile.mkdtemp(prefix="hd"))
     try:
         with MiniCluster(root, ClusterConfig(groups=(NodeGroup(count=4),))) as running:
             yield running

@@ -59,6 +59,8 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     yield one
     for job in one.jobs:
         job.cancel()
+    for job in one.jobs:
+        job.wait(timeout=60)
     one.marker.kill()
 
 

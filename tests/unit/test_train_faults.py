@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import json
+import multiprocessing
 import os
 import socket
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -298,7 +301,8 @@ def test_a_checkpoint_that_could_not_be_written_is_tried_again_soon(
     assert tried == [4, 5, 6, 8]
 
 
-def test_a_chief_that_was_killed_while_it_restored_is_followed_by_one_that_does(tmp_path: Path) -> None:
+def _chiefs_after_one_another(folder: Path) -> tuple[list[Any], list[str]]:
+    """Let three chiefs restore; return what each found and what they did."""
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
         addresses = [f"127.0.0.1:{server.getsockname()[1]}" for server in (one, two)]
     cluster = Cluster((addresses[0],), (addresses[1],))
@@ -311,7 +315,7 @@ def test_a_chief_that_was_killed_while_it_restored_is_followed_by_one_that_does(
             with tf1.device("/job:ps/task:0"):
                 step = tf1.train.get_or_create_global_step()
                 kernel = tf1.get_variable("kernel", initializer=0.0)
-            rendezvous = Rendezvous(cluster, Attempt(tmp_path))
+            rendezvous = Rendezvous(cluster, Attempt(folder))
             session = tf1.Session(servers[1].target)
             try:
                 return rendezvous.initialise(session, lambda: restore(session, step, kernel)), session.run(step)
@@ -327,8 +331,14 @@ def test_a_chief_that_was_killed_while_it_restored_is_followed_by_one_that_does(
         session.run([step.assign(700).op, kernel.assign(2.0).op])
         done.append("whole")
 
-    with pytest.raises(KeyboardInterrupt):
+    with contextlib.suppress(KeyboardInterrupt):
         chief(dies)
-    assert chief(restores) == (True, 700)
-    assert chief(dies) == (False, 700)
+    return [chief(restores), chief(dies)], done
+
+
+def test_a_chief_that_was_killed_while_it_restored_is_followed_by_one_that_does(tmp_path: Path) -> None:
+    # In a process of its own, since TensorFlow's servers have no end.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        found, done = pool.submit(_chiefs_after_one_another, tmp_path).result()
+    assert found == [(True, 700), (False, 700)]
     assert done == ["half", "whole"]
