@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -61,6 +63,7 @@ def bench() -> Iterator[Bench]:
 
     The disk and the network lie in namespaces of this process: `hpc_dl.minicluster.network.enter_namespaces`.
     """
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # the cluster and its folder go in the end
     with tempfile.TemporaryDirectory(prefix="hf", dir="/tmp") as top:
         root, disk = Path(top, "root"), Path(top, "disk")
         with (

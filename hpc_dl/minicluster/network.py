@@ -23,6 +23,12 @@ _BRIDGE = "hpcdl"
 _PATIENCE = 10.0  # seconds in which a process gets its namespaces
 
 
+def in_namespaces(command: Sequence[str]) -> list[str]:
+    """Return what runs a command in new namespaces."""
+    user = [] if os.getuid() == 0 else ["--user", "--map-current-user", "--keep-caps"]
+    return ["unshare", *user, "--net", "--uts", "--mount", "env", f"{_INSIDE}=yes", *command]
+
+
 def enter_namespaces(command: Sequence[str]) -> None:
     """Run a command, this program's own, in place of this process in new namespaces; return if it is there already.
 
@@ -31,16 +37,14 @@ def enter_namespaces(command: Sequence[str]) -> None:
     """
     if os.environ.get(_INSIDE):
         return
-    user = [] if os.getuid() == 0 else ["--user", "--map-current-user", "--keep-caps"]
-    os.environ[_INSIDE] = "yes"
     try:
-        os.execvp("unshare", ["unshare", *user, "--net", "--uts", "--mount", *command])  # noqa: S606 - nothing for a shell
+        os.execvp("unshare", in_namespaces(command))  # noqa: S606 - nothing for a shell
     except OSError as error:
         raise UserError(f"unshare: {error.strerror}; get the package util-linux") from error
 
 
 class Network:
-    """The network of some nodes. It needs `enter_namespaces`.
+    """The network of some nodes. Its process must be one of `in_namespaces`.
 
     Args:
         names: the nodes' names.

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from hpc_dl.job import Job
 from hpc_dl.launch.attempts import PREEMPTED, REQUEUE, RESTART, events
 from hpc_dl.minicluster import ClusterConfig, MiniCluster, NodeGroup
-from hpc_dl.nodelist import expand
+from hpc_dl.minicluster.network import in_namespaces
 from tests.slurm.helpers import Bench
 from tests.unit.fakes.processes import eventually
 
@@ -175,52 +176,18 @@ def test_a_job_whose_node_goes_down_goes_on_elsewhere(bench: Bench) -> None:
     go_on(job, 1)
 
 
-def test_processes_on_a_node_that_was_cut_off_end_when_others_have_taken_over(bench: Bench) -> None:
-    """Without slurmd and slurmstepd a node is lost to Slurm and srun, but what runs there runs on."""
-    job = start(bench)
-    _, node = expand(job.query().nodelist)
-    of_this_cluster = f"\0{bench.cluster.slurm_conf}\0"
-    (slurmd,) = [p for p in slurmds() if of_this_cluster in command_line(p) and f"\0{node}\0" in command_line(p)]
-    words = command_line(slurmd).split("\0")[:-1]
-    for daemon in (slurmd, stepd(pid(job, 1, 0))):
-        os.kill(daemon, signal.SIGKILL)
-    try:
-        alive(job, 1, 90)
-        zombie = Path(f"/proc/{pid(job, 1, 0)}")
-        eventually(lambda: not zombie.exists(), 15, "the process of the first attempt ends")
-        # The job's script, on a node that Slurm reaches, has told it through the run folder, or the next attempt has.
-        second = max(event.time for event in events(job.run) if event.event == "started")
-        assert all(path.stat().st_mtime < second for path in job.run.path.glob("*-0"))
-        go_on(job, 1)
-    finally:
-        # Again, in place of the one that the cluster has started.
-        again = subprocess.Popen(words)
-        eventually(lambda: states_of(node) == "idle", 30, f"{node} is back")
-        again.terminate()
-        again.wait(20)
-
-
-def stepd(number: int) -> int:
-    """Return the slurmstepd that a process descends from."""
-    while (status := Path(f"/proc/{number}/status").read_text()).split()[1] != "slurmstepd":
-        (parent,) = [line.split()[1] for line in status.splitlines() if line.startswith("PPid:")]
-        number = int(parent)
-    return number
-
-
-def slurmds() -> list[int]:
-    return [
-        int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and "slurmd\0" in command_line(int(p.name))
+def test_processes_on_a_node_that_was_cut_off_end_when_others_have_taken_over(slurm: None) -> None:
+    """The test is `in_network.py`, which runs among namespaces of its own."""
+    words = [
+        "-m",
+        "pytest",
+        "-q",
+        "--no-header",
+        "-p",
+        "no:cacheprovider",
+        str(Path(__file__).with_name("in_network.py")),
     ]
-
-
-def command_line(number: int) -> str:
-    try:
-        return Path(f"/proc/{number}/cmdline").read_bytes().decode()
-    except OSError:
-        return ""
-
-
-def states_of(node: str) -> str:
-    command = ["sinfo", "--noheader", f"--nodes={node}", "--format=%T"]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
+    command = in_namespaces([sys.executable, *words])
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 passed" in done.stdout
