@@ -2,51 +2,31 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
+from hpc_dl.checkpointfiles import Checkpoint, published
 from hpc_dl.errors import UserError
 from hpc_dl.jobspec import JobSpec
 from hpc_dl.runfolder import RunFolder
 
-_INDEX = re.compile(r"step-(\d+)(?:-(\d+))?\.index")
-
-
-class Checkpoint(NamedTuple):
-    """A checkpoint whose files are all there; the largest is the newest. What is in them shows when they are read."""
-
-    attempt: int
-    step: int
-
 
 def checkpoints(run: RunFolder) -> list[Checkpoint]:
-    """Return the checkpoints of a run, newest last."""
-    return sorted(
-        Checkpoint(int(match[2] or 0), int(match[1]))
-        for path, match in _indexes(run.checkpoints)
-        if path.stat().st_size and _has_data(path)
-    )
+    """Return the checkpoints of a run whose files are all there, newest last."""
+    return [checkpoint for checkpoint in published(run.checkpoints) if _has_data(run.checkpoints, checkpoint)]
 
 
-def _indexes(folder: Path) -> Iterator[tuple[Path, re.Match[str]]]:
-    for path in sorted(folder.glob("step-*.index")):
-        if match := _INDEX.fullmatch(path.name):
-            yield path, match
-
-
-def _has_data(index: Path) -> bool:
-    """Return whether a checkpoint has all of its ``.data-00000-of-00001`` files, none of them empty."""
-    parts = [path for path in index.parent.glob(f"{index.stem}.data-*-of-*") if path.stat().st_size]
-    return bool(parts) and len(parts) == int(parts[0].name.rpartition("-of-")[2])
+def _has_data(folder: Path, checkpoint: Checkpoint) -> bool:
+    """Return whether a checkpoint has its index and all of its ``.data-00000-of-00001`` files, none of them empty."""
+    parts = [path for path in folder.glob(f"{checkpoint.name}.data-*-of-*") if path.stat().st_size]
+    complete = bool(parts) and len(parts) == int(parts[0].name.rpartition("-of-")[2])
+    return complete and (folder / f"{checkpoint.name}.index").stat().st_size > 0
 
 
 def _what_is_there(run: RunFolder) -> str:
     """Return in words why a run has no whole checkpoint."""
-    torn = [path.name for path, _ in _indexes(run.checkpoints)]
+    torn = [f"{checkpoint.name}.index" for checkpoint in published(run.checkpoints)]
     return f"{run.checkpoints} has {', '.join(torn)} without all data" if torn else f"none in {run.checkpoints}"
 
 

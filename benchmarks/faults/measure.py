@@ -79,9 +79,9 @@ def hurt_job(bench: Bench, mode: str, fault: str, count: int, rng: random.Random
 
 def _steps(mode: str, fault: str) -> int:
     """Return how many steps are enough for several faults; more where workers make steps in spite of them."""
-    if fault in LASTS or (fault in ("worker", "chief") and mode in GOES_ON):
-        return 4000 if mode in GOES_ON else 2400
-    return 900
+    if mode in GOES_ON and fault not in ("ps", "launcher"):
+        return 4000
+    return 2400 if fault in LASTS else 900
 
 
 def _hurt(bench: Bench, run: Run, one: Found, rng: random.Random) -> None:

@@ -3,21 +3,20 @@
 Variables have the names that Keras gives them (``conv1_conv/kernel``), their momentum ``<name>/Momentum``, the step
 ``global_step``: what `tf.compat.v1.train.Saver` writes by itself, and what every other mode can write and read.
 
-The files of step 500 are ``checkpoints/step-500.*``, and ``step-500-2.*`` in attempt 2: a process of an earlier attempt
-that still runs somewhere has other names. The newest is the highest (attempt, step).
+What their files are called is in `hpc_dl.checkpointfiles`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import tensorflow as tf
 
+from hpc_dl.checkpointfiles import Checkpoint, files, published
 from hpc_dl.errors import UserError
 from hpc_dl.train.attempt import Attempt
 from hpc_dl.train.disk import trouble
@@ -25,34 +24,20 @@ from hpc_dl.train.disk import trouble
 tf1 = tf.compat.v1
 
 KEEP = 3  # newest checkpoints
-
-_FILE = re.compile(
-    r"(?P<hidden>\.?)step-(?P<step>\d+)(-(?P<attempt>\d+))?\.(?P<part>index|data-\d+-of-\d+)(?P<rest>.*)"
-)
-
-
-class Saved(NamedTuple):
-    """A checkpoint that is there; in the order of age."""
-
-    attempt: int
-    step: int
-
-    @property
-    def name(self) -> str:
-        """Return the name that its files begin with."""
-        return f"step-{self.step}-{self.attempt}" if self.attempt else f"step-{self.step}"
+FOLDER = "checkpoints"  # of a run folder
 
 
 def newest(run_dir: Path) -> str | None:
     """Return the prefix of the newest checkpoint that is whole; torn ones are named on stderr and skipped."""
-    prefixes = (str(run_dir / "checkpoints" / saved.name) for saved in reversed(_saved(run_dir)))
+    folder = run_dir / FOLDER
+    prefixes = (str(folder / checkpoint.name) for checkpoint in reversed(published(folder)))
     return next(filter(_is_whole, prefixes), None)
 
 
 def has_saved(run_dir: Path, attempt: int) -> bool:
     """Say whether there is a checkpoint of this attempt, as far as the disk tells."""
     with contextlib.suppress(OSError):
-        return any(saved.attempt == attempt for saved in _saved(run_dir))
+        return any(checkpoint.attempt == attempt for checkpoint in published(run_dir / FOLDER))
     return False
 
 
@@ -74,25 +59,6 @@ def _is_whole(prefix: str) -> bool:
     return True
 
 
-def _files(run_dir: Path) -> list[tuple[Saved, re.Match[str]]]:
-    """Return all files of checkpoints, those that are being written and remains included."""
-    try:
-        names = os.listdir(run_dir / "checkpoints")  # noqa: PTH208 - as fast as it can be on a shared disk
-    except FileNotFoundError:
-        return []
-    matches = (match for name in names if (match := _FILE.fullmatch(name)))
-    return [(Saved(int(match["attempt"] or 0), int(match["step"])), match) for match in matches]
-
-
-def _saved(run_dir: Path) -> list[Saved]:
-    """Return all checkpoints of a run, the newest last."""
-    return sorted(saved for saved, match in _files(run_dir) if match["part"] == "index" and _is_named(match))
-
-
-def _is_named(match: re.Match[str]) -> bool:
-    return not match["hidden"] and not match["rest"]
-
-
 class Checkpoints:
     """Saves and restores all variables of the current graph; keeps the newest few."""
 
@@ -105,10 +71,10 @@ class Checkpoints:
             start_from: folder of the run whose newest checkpoint is taken while this one has none.
         """
         self._run_dir, self._attempt, self._start_from = run_dir, attempt, start_from
-        self._folder = run_dir / "checkpoints"
+        self._folder = run_dir / FOLDER
         self._saver = tf1.train.Saver(max_to_keep=None)
         self._number: int | None = None
-        self._last: Saved | None = None
+        self._last: Checkpoint | None = None
 
     def restore(self, session: Any) -> bool:
         """Load the newest whole checkpoint, if there is one, and say whether there was.
@@ -120,7 +86,7 @@ class Checkpoints:
         if prefix is None and self._start_from is not None:
             prefix = newest(self._start_from)
             if prefix is None:
-                raise UserError(f"--start-from: no whole checkpoint in {self._start_from / 'checkpoints'}")
+                raise UserError(f"--start-from: no whole checkpoint in {self._start_from / FOLDER}")
         if prefix is None:
             return False
         try:
@@ -138,10 +104,10 @@ class Checkpoints:
             OSError, tf.errors.OpError: it can't be written; nothing is left of it.
         """
         self._attempt.check()
-        saved = Saved(self._names_of(), step)
+        saved = Checkpoint(self._names_of(), step)
         prefix = self._folder / saved.name
         # The last step may be one that was saved before, by this process or by the one before it.
-        if saved == self._last or (saved in _saved(self._run_dir) and _is_whole(str(prefix))):
+        if saved == self._last or (saved in published(self._folder) and _is_whole(str(prefix))):
             return str(prefix)
         self._folder.mkdir(parents=True, exist_ok=True)
         self._remove_remains()
@@ -161,10 +127,10 @@ class Checkpoints:
     def _names_of(self) -> int:
         """Return the attempt that names our files: no earlier one than those that are in the folder."""
         if self._number is None:
-            self._number = max([self._attempt.number, *(saved.attempt for saved in _saved(self._run_dir))])
+            self._number = max([self._attempt.number, *(saved.attempt for saved in published(self._folder))])
         return self._number
 
-    def _publish(self, saved: Saved) -> None:
+    def _publish(self, saved: Checkpoint) -> None:
         """Give the files their names when they are on the disk and this attempt is still the latest."""
         files = sorted(self._folder.glob(f".{saved.name}.*"))  # .data-* before .index
         for file in files:
@@ -177,18 +143,18 @@ class Checkpoints:
 
     def _remove_remains(self) -> None:
         """Remove what processes that were killed have left: half-written files, data without index."""
-        own = [(saved, match) for saved, match in _files(self._run_dir) if saved.attempt <= self._names_of()]
-        whole = {saved for saved, match in own if match["part"] == "index" and _is_named(match)}
-        for saved, match in own:
-            if saved not in whole or not _is_named(match):
-                (self._folder / match[0]).unlink(missing_ok=True)
+        own = [file for file in files(self._folder) if file.checkpoint.attempt <= self._names_of()]
+        whole = {file.checkpoint for file in own if file.is_index and file.published}
+        for file in own:
+            if file.checkpoint not in whole or not file.published:
+                (self._folder / file.name).unlink(missing_ok=True)
 
-    def _remove_old(self, newest: Saved) -> None:
+    def _remove_old(self, newest: Checkpoint) -> None:
         """Remove all but a few checkpoints; never the one that was just written, nor one of a later attempt.
 
         One of this attempt with a higher step is torn, else this training would have begun there.
         """
-        others = [saved for saved in _saved(self._run_dir) if saved.attempt <= newest.attempt and saved != newest]
+        others = [saved for saved in published(self._folder) if saved.attempt <= newest.attempt and saved != newest]
         others.sort(key=lambda saved: (saved < newest, saved))
         for saved in others[: -(KEEP - 1)]:
             # The index first: without it the rest is no checkpoint.

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from hpc_dl.checkpointfiles import Checkpoint
 from hpc_dl.cli.settings import job_options, layers
 from hpc_dl.config import Layer, build, read_toml
 from hpc_dl.errors import UserError
@@ -18,7 +19,7 @@ from hpc_dl.rendering import Renderer
 from hpc_dl.resume import plan_resumption
 from hpc_dl.runfolder import RunFolder, Summary, write_text
 from hpc_dl.site import Site
-from hpc_dl.start import Checkpoint, checkpoints
+from hpc_dl.start import checkpoints
 
 SITE = Site(name="k80", cores=16, gpus=4, scheduler="slurm")
 SMALL = Site(name="small", cores=8, gpus=2)

@@ -1,0 +1,61 @@
+"""The files of checkpoints, as far as their names tell, without TensorFlow.
+
+The files of step 500 are ``step-500.index`` and ``step-500.data-*``, and ``step-500-2.*`` in attempt 2: a process of an
+earlier attempt that still runs somewhere has other names. The newest is the highest (attempt, step).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+_NAME = re.compile(
+    r"(?P<hidden>\.?)step-(?P<step>\d+)(-(?P<attempt>[1-9]\d*))?\.(?P<part>index|data-\d+-of-\d+)(?P<rest>.*)"
+)
+
+
+class Checkpoint(NamedTuple):
+    """A checkpoint; the largest is the newest."""
+
+    attempt: int
+    step: int
+
+    @property
+    def name(self) -> str:
+        """Return the name that its files begin with."""
+        return f"step-{self.step}-{self.attempt}" if self.attempt else f"step-{self.step}"
+
+
+class CheckpointFile(NamedTuple):
+    """A file of a checkpoint."""
+
+    name: str
+    checkpoint: Checkpoint
+    is_index: bool
+    published: bool
+    """Whether it has its last name: it is neither being written nor a remainder."""
+
+
+def files(folder: Path) -> list[CheckpointFile]:
+    """Return all files of checkpoints in a folder, those that are being written and remains included."""
+    try:
+        names = os.listdir(folder)  # noqa: PTH208 - as fast as it can be on a shared disk
+    except FileNotFoundError:
+        return []
+    matches = (match for name in names if (match := _NAME.fullmatch(name)))
+    return [
+        CheckpointFile(
+            match[0],
+            Checkpoint(int(match["attempt"] or 0), int(match["step"])),
+            match["part"] == "index",
+            not match["hidden"] and not match["rest"],
+        )
+        for match in matches
+    ]
+
+
+def published(folder: Path) -> list[Checkpoint]:
+    """Return the checkpoints in a folder, the newest last. What is in their files shows when they are read."""
+    return sorted(file.checkpoint for file in files(folder) if file.is_index and file.published)
