@@ -56,8 +56,8 @@ class Run:
 
     @property
     def over(self) -> bool:
-        """Whether the job has ended for good."""
-        return self.job.run.summary.exists()
+        """Whether the job has ended for good; one that Slurm has queued again has left a summary too."""
+        return self.job.run.summary.exists() and self.job.done()
 
     def step(self) -> int:
         """Return the highest global step that its latest attempt has reported."""

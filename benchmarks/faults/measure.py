@@ -18,7 +18,7 @@ from benchmarks.faults.jobs import EVERY, GOES_ON, LIMIT, Run
 from hpc_dl.errors import JobError
 
 PER_JOB = 3  # faults that a job meets at most: as many as it is started again by default
-_SAYS = re.compile(r"^hpc-dl: (.*(?:start again|started again|requeued|given up).*)", re.MULTILINE)
+_SAYS = re.compile(r"hpc-dl: (.*(?:start again|started again|requeued|given up).*)", re.MULTILINE)
 
 
 class Found(msgspec.Struct, forbid_unknown_fields=True):
