@@ -65,18 +65,12 @@ def test_plan(plan: Plan) -> str:
 
 
 def _start_slurm(plan: Plan, run: RunFolder, script: str) -> RunFolder:
-    job_id = executor.submit(script)
-    try:
-        run.rename(f"{plan.job.name}-{job_id}")
-        executor.release(job_id)
-    except (OSError, UserError) as error:
-        executor.cancel(job_id)
-        # The name is taken where an earlier cluster gave the same number.
-        reason = f"{error.filename2}: {error.strerror}" if isinstance(error, OSError) else error
-        raise UserError(f"{reason}; job {job_id} was cancelled") from None
-    except BaseException:
-        executor.cancel(job_id)
-        raise
+    with executor.held(script) as job_id:
+        try:
+            run.rename(f"{plan.job.name}-{job_id}")
+        except OSError as error:
+            # The name is taken where an earlier cluster gave the same number.
+            raise UserError(f"{error.filename2}: {error.strerror}") from None
     return run
 
 

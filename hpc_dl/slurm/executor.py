@@ -67,6 +67,25 @@ def submit(script: str) -> str:
         return ScriptExecutor(Path(folder), script).submit_script()
 
 
+@contextlib.contextmanager
+def held(script: str) -> Iterator[str]:
+    """Submit a script and yield the job id; the job may start when the block ends, and is cancelled if that fails.
+
+    Raises:
+        UserError: see `submit` and `release`; or the block raises it.
+    """
+    job_id = submit(script)
+    try:
+        yield job_id
+        release(job_id)
+    except UserError as error:
+        cancel(job_id)
+        raise UserError(f"{error}; job {job_id} was cancelled") from None
+    except BaseException:
+        cancel(job_id)
+        raise
+
+
 def test_only(script: Path) -> str:
     """Let Slurm check a script without submitting it, and return what it says (man sbatch, --test-only).
 

@@ -113,13 +113,8 @@ def submit(text: str) -> str:
     Raises:
         UserError: Slurm refuses it.
     """
-    job_id = executor.submit(text)
-    try:
-        executor.release(job_id)
-    except BaseException:
-        executor.cancel(job_id)
-        raise
-    return job_id
+    with executor.held(text) as job_id:
+        return job_id
 
 
 def site_templates(site_path: Path) -> list[Path]:
