@@ -49,10 +49,10 @@ class Bench:
         self.jobs: list[Job] = []
         (folder / "own.py").write_text(SCRIPT)
 
-    def submit(self, *words: str, **settings: Any) -> Job:
+    def submit(self, *words: str, site: str = "minicluster", **settings: Any) -> Job:
         """Submit the script, with the marker and `words` as its arguments."""
         settings = {"name": "own", "script": "own.py", "args": [self.marker.word, *words], "time": "5", **settings}
-        self.jobs.append(hpc_dl.submit(site="minicluster", **settings))
+        self.jobs.append(hpc_dl.submit(site=site, **settings))
         return self.jobs[-1]
 
     def run(self, *words: str, code: int = 0) -> str:

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,7 +66,7 @@ def test_jobs_of_all_kinds_are_cancelled_at_once_have_saved_and_go_on(bench: Ben
     if shutil.which("mpirun", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}") is None:
         assert os.environ.get("CI") != "true", "mpirun is not there: make setup-horovod"
         pytest.skip("mpirun is not there: make setup-horovod")
-    settings = {"script": "slow.py", "nodes": 2, "gpus": 1, "cores": 4}
+    settings: dict[str, Any] = {"script": "slow.py", "nodes": 2, "gpus": 1, "cores": 4}
     jobs = [bench.submit(mode=mode, **settings) for mode in ("horovod", "async")]
     waiting = bench.submit(slurm={"begin": "now+1hour"}, **settings)
     for job in jobs:

@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from hpc_dl.job import Job
 from hpc_dl.launch.attempts import PREEMPTED, REQUEUE, RESTART, events
 from hpc_dl.minicluster import ClusterConfig, MiniCluster, NodeGroup
 from hpc_dl.minicluster.network import in_namespaces
+from hpc_dl.resources import share
 from tests.slurm.helpers import Bench
 from tests.unit.fakes.processes import eventually
 
@@ -75,9 +77,9 @@ def bench(cluster: MiniCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     one.clean()
 
 
-def start(bench: Bench, **settings: object) -> Job:
+def start(bench: Bench, **settings: Any) -> Job:
     """Submit a job of two workers on two nodes, and wait until both are there."""
-    usual = {
+    usual: dict[str, Any] = {
         "script": "life.py",
         "mode": "multiworker",
         "nodes": 2,
@@ -156,6 +158,18 @@ def test_ahead_of_its_time_limit_a_job_saves_and_is_requeued_as_often_as_it_may(
     assert then(job) == [REQUEUE, ""]
     assert bench.field(job, "ExitCode") == "143:0"
     assert "hpc-dl: time limit: requeued, to go on from the last checkpoint" in job.stdout()
+
+
+def test_a_job_that_only_sigterm_tells_of_its_time_limit_saves_and_is_requeued(bench: Bench) -> None:
+    site = bench.folder / "silent.toml"
+    site.write_text((share() / "env" / "sites" / "minicluster.toml").read_text() + "\nnotice = 0\n")
+    job = start(bench, site=str(site))
+    assert "--signal" not in job.run.script.read_text()
+    subprocess.run(["scontrol", "update", f"jobid={job.job_id}", "endtime=now"], check=True, timeout=30)
+    alive(job, 1)
+    assert saved(job, 0) == [True, True]
+    assert then(job) == [REQUEUE]
+    go_on(job, 1)
 
 
 def test_a_preempted_job_saves_in_its_time_of_grace_and_is_requeued(bench: Bench) -> None:

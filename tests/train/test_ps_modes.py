@@ -148,7 +148,7 @@ def test_no_worker_is_further_ahead_than_the_stale_synchronous_bound(
 def test_a_saver_sends_few_bytes_and_trains_as_well(
     processes: Make, heavy: str, mode: str, saver: str, share: float
 ) -> None:
-    steps = 450 if "fetch" in saver else 300 if mode == "async" else 150
+    steps = 700 if "fetch" in saver else 300 if mode == "async" else 150
     arguments = ("--steps", str(steps), "--model", heavy, "--learning-rate", "0.02")
     run = processes().start(*arguments, *saver.split(), ps=1, workers=2, mode=mode)
     assert set(run.wait().values()) == {0}
