@@ -25,6 +25,8 @@ def cluster() -> None:
 @click.option("--accounting", is_flag=True, help="With slurmdbd, so that sacct knows its jobs.")
 def start(nodes: int, gpus: int, cpus: int, accounting: bool) -> None:
     """Start the cluster; it runs until `stop`."""
+    import shlex
+
     from hpc_dl.minicluster import ClusterConfig, MiniCluster, NodeGroup
 
     groups = (NodeGroup(count=nodes, gpus=gpus, cpus=cpus),)
@@ -34,7 +36,8 @@ def start(nodes: int, gpus: int, cpus: int, accounting: bool) -> None:
     else:
         mini.start(detach=True)
         click.echo(f"Slurm is up in {mini.root}: {nodes} nodes, each with {cpus} CPUs and {gpus} GPUs")
-    click.echo(f'`make submit` uses it from now on; in this shell: eval "$({sys.argv[0]} cluster env)"')
+    command = shlex.join([sys.executable, "-m", "hpc_dl"])
+    click.echo(f'`make submit` uses it from now on; in this shell: eval "$({command} cluster env)"')
 
 
 @cluster.command()
