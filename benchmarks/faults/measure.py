@@ -14,7 +14,7 @@ import msgspec
 
 from benchmarks.faults.cluster import Bench
 from benchmarks.faults.hurt import FAULTS, LASTS, LEAVES
-from benchmarks.faults.jobs import EVERY, GOES_ON, LIMIT, Run
+from benchmarks.faults.jobs import EVERY, GOES_ON, LIMIT, Run, command
 from hpc_dl.errors import JobError
 
 PER_JOB = 3  # faults that a job meets at most: as many as it is started again by default
@@ -127,5 +127,7 @@ def _look_at_end(run: Run, found: list[Found]) -> None:
         one.code = summary.exit_code if summary else -1
         one.steps, one.accuracy = result.get("steps", 0), result.get("test_accuracy", 0.0)
         one.left = len(left)
-        if summary and summary.failure:
+        if left:
+            one.message = f"left: {'; '.join(map(command, left))}"
+        elif summary and summary.failure:
             one.message = str(summary.failure).partition("\n")[0]

@@ -78,6 +78,7 @@ def tensorboard(job: str, runs: str, port: int) -> int:
     import os
     import sys
 
+    from hpc_dl import tensorflow_env
     from hpc_dl.errors import UserError
     from hpc_dl.job import find_job
 
@@ -89,7 +90,7 @@ def tensorboard(job: str, runs: str, port: int) -> int:
     # What it would warn of first concerns its authors alone.
     command = [sys.executable, "-W", "ignore::UserWarning", "-m", "tensorboard.main"]
     command += [f"--logdir={folder}", "--host=localhost", f"--port={port}"]
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+    tensorflow_env.before_import()
     os.execv(sys.executable, command)  # noqa: S606 - TensorBoard takes this process's place
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from hpc_dl import data
+from hpc_dl import data, tensorflow_env
 from hpc_dl.errors import UserError
 
 _NAMES = ", ".join(data.DATASETS)
@@ -31,6 +31,7 @@ def fetch(name: str, data_dir: Path) -> None:
 @click.option("--data-dir", type=click.Path(path_type=Path), default=Path("data"), show_default=True)
 def prepare(name: str, data_dir: Path) -> None:
     """Make the TFRecord shards of NAME; downloads it if needed."""
+    tensorflow_env.before_import()
     _say(name, data.prepare(name, data_dir))
 
 

@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from hpc_dl import tensorflow_env
 from hpc_dl.errors import JobError, UserError
 from hpc_dl.train import MODES
 from hpc_dl.train.attempt import Attempt
@@ -34,8 +35,7 @@ def main(arguments: Sequence[str]) -> int:
         attempt = Attempt(options.run_dir)
         patiently("the run folder can't be read", attempt.check, options.disk_patience)
         metrics = Metrics(options.run_dir, cluster.task, options.steps, options.worker_batch)
-        # Before TensorFlow is imported, which reads it then: no log lines that only its authors can use.
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+        tensorflow_env.before_import()
         logging.getLogger("tensorflow").setLevel(logging.ERROR)
         mode = importlib.import_module(MODES[options.mode])
         metrics.event("imported", attempt=attempt.number)
