@@ -27,12 +27,21 @@ def present() -> set[str]:
     return _processes() | _listening() | {str(path) for path in (*temporary, *shared)}
 
 
-def new_since(before: set[str]) -> list[str]:
-    """Return what is there now and was not before; what is about to go has some time for it."""
+def new_since(before: set[str], may_stay: str = "") -> list[str]:
+    """Return what is there now and was not before; what is about to go has some time for it.
+
+    Args:
+        before: what was there.
+        may_stay: part of a command that does not count.
+    """
     deadline = time.monotonic() + _PATIENCE
-    while (found := present() - before) and time.monotonic() < deadline:
+    while (found := _without(present() - before, may_stay)) and time.monotonic() < deadline:
         time.sleep(0.05)
     return sorted(found)
+
+
+def _without(found: set[str], part: str) -> set[str]:
+    return {one for one in found if part not in one} if part else found
 
 
 def _processes() -> set[str]:

@@ -121,7 +121,8 @@ def _look_at_end(run: Run, found: list[Found]) -> None:
     summary = run.job.summary()
     result = (summary.result if summary else None) or {}
     deadline = time.monotonic() + 5
-    while (left := run.pids("hpc_dl")) and time.monotonic() < deadline:
+    # The srun of a node that was cut off stays until Slurm reaches it again.
+    while (left := [pid for pid in run.pids("hpc_dl") if "srun" not in command(pid)]) and time.monotonic() < deadline:
         time.sleep(0.1)
     for one in found:
         one.code = summary.exit_code if summary else -1

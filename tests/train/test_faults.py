@@ -123,8 +123,11 @@ def test_a_disk_that_is_full_for_a_while_ends_nothing(processes: Make) -> None:
         fields = Path(f"/proc/{training}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / 100
 
+    def not_saved() -> int:
+        return sum(line.get("event") == "not_saved" for line in run.lines("worker-0"))
+
     limit(200_000)  # less than a checkpoint
-    run.wait_for(lambda: sum(line.get("event") == "not_saved" for line in run.lines("worker-0")) > 1)
+    run.wait_for(lambda: not_saved() > 1)
     kept = checkpoints(run)
     limit(1)  # nothing at all can be written, the log neither
     begin = seconds()
@@ -139,6 +142,8 @@ def test_a_disk_that_is_full_for_a_while_ends_nothing(processes: Make) -> None:
     assert "lines of metrics are lost" in run.log("worker-0")
 
     limit(200_000)
+    before = not_saved()
+    run.wait_for(lambda: not_saved() > before)  # the last checkpoint is not one that is there already
     run.by_task["worker-0"].terminate()
     assert run.wait(20) == {"worker-0": DISK}
     assert "can't be written: File too large" in run.log("worker-0").splitlines()[-1]
