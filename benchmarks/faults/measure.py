@@ -104,7 +104,8 @@ def _hurt(bench: Bench, run: Run, one: Found, rng: random.Random) -> None:
         return
     one.then = "all restart" if "restart" in ends else "requeued"
     starts = [record["after"] for _, record in run.records("first_step") if begin < record["time"] <= end]
-    one.lost = max(0, one.at_step - min(starts))
+    # Without a first step nothing was left to do: the node that was cut off had made all steps by itself.
+    one.lost = max(0, one.at_step - min(starts, default=one.at_step))
 
 
 def _pause(records: list[dict[str, Any]]) -> float | None:
