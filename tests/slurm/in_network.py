@@ -1,18 +1,23 @@
-"""What happens to a job of which a node is cut off. `test_faults.py` runs this among namespaces of its own."""
+"""A node that is cut off, a run folder that is read-only. `test_faults.py` runs this in namespaces of its own."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from hpc_dl.launch.attempts import events
+from hpc_dl.launch.attempts import RESTART, events
 from hpc_dl.minicluster import ClusterConfig, MiniCluster, NodeGroup
 from hpc_dl.minicluster.network import Network
 from hpc_dl.nodelist import expand
 from tests.slurm.helpers import Bench
-from tests.slurm.test_faults import LIFE, alive, go_on, pid, start
+from tests.slurm.test_faults import LIFE, alive, go_on, pid, start, then
 from tests.unit.fakes.processes import eventually
 
 CONFIG = ClusterConfig(groups=(NodeGroup(count=4),), extra=("KillWait=10", "SlurmdTimeout=5"))
@@ -49,3 +54,29 @@ def test_its_processes_end_when_others_have_taken_over(bench: Bench, network: Ne
     # It has saved what it had before, or not at all.
     assert all(path.stat().st_mtime < second for path in job.run.path.glob("*-0"))
     go_on(job, 1)
+
+
+def test_a_death_while_the_run_folder_is_read_only_is_told_when_it_can_be_written_again(bench: Bench) -> None:
+    job = start(bench)
+    with read_only(job.run.path):
+        os.kill(pid(job, 1, 0), signal.SIGKILL)
+        # Longer than launchers take to tell each other.
+        time.sleep(4)
+        assert Path(f"/proc/{pid(job, 0, 0)}").exists()
+        assert job.run.read_failure() is None
+    alive(job, 1)
+    assert then(job) == [RESTART]
+    go_on(job, 1)
+
+
+@contextlib.contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """Make a folder read-only; files that are open stay so, as on a file server."""
+    subprocess.run(["mount", "--bind", folder, folder], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", folder], check=True)
+        with pytest.raises(OSError, match="Read-only file system"):
+            (folder / "written").touch()
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
