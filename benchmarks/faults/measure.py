@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import operator
 import random
 import re
@@ -95,11 +96,14 @@ def _hurt(bench: Bench, run: Run, one: Found, rng: random.Random) -> None:
         "that all workers train again",
     )
     end = time.time()
-    one.seconds = _pause([record for _, record in run.records() if begin - 0.5 < record["time"] <= end])
+    same = run.job.run.latest_attempt() == attempt
+    # Steps that were made and not reported, on a full disk, are no pause.
+    rate = statistics.median([r["global_steps_per_s"] for _, r in run.records() if r["time"] < begin])
+    one.seconds = _pause([r for _, r in run.records() if begin - 0.5 < r["time"] <= end], rate if same else math.inf)
     messages = _SAYS.findall(run.job.stdout()[said:])
     one.message = messages[-1] if messages else ""
     ends = [event.then for event in run.events() if event.event == "ended" and event.time > begin]
-    if run.job.run.latest_attempt() == attempt:
+    if same:
         one.then = "process restarts" if messages else "goes on"
         return
     one.then = "all restart" if "restart" in ends else "requeued"
@@ -108,10 +112,14 @@ def _hurt(bench: Bench, run: Run, one: Found, rng: random.Random) -> None:
     one.lost = max(0, one.at_step - min(starts, default=one.at_step))
 
 
-def _pause(records: list[dict[str, Any]]) -> float | None:
-    """Return the longest time without a step: steps that were made and not reported, on a full disk, count as made."""
+def _pause(records: list[dict[str, Any]], rate: float) -> float | None:
+    """Return the longest time without a step.
+
+    Args:
+        records: the steps that were reported.
+        rate: steps per second; as many steps as are missing between two reports took their time.
+    """
     records.sort(key=operator.itemgetter("time"))
-    rate = statistics.median([record["global_steps_per_s"] for record in records] or [0])
     return max(
         (b["time"] - a["time"] - max(0, b["step"] - a["step"]) / rate for a, b in itertools.pairwise(records)),
         default=None,

@@ -7,6 +7,7 @@ a user namespace is needed, which some systems forbid.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import time
@@ -57,7 +58,7 @@ class Network:
         self.head = Host(f"{_PREFIX}.1", "head")
         self.hosts: dict[str, Host] = {}
         self._links: dict[str, str] = {}
-        self._holders: list[subprocess.Popen[bytes]] = []
+        self._undo = contextlib.ExitStack()
         try:
             self._build(names, folder / "hosts")
         except BaseException:
@@ -68,6 +69,7 @@ class Network:
         _run("hostname", self.head.name)
         _run("ip", "link", "set", "lo", "up")
         _run("ip", "link", "add", _BRIDGE, "type", "bridge")
+        self._undo.callback(_run, "ip", "link", "delete", _BRIDGE)
         _run("ip", "address", "add", f"{self.head.address}/24", "dev", _BRIDGE)
         _run("ip", "link", "set", _BRIDGE, "up")
         for number, name in enumerate(names, start=10):
@@ -76,16 +78,18 @@ class Network:
         lines += [f"{host.address} {name}" for name, host in self.hosts.items()]
         hosts_file.write_text("\n".join([*lines, ""]))
         _run("mount", "--bind", str(hosts_file), "/etc/hosts")
+        self._undo.callback(_run, "umount", "/etc/hosts")
 
     def _add(self, name: str, address: str, link: str) -> None:
         # A namespace lives as long as a process is in it; this one ends with our end of its pipe.
         holder = subprocess.Popen(
             ["unshare", "--net", "--uts", "cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
         )
-        self._holders.append(holder)
+        self._undo.callback(holder.communicate)
         _wait_for_namespaces(holder)
         enter = ("nsenter", f"--net=/proc/{holder.pid}/ns/net", f"--uts=/proc/{holder.pid}/ns/uts")
         _run("ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", str(holder.pid))
+        self._undo.callback(_run, "ip", "link", "delete", link)
         _run("ip", "link", "set", link, "master", _BRIDGE, "up")
         _run(*enter, "hostname", name)
         _run(*enter, "ip", "link", "set", "lo", "up")
@@ -104,8 +108,7 @@ class Network:
 
     def close(self) -> None:
         """Take the network down."""
-        for holder in self._holders:
-            holder.communicate()
+        self._undo.close()
 
     def __enter__(self) -> Network:
         return self

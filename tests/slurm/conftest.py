@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from hpc_dl.errors import UserError
 from hpc_dl.minicluster import MiniCluster
+from hpc_dl.minicluster.network import in_namespaces
 from hpc_dl.minicluster.programs import find_programs
 
 
@@ -24,6 +26,18 @@ def slurm() -> None:
         if os.environ.get("CI") == "true":
             pytest.fail(str(error))
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def namespaces() -> None:
+    """This user may make networks of its own; else the tests are skipped, or fail in continuous integration."""
+    command = in_namespaces(["ip", "link", "add", "name", "probe", "type", "bridge"])
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = f"no namespaces here: {done.stderr.strip()}; they need root, or kernel.unprivileged_userns_clone=1"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
 
 
 @pytest.fixture

@@ -190,7 +190,7 @@ def test_a_job_whose_node_goes_down_goes_on_elsewhere(bench: Bench) -> None:
     go_on(job, 1)
 
 
-def test_a_network_that_is_cut_and_a_disk_that_is_read_only(slurm: None) -> None:
+def test_a_network_that_is_cut_and_a_disk_that_is_read_only(slurm: None, namespaces: None) -> None:
     """The tests are in `in_network.py`, which runs in namespaces of its own."""
     inside = Path(__file__).with_name("in_network.py")
     command = in_namespaces([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(inside)])
