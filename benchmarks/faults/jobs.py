@@ -81,7 +81,8 @@ class Run:
         return sum(len(addresses) for role, addresses in cluster.items() if role != "ps")
 
     def all_trained_since(self, moment: float) -> bool:
-        """Say whether each worker has reported a step after a time (Unix seconds)."""
+        """Say whether each worker has reported a step of the latest attempt after a time (Unix seconds)."""
+        moment = max(moment, self.job.run.attempt_file.stat().st_mtime)
         return len({name for name, record in self.records() if record["time"] > moment}) >= self.workers()
 
     def wait_for(self, condition: Callable[[], bool], what: str) -> bool:
