@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -47,6 +47,26 @@ class Table:
         yield _TITLES
         for fault, mode in dict.fromkeys((one.fault, one.mode) for one in self._found):
             yield self.line(fault, mode)
+
+    def grid(self, faults: Sequence[str], modes: Sequence[str]) -> Iterator[str]:
+        """Yield the same as a table of reStructuredText: median seconds, most steps lost, number of faults."""
+        rows = [["fault", *modes], *([fault, *(self._in_short(fault, mode) for mode in modes)] for fault in faults)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        bar = " ".join("=" * width for width in widths)
+        title, *cells = (" ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+        yield from (bar, title, bar, *cells, bar)
+
+    def _in_short(self, fault: str, mode: str) -> str:
+        found = self.cell(fault, mode)
+        if not found:
+            return "\\-"
+        seconds = [one.seconds for one in found if one.seconds is not None]
+        parts = [f"{statistics.median(seconds):.1f} s"] if seconds else []
+        if lost := max(one.lost for one in found):
+            parts.append(f"{lost} lost")
+        if wrong := sum(not one.right for one in found):
+            parts.append(f"{wrong} wrong")
+        return f"{', '.join(parts)} ({len(found)})"
 
     def line(self, fault: str, mode: str) -> str:
         """Return a cell's line."""
