@@ -30,9 +30,9 @@ _VGG = "hpc_dl.models.vgg:vgg"
 
 MODELS: dict[str, Model] = {
     "small": Model("three convolutions with batch norm, for tests", "hpc_dl.models.small:small", 33_946, 22_538),
-    "resnet8": Model("CIFAR ResNet, basic blocks, n = 1", _BASIC, 75_290, 262_218, {"n": 1}),
-    "resnet20": Model("CIFAR ResNet, basic blocks, n = 3", _BASIC, 269_722, 663_626, {"n": 3}),
-    "resnet56": Model("CIFAR ResNet, basic blocks, n = 9", _BASIC, 853_018, 1_867_850, {"n": 9}),
+    "resnet8": Model("CIFAR ResNet, basic blocks, n = 1", _BASIC, 75_290, 268_362, {"n": 1}),
+    "resnet20": Model("CIFAR ResNet, basic blocks, n = 3", _BASIC, 269_722, 669_770, {"n": 3}),
+    "resnet56": Model("CIFAR ResNet, basic blocks, n = 9", _BASIC, 853_018, 1_873_994, {"n": 9}),
     "resnet83": Model("CIFAR ResNet, bottleneck blocks, n = 9", _BOTTLENECK, 869_530, 5_955_850, {"n": 9}),
     "alexnet": Model("AlexNet, one tower", _ALEXNET, 28_733_258, 197_450),
     "vgg16": Model("VGG, configuration D", _VGG, 33_638_218, 324_618, {"convolutions": (2, 2, 3, 3, 3)}),

@@ -20,10 +20,10 @@ def warning(site: Site = K80, **settings: Any) -> str | None:
 
 
 def test_a_network_that_is_too_large_is_named_with_the_numbers() -> None:
-    # 4 x (853,018 x 2 + 4096 x 1,867,850) bytes are 28.51 x 2**30.
+    # 4 x (853,018 x 2 + 4096 x 1,873,994) bytes are 28.60 x 2**30.
     assert warning(model="resnet56", batch=4096) == (
-        "model 'resnet56' needs about 28.5 GB of GPU memory, a GPU of site 'k80' has 12 GB: 4 bytes x"
-        " (853,018 parameters x 2 (weights, gradients) + batch 4,096 x 1,867,850 layer outputs);"
+        "model 'resnet56' needs about 28.6 GB of GPU memory, a GPU of site 'k80' has 12 GB: 4 bytes x"
+        " (853,018 parameters x 2 (weights, gradients) + batch 4,096 x 1,873,994 layer outputs);"
         " a smaller batch needs less"
     )
     assert warning(model="resnet56", batch=128) is None
