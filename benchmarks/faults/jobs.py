@@ -47,10 +47,9 @@ class Run:
             site=site,
             cores=4,
             steps=steps,
-            log_every=5,
             checkpoint_every=EVERY,
             env={"PYTHONPATH": str(Path(hpc_dl.__file__).parents[1])},
-            **{**MODES[mode], **settings},
+            **{"log_every": 5, **MODES[mode], **settings},
         )
         return cls(job, mode)
 
