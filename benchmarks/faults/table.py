@@ -66,7 +66,7 @@ class Table:
             parts.append(f"{lost} lost")
         if wrong := sum(not one.right for one in found):
             parts.append(f"{wrong} wrong")
-        return f"{', '.join(parts)} ({len(found)})"
+        return f"{', '.join(parts)} ({len(found)})".strip()
 
     def line(self, fault: str, mode: str) -> str:
         """Return a cell's line."""

@@ -89,7 +89,8 @@ class Network:
         _wait_for_namespaces(holder)
         enter = ("nsenter", f"--net=/proc/{holder.pid}/ns/net", f"--uts=/proc/{holder.pid}/ns/uts")
         _run("ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", str(holder.pid))
-        self._undo.callback(_run, "ip", "link", "delete", link)
+        # It is gone already if a signal to all of us has ended the process that held the namespace.
+        self._undo.callback(subprocess.run, ["ip", "link", "delete", link], capture_output=True, check=False)
         _run("ip", "link", "set", link, "master", _BRIDGE, "up")
         _run(*enter, "hostname", name)
         _run(*enter, "ip", "link", "set", "lo", "up")
