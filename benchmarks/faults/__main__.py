@@ -44,6 +44,7 @@ def main() -> int:
     except UserError as error:
         print(f"faults: {error}", file=sys.stderr)
         return 2
+    rng = random.Random(options.seed)  # noqa: S311 - no secret
     print(f"the small network, a checkpoint every {EVERY} steps; {options.runs} faults of each kind in each mode")
     with tempfile.TemporaryDirectory() as folder:
         table = Table((options.results or Path(folder, "results.jsonl")).absolute())
@@ -52,7 +53,7 @@ def main() -> int:
             with bench() as running:
                 for fault, mode in cells:
                     while (missing := options.runs - len(table.cell(fault, mode))) > 0:
-                        table.add(hurt_job(running, mode, fault, missing, random.Random(options.seed)))  # noqa: S311
+                        table.add(hurt_job(running, mode, fault, missing, rng))
                         running.heal()
                         print(table.line(fault, mode), flush=True)
         print("\n".join(["", *table.lines(), "", *table.grid(list(FAULTS), list(MODES))]))

@@ -17,7 +17,7 @@ from hpc_dl.minicluster import ClusterConfig, MiniCluster, NodeGroup
 from hpc_dl.minicluster.network import Network
 from hpc_dl.nodelist import expand
 from tests.slurm.helpers import Bench
-from tests.slurm.test_faults import LIFE, alive, go_on, pid, start, then
+from tests.slurm.test_faults import alive, go_on, lives, pid, start, then
 from tests.unit.fakes.processes import eventually
 
 CONFIG = ClusterConfig(groups=(NodeGroup(count=4),), extra=("KillWait=10", "SlurmdTimeout=5"))
@@ -32,13 +32,7 @@ def network(tmp_path: Path) -> Iterator[Network]:
 @pytest.fixture
 def bench(network: Network, short_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     with MiniCluster(short_root, CONFIG, network=network) as cluster:
-        for name, value in cluster.env().items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.chdir(tmp_path)
-        (tmp_path / "life.py").write_text(LIFE)
-        one = Bench(cluster, tmp_path)
-        yield one
-        one.clean()
+        yield from lives(cluster, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("cut", [0, 1])

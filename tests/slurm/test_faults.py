@@ -68,11 +68,16 @@ def cluster(slurm: None) -> Iterator[MiniCluster]:
 
 @pytest.fixture
 def bench(cluster: MiniCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    yield from lives(cluster, tmp_path, monkeypatch)
+
+
+def lives(cluster: MiniCluster, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    """Yield a bench in the folder, which is the current one and has the script ``life.py``."""
     for name, value in cluster.env().items():
         monkeypatch.setenv(name, value)
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "life.py").write_text(LIFE)
-    one = Bench(cluster, tmp_path)
+    monkeypatch.chdir(folder)
+    (folder / "life.py").write_text(LIFE)
+    one = Bench(cluster, folder)
     yield one
     one.clean()
 
