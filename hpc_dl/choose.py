@@ -9,10 +9,10 @@ from pathlib import Path
 import msgspec
 
 from hpc_dl.config import read_toml
-from hpc_dl.errors import UserError
 from hpc_dl.minicluster import running
 from hpc_dl.site import Site, load_site, site_file, site_files, site_folders
 from hpc_dl.slurm.cluster import cluster_name, describe
+from hpc_dl.whichslurm import PRIVATE, private_environ
 
 
 def choose_site(name: str = "") -> tuple[Site, Path]:
@@ -28,7 +28,7 @@ def choose_site(name: str = "") -> tuple[Site, Path]:
     if name:
         return _load(site_file(name))
     if "SLURM_CONF" not in os.environ and running():
-        return _load(site_file("minicluster"))
+        return _load(site_file(PRIVATE))
     if shutil.which("sbatch") and _configured() and (cluster := cluster_name()):
         for path in site_files().values():
             if read_toml(path).values.get("cluster") == cluster:
@@ -39,12 +39,8 @@ def choose_site(name: str = "") -> tuple[Site, Path]:
 
 def _load(path: Path) -> tuple[Site, Path]:
     site = load_site(path)
-    if site.name == "minicluster" and "SLURM_CONF" not in os.environ:
-        if not running():
-            raise UserError("site 'minicluster': the private cluster does not run here; `make cluster` starts it")
-        from hpc_dl.minicluster import MiniCluster
-
-        os.environ.update(MiniCluster().env())
+    if site.name == PRIVATE and "SLURM_CONF" not in os.environ:
+        os.environ.update(private_environ())
         # `make cluster NODES=… GPUS=…` made it as large as it is.
         now = describe(site.name)
         site = msgspec.structs.replace(site, nodes=now.nodes, cores=now.cores, gpus=now.gpus)

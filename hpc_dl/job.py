@@ -13,6 +13,7 @@ from hpc_dl.errors import JobError, UserError
 from hpc_dl.jobstate import states, summary_of
 from hpc_dl.runfolder import RunFolder, Summary
 from hpc_dl.slurm.state import ENDED, SlurmState
+from hpc_dl.whichslurm import is_private, private_environ
 
 _ASK_LOCAL = 0.5  # seconds between questions for the state
 _ASK_SLURM = (2.0, 30.0)  # the same for Slurm, at first and at most
@@ -143,18 +144,21 @@ class Job:
 
 
 def cancel(jobs: Sequence[Job]) -> None:
-    """End jobs; those of Slurm with one command. One that has ended is left as it is.
+    """End jobs; those of a Slurm with one command. One that has ended is left as it is.
 
     Raises:
-        UserError: Slurm refused.
+        UserError: Slurm refused, or the private cluster does not run.
     """
     from hpc_dl.slurm import executor  # not before: it imports submitit
 
     for job in jobs:
         if found := local.load(job.run):
             local.cancel(job.run, found)
-    if remote := [job.job_id for job in jobs if not job.run.local.exists()]:
-        executor.cancel(*remote)
+    remote = [job for job in jobs if not job.run.local.exists()]
+    if own := [job.job_id for job in remote if is_private(job.run)]:
+        executor.cancel(*own, environ=private_environ())
+    if others := [job.job_id for job in remote if not is_private(job.run)]:
+        executor.cancel(*others)
 
 
 class Asking:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
 
 from hpc_dl import local
-from hpc_dl.config import read_toml
+from hpc_dl.errors import UserError
 from hpc_dl.progress import Progress
 from hpc_dl.runfolder import Failure, RunFolder, Summary, write_text
 from hpc_dl.slurm import state as slurm
 from hpc_dl.slurm.state import ENDED, UNKNOWN, SlurmState
+from hpc_dl.whichslurm import is_private, private_environ
 
 _PATIENCE = 5.0  # seconds that Slurm's commands have where the jobs' own records tell the end of all
 
@@ -148,25 +148,17 @@ def _write_down(run: RunFolder, ended: Ended) -> None:
 
 def _ask(runs: Iterable[RunFolder], patience: float) -> dict[Path, SlurmState]:
     """Ask Slurm for jobs; those of the private cluster that of this folder, which has job numbers of its own."""
-    from hpc_dl.minicluster import MiniCluster, running
-
     own: list[RunFolder] = []
     others: list[RunFolder] = []
     for run in runs:
-        (own if "SLURM_CONF" not in os.environ and _is_private(run) else others).append(run)
+        (own if is_private(run) else others).append(run)
     said = slurm.query([run.job_id for run in others], patience)
     found = {run.path: said[run.job_id] for run in others}
-    if own and running():
-        said = slurm.query([run.job_id for run in own], patience, MiniCluster().env())
+    with contextlib.suppress(UserError):  # it does not run
+        said = slurm.query([run.job_id for run in own], patience, private_environ()) if own else {}
         found |= {run.path: said[run.job_id] for run in own}
     nobody = msgspec.structs.replace(UNKNOWN, silent=True)
     return {run.path: nobody for run in own} | found
-
-
-def _is_private(run: RunFolder) -> bool:
-    # Most files need not be parsed for that.
-    name = "minicluster"
-    return name in run.site_file.read_text() and read_toml(run.site_file).values.get("name") == name
 
 
 def _local_state(run: RunFolder) -> SlurmState:

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hpc_dl.cli.arguments import JOB, JOBS, RUNS
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from hpc_dl.job import Job
-
-_JOB = click.argument("job", default="", envvar="HPC_DL_JOB")
-_RUNS = click.option("--runs", default="runs", envvar="HPC_DL_RUNS", help="folder of the run folders")
 
 
 def follow(job: Job, console: Console) -> int:
@@ -44,24 +43,27 @@ def follow(job: Job, console: Console) -> int:
 
 
 @click.command()
-@_JOB
-@_RUNS
+@JOB
+@RUNS
 def watch(job: str, runs: str) -> int:
     """Show the progress of JOB (a job id or run folder; default: the newest) until it ends."""
     from rich.console import Console
 
-    return follow(find(job, runs), Console())
+    from hpc_dl.job import find_job
+
+    return follow(find_job(job, Path(runs)), Console())
 
 
 @click.command()
-@_JOB
-@_RUNS
+@JOB
+@RUNS
 def report(job: str, runs: str) -> int:
     """Print what JOB's processes did: step times, bytes, confusion matrix (a job id or run folder; default: newest)."""
     from hpc_dl.cli.look import print_status
+    from hpc_dl.job import find_job
     from hpc_dl.report import report_lines
 
-    handle = find(job, runs)
+    handle = find_job(job, Path(runs))
     print_status(handle, handle.query())
     for line in report_lines(handle.run):
         click.echo(line)
@@ -69,8 +71,8 @@ def report(job: str, runs: str) -> int:
 
 
 @click.command()
-@_JOB
-@_RUNS
+@JOB
+@RUNS
 @click.option("--port", type=click.IntRange(1, 65535), default=6006, envvar="HPC_DL_PORT", help="where it listens")
 def tensorboard(job: str, runs: str, port: int) -> int:
     """Show JOB (a job id or run folder; default: the newest) in TensorBoard, on this machine's localhost alone."""
@@ -95,30 +97,15 @@ def tensorboard(job: str, runs: str, port: int) -> int:
 
 
 @click.command()
-@click.argument("jobs", nargs=-1, metavar="[JOB]...", envvar="HPC_DL_JOB")
-@_RUNS
+@JOBS
+@RUNS
 def cancel(jobs: tuple[str, ...], runs: str) -> int:
     """End each JOB (job ids or run folders; default: the newest); what trains saves a last checkpoint."""
     from hpc_dl.job import cancel as end
+    from hpc_dl.job import find_jobs
 
-    handles = [find(job, runs) for job in jobs or [""]]  # one that is not found ends none
+    handles = find_jobs(jobs or [""], Path(runs))  # one that is not found ends none
     end(handles)
     for handle in handles:
         click.echo(f"Job {handle.job_id} is told to end")
     return 0
-
-
-def find(job: str, runs: str) -> Job:
-    """Return the job with an id or run folder, and reach the Slurm that it is of."""
-    import os
-
-    from hpc_dl.errors import UserError
-    from hpc_dl.job import find_job
-    from hpc_dl.minicluster import MiniCluster, running
-
-    found = find_job(job, Path(runs))
-    if "SLURM_CONF" not in os.environ and not found.run.local.exists() and found.run.read_site().name == "minicluster":
-        if not running():
-            raise UserError("site 'minicluster': the private cluster does not run here; `make cluster` starts it")
-        os.environ.update(MiniCluster().env())
-    return found

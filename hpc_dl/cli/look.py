@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hpc_dl.cli.arguments import JOB, JOBS, RUNS
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -16,16 +18,13 @@ if TYPE_CHECKING:
     from hpc_dl.runfolder import RunFolder
     from hpc_dl.slurm.state import SlurmState
 
-_JOB = click.argument("job", default="", envvar="HPC_DL_JOB")
-_JOBS = click.argument("jobs", nargs=-1, metavar="[JOB]...", envvar="HPC_DL_JOB")
-_RUNS = click.option("--runs", default="runs", envvar="HPC_DL_RUNS", help="folder of the run folders")
 _JSON = click.option("--json", "as_json", is_flag=True, envvar="HPC_DL_JSON", help="print an array of objects")
 _SILENT = "Slurm does not answer: what is shown is what was last known"
 
 
 @click.command()
-@_JOBS
-@_RUNS
+@JOBS
+@RUNS
 @_JSON
 def status(jobs: tuple[str, ...], runs: str, as_json: bool) -> int:
     """Print where each JOB is (job ids or run folders; default: the newest).
@@ -65,7 +64,7 @@ def print_status(handle: Job, state: SlurmState) -> None:
 
 
 @click.command(name="list")
-@_RUNS
+@RUNS
 @click.option(
     "--state", "wanted", multiple=True, envvar="HPC_DL_STATE", help="only jobs in this state, such as running"
 )
@@ -109,8 +108,8 @@ def _print_json(runs: Sequence[RunFolder], found: Sequence[SlurmState]) -> None:
 
 
 @click.command()
-@_JOB
-@_RUNS
+@JOB
+@RUNS
 @click.option("--process", default="", envvar="HPC_DL_PROCESS", help="one process, such as worker:3; default: all")
 @click.option("--follow", "-f", "go_on", is_flag=True, envvar="HPC_DL_FOLLOW", help="go on until the job has ended")
 @click.option(

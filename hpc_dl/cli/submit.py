@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from hpc_dl.cli.arguments import JOB, RUNS
 from hpc_dl.cli.settings import job_options, layers
 
 if TYPE_CHECKING:
@@ -38,8 +40,8 @@ def submit(job: str, site: str, detach: bool, dry_run: bool, **settings: Any) ->
 
 
 @click.command()
-@click.argument("job", default="", envvar="HPC_DL_JOB")
-@click.option("--runs", default="runs", envvar="HPC_DL_RUNS", help="folder of the run folders")
+@JOB
+@RUNS
 @_SITE
 @_DETACH
 @_DRY_RUN
@@ -51,10 +53,10 @@ def resume(job: str, runs: str, site: str, detach: bool, dry_run: bool, from_sta
     Options change the job: other nodes, another mode, more steps. Network, data set and script stay.
     """
     from hpc_dl.choose import choose_site
-    from hpc_dl.cli.jobs import find
+    from hpc_dl.job import find_job
     from hpc_dl.resume import plan_resumption
 
-    earlier = find(job, runs)
+    earlier = find_job(job, Path(runs))
     plan, notes = plan_resumption(earlier, *choose_site(site), layers(settings), from_start)
     for note in notes:
         click.echo(f"hpc-dl: note: {note}", err=True)

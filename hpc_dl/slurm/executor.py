@@ -12,7 +12,7 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import submitit
@@ -111,13 +111,17 @@ def release(job_id: str) -> None:
         raise UserError(f"scontrol release {job_id}: {done.stderr.strip()}")
 
 
-def cancel(*job_ids: str) -> None:
+def cancel(*job_ids: str, environ: Mapping[str, str] | None = None) -> None:
     """Cancel jobs; one that has ended already is left as it is.
+
+    Args:
+        job_ids: the jobs.
+        environ: the environment of scancel; default: this process's.
 
     Raises:
         UserError: Slurm refused.
     """
-    done = subprocess.run(["scancel", *job_ids], capture_output=True, text=True, check=False)
+    done = subprocess.run(["scancel", *job_ids], env=environ, capture_output=True, text=True, check=False)
     if done.returncode:
         raise UserError(f"scancel {' '.join(job_ids)}: {done.stderr.strip()}")
 

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -326,6 +327,23 @@ def test_cancel_ends_a_job_and_its_watcher_says_so(bench: Bench) -> None:
     assert watching.returncode == 143
     assert "Job L1 CANCELLED" in output
     assert bench.marker.gone()
+
+
+def test_a_variable_may_name_several_jobs_or_a_folder_with_blanks(
+    bench: Bench, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        bench.run(*bench.script("true\n"))
+    hostile = bench.folder / "it's $(x)-L1"
+    (bench.folder / "runs" / "own-L1").rename(hostile)
+    for text, found in (
+        (str(hostile), ["L1"]),
+        (f"L2 {shlex.quote(str(hostile))}", ["L2", "L1"]),
+    ):
+        monkeypatch.setenv("HPC_DL_JOB", text)
+        assert [job["job_id"] for job in json.loads(bench.run("status", "--json"))] == found
+    monkeypatch.setenv("HPC_DL_JOB", "'L2")
+    assert '"\'L2": no closing quotation' in fails(capfd, "status")
 
 
 def test_a_reader_that_goes_is_no_traceback(bench: Bench) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,8 @@ import msgspec
 import pytest
 
 import hpc_dl
-from hpc_dl.errors import JobError
-from hpc_dl.job import Job
+from hpc_dl.errors import JobError, UserError
+from hpc_dl.job import Job, cancel
 from hpc_dl.jobspec import JobSpec
 from hpc_dl.jobstate import states, status, summary_of
 from hpc_dl.runfolder import Failure, RunFolder, Summary, to_toml
@@ -163,6 +164,24 @@ def test_jobs_of_a_private_cluster_that_is_gone_are_not_asked_of_another(
     ours, theirs = folder(tmp_path, "7", "minicluster"), folder(tmp_path, "8")
     slurm.answer("squeue", listed("7", "RUNNING", "n1", start="2") + listed("8", "RUNNING", "n1", start="2"))
     assert [(state.state, state.silent) for state in states([ours, theirs])] == [("UNKNOWN", True), ("RUNNING", False)]
+    with pytest.raises(UserError, match="the private cluster does not run here; `make cluster` starts it"):
+        cancel([Job(theirs), Job(ours)])
+    assert "scancel" not in [call[0] for call in slurm.calls()]
+    cancel([Job(theirs)])
+    assert slurm.calls()[-1] == ["scancel", "8"]
+
+
+def test_each_slurm_is_asked_to_end_its_own_jobs(
+    slurm: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SLURM_CONF")
+    conf = {**os.environ, "SLURM_CONF": "/private/slurm.conf"}
+    monkeypatch.setattr("hpc_dl.job.private_environ", lambda: conf)
+    cancel([Job(folder(tmp_path, "7", "minicluster")), Job(folder(tmp_path, "8"))])
+    assert slurm.calls() == [["scancel", "7"], ["scancel", "8"]]
+    assert "SLURM_CONF" not in slurm.environment("scancel")  # of the last one
+    cancel([Job(folder(tmp_path, "9", "minicluster"))])
+    assert slurm.environment("scancel")["SLURM_CONF"] == "/private/slurm.conf"
 
 
 def test_waiting_goes_on_while_slurm_is_silent(

@@ -1,0 +1,25 @@
+"""What the commands on submitted jobs have in common: the names of jobs, and where their run folders are."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import click
+
+
+class _JobNames(click.types.StringParamType):
+    """Names of jobs; in a variable they are quoted as in a shell, or it is the path of one run folder."""
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        if (Path(rv) / "job.toml").is_file():
+            return [rv]
+        try:
+            return shlex.split(rv)
+        except ValueError as error:
+            raise click.BadParameter(f"JOB = {rv!r}: {str(error).lower()}") from None
+
+
+JOB = click.argument("job", default="", envvar="HPC_DL_JOB")
+JOBS = click.argument("jobs", nargs=-1, type=_JobNames(), metavar="[JOB]...", envvar="HPC_DL_JOB")
+RUNS = click.option("--runs", default="runs", envvar="HPC_DL_RUNS", help="folder of the run folders")

@@ -1,0 +1,33 @@
+"""Which Slurm has a job: the one that answers here, or the private cluster, whose job numbers are its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from hpc_dl.config import read_toml
+from hpc_dl.errors import UserError
+from hpc_dl.runfolder import RunFolder
+
+PRIVATE = "minicluster"  # the site of the private cluster
+
+
+def is_private(run: RunFolder) -> bool:
+    """Return whether the private cluster has a job; where SLURM_CONF is set, it says which Slurm is meant."""
+    if "SLURM_CONF" in os.environ or run.local.exists():
+        return False
+    # Most files need not be parsed for that.
+    return PRIVATE in run.site_file.read_text() and read_toml(run.site_file).values.get("name") == PRIVATE
+
+
+def private_environ() -> Mapping[str, str]:
+    """Return the environment in which Slurm's commands reach the private cluster.
+
+    Raises:
+        UserError: it does not run.
+    """
+    from hpc_dl.minicluster import MiniCluster, running
+
+    if not running():
+        raise UserError(f"site {PRIVATE!r}: the private cluster does not run here; `make cluster` starts it")
+    return MiniCluster().env()
