@@ -1,6 +1,6 @@
 """`python -m benchmarks.faults [--modes async,sync] [--faults worker,node] [--runs 10] [--results FILE]`.
 
-Each fault comes at a random step; a job meets up to three of them, so it also shows that it gets over several. A fault
+Each fault comes at a random step; a job meets up to ten of them, so it also shows that it gets over several. A fault
 takes a quarter of a minute. With a file of results, cells that have their runs already are not measured again. A run
 is right if its job ends COMPLETED with exactly its steps, at most one checkpoint's interval was done twice, and no
 process is left; else, or where a job hangs, the command ends with exit code 1.

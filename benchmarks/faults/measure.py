@@ -15,10 +15,10 @@ import msgspec
 
 from benchmarks.faults.cluster import Bench
 from benchmarks.faults.hurt import FAULTS, LASTS, LEAVES
-from benchmarks.faults.jobs import EVERY, GOES_ON, LIMIT, Run, command
+from benchmarks.faults.jobs import EVERY, GOES_ON, LIMIT, RATES, Run, command
 from hpc_dl.errors import JobError
 
-PER_JOB = 3  # faults that a job meets at most: as many as it is started again by default
+PER_JOB = 10  # faults that a job meets at most
 _SAYS = re.compile(r"hpc-dl: (.*(?:start again|started again|requeued|given up).*)", re.MULTILINE)
 
 
@@ -53,16 +53,18 @@ class Found(msgspec.Struct, forbid_unknown_fields=True):
 
 def hurt_job(bench: Bench, mode: str, fault: str, count: int, rng: random.Random) -> list[Found]:
     """Run a job, hurt it at random steps, and return what each fault has shown; at least one."""
-    steps = _steps(mode, fault)
-    run = Run.submit(mode, bench.site, steps)
+    count = min(count, PER_JOB)
+    each = _steps_meanwhile(mode, fault)
+    steps = count * each + 300
+    run = Run.submit(mode, bench.site, steps, restarts=count, requeues=count)
     found: list[Found] = []
     try:
         started = run.wait_for(
             lambda: run.job.run.cluster.exists() and run.all_trained_since(0.0), "that all workers train"
         )
-        while started and len(found) < min(count, PER_JOB):
+        while started and len(found) < count:
             at = run.step() + rng.randrange(20, 200)
-            if (found and at > steps * 2 // 3) or not run.wait_for_step(at):
+            if (found and at + each > steps) or not run.wait_for_step(at):
                 break
             found.append(Found(fault, mode, run.step(), of=steps))
             _hurt(bench, run, found[-1], rng)
@@ -78,11 +80,20 @@ def hurt_job(bench: Bench, mode: str, fault: str, count: int, rng: random.Random
     return found
 
 
-def _steps(mode: str, fault: str) -> int:
-    """Return how many steps are enough for several faults; more where workers make steps in spite of them."""
-    if mode in GOES_ON and fault not in ("ps", "launcher"):
-        return 4000
-    return 2400 if fault in LASTS else 900
+def _steps_meanwhile(mode: str, fault: str) -> int:
+    """Return how many steps a job makes from one fault to the next, and some more."""
+    return 150 + round(_seconds_of_steps(mode, fault) * RATES[mode])
+
+
+def _seconds_of_steps(mode: str, fault: str) -> float:
+    """Return for how many seconds workers make steps in spite of a fault."""
+    if fault in LASTS:
+        return 9
+    if mode not in GOES_ON:
+        return 0
+    # The chief must be there for sync; after a new start the first worker is seconds ahead of the last.
+    alone = {"cut": 20, "worker": 7} if mode == "sync+1" else {"cut": 20, "worker": 7, "chief": 7}
+    return alone.get(fault, 3)
 
 
 def _hurt(bench: Bench, run: Run, one: Found, rng: random.Random) -> None:
