@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from hpc_dl.config import read_toml
+from hpc_dl.errors import UserError
 from hpc_dl.minicluster import running
 from hpc_dl.site import Site, load_site, site_file, site_files, site_folders
 from hpc_dl.slurm.cluster import cluster_name, describe
@@ -20,16 +21,20 @@ def choose_site(name: str = "") -> tuple[Site, Path]:
 
     Args:
         name: the site's name or file. Empty: the private cluster if it runs, else the site whose `cluster` is that of
-            the Slurm that answers here, else that Slurm as sinfo describes it, else this machine.
+            the Slurm that is here, else that Slurm as sinfo describes it; this machine where there is no Slurm.
 
     Raises:
-        UserError: there is no such site, or its file is not valid.
+        UserError: there is no such site, its file is not valid, or Slurm does not answer.
     """
     if name:
         return _load(site_file(name))
     if "SLURM_CONF" not in os.environ and running():
         return _load(site_file(PRIVATE))
-    if shutil.which("sbatch") and _configured() and (cluster := cluster_name()):
+    sbatch = shutil.which("sbatch")
+    if sbatch and _configured(Path(sbatch)):
+        cluster = cluster_name()
+        if not cluster:
+            raise UserError(f"Slurm is here ({sbatch}) and does not answer: try again; SITE=local runs on this machine")
         for path in site_files().values():
             if read_toml(path).values.get("cluster") == cluster:
                 return _load(path)
@@ -51,8 +56,9 @@ def _load(path: Path) -> tuple[Site, Path]:
     return site, path
 
 
-def _configured() -> bool:
+def _configured(sbatch: Path) -> bool:
     """Return whether Slurm's clients have a configuration; without one they look for a minute before they give up."""
-    return bool(os.environ.get("SLURM_CONF")) or any(
-        Path(folder, "slurm.conf").exists() for folder in ("/etc/slurm", "/etc/slurm-llnl", "/run/slurm/conf")
-    )
+    prefixes = {sbatch.parent.parent, sbatch.resolve().parent.parent}
+    own = (prefix / folder for prefix in prefixes for folder in ("etc", "etc/slurm"))
+    usual = map(Path, ("/etc/slurm", "/etc/slurm-llnl", "/run/slurm/conf"))
+    return bool(os.environ.get("SLURM_CONF")) or any((folder / "slurm.conf").exists() for folder in (*own, *usual))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from hpc_dl.progress import parse_record
 
 _FIELDS = ("local_steps", "step_seconds", "bytes_sent", "bytes_received")
 
@@ -40,8 +41,8 @@ def figures(metrics: Path) -> dict[str, dict[str, Any]]:
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:
     for line in path.read_bytes().splitlines(keepends=True):
-        if line.endswith(b"\n"):  # the last one may be half written
-            yield json.loads(line)
+        if line.endswith(b"\n") and (record := parse_record(line)):  # the last one may be half written
+            yield record
 
 
 def per_step(processes: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:

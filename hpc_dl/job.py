@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from hpc_dl import local
+from hpc_dl.config import is_file
 from hpc_dl.errors import JobError, UserError
-from hpc_dl.jobstate import states, summary_of
+from hpc_dl.jobstate import slurm_states, states, summary_of
 from hpc_dl.runfolder import RunFolder, Summary
-from hpc_dl.slurm.state import ENDED, SlurmState
+from hpc_dl.slurm.state import ENDED, REQUEUED, SlurmState
 from hpc_dl.whichslurm import is_private, private_environ
 
 _ASK_LOCAL = 0.5  # seconds between questions for the state
@@ -143,22 +145,42 @@ class Job:
         return {name: self.run.log_of(name) for name in self.run.processes()}
 
 
-def cancel(jobs: Sequence[Job]) -> None:
-    """End jobs; those of a Slurm with one command. One that has ended is left as it is.
+def cancel(jobs: Sequence[Job]) -> list[Job]:
+    """End jobs; those of a Slurm with one command. Return those that were told; one that has ended is left as it is.
 
     Raises:
-        UserError: Slurm refused, or the private cluster does not run.
+        UserError: Slurm refused or does not know one; or it runs on another machine or on a private cluster that is
+            away. None of Slurm's is told then, unless Slurm refused only some.
     """
     from hpc_dl.slurm import executor  # not before: it imports submitit
 
-    for job in jobs:
-        if found := local.load(job.run):
-            local.cancel(job.run, found)
     remote = [job for job in jobs if not job.run.local.exists()]
-    if own := [job.job_id for job in remote if is_private(job.run)]:
+    said = slurm_states([job.run for job in remote]) if remote else {}
+    told = [job for job in remote if _may_go_on(job, said[job.run.path])]
+    if own := [job.job_id for job in told if is_private(job.run)]:
         executor.cancel(*own, environ=private_environ())
-    if others := [job.job_id for job in remote if not is_private(job.run)]:
+    if others := [job.job_id for job in told if not is_private(job.run)]:
         executor.cancel(*others)
+    return [job for job in jobs if job in told or (job not in remote and _end_local(job))]
+
+
+def _end_local(job: Job) -> bool:
+    found = local.load(job.run)
+    return found is not None and local.cancel(job.run, found)
+
+
+def _may_go_on(job: Job, said: SlurmState) -> bool:
+    """Return whether a job is to be cancelled, by what Slurm says of it.
+
+    Raises:
+        UserError: Slurm answers, and neither it nor the run folder knows of the job.
+    """
+    if said.state == "UNKNOWN" and not said.silent:
+        if job.done():
+            return False
+        raise UserError(f"job {job.job_id}: Slurm knows no such job; see {job.run.path}")
+    # After some ends a job is in the queue again a moment later.
+    return said.state not in ENDED - REQUEUED
 
 
 class Asking:
@@ -191,9 +213,14 @@ class Asking:
 
 
 def runs_in(folder: Path) -> Iterator[RunFolder]:
-    """Yield the run folders in `folder`, oldest first."""
-    found = [path for path in folder.glob("*-*") if (path / "job.toml").is_file() and not path.name.startswith(".")]
-    yield from (RunFolder(path) for path in sorted(found, key=lambda path: (path / "job.toml").stat().st_mtime))
+    """Yield the run folders in `folder` that we may see, oldest first; none twice that a link gives another name."""
+    found = []
+    for path in folder.glob("*-*"):
+        if path.name.startswith(".") or (path.is_symlink() and path.resolve().name != path.name):
+            continue
+        with contextlib.suppress(OSError):  # another user's, or it is being removed
+            found.append(((path / "job.toml").stat().st_mtime, path))
+    yield from (RunFolder(path) for _, path in sorted(found))
 
 
 def find_job(name: str, folder: Path) -> Job:
@@ -218,9 +245,11 @@ def find_jobs(names: Sequence[str], folder: Path) -> list[Job]:
 
 def _find(name: str, known: Mapping[str, RunFolder], runs: Sequence[RunFolder], folder: Path) -> Job:
     if "/" in name:
-        if not (Path(name) / "job.toml").is_file():
+        path = Path(name)
+        if not is_file(path / "job.toml"):
             raise UserError(f"{name}: no run folder (it has no job.toml)")
-        return Job(name)
+        # The job id is in the folder's own name.
+        return Job(path.resolve() if path.is_symlink() or path.name in ("", "..") else path)
     if name not in known:
         newest = ", ".join(run.job_id for run in runs[-5:]) or "none"
         raise UserError(f"no job{f' {name!r}' if name else ''} in {folder}; newest jobs there: {newest}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -71,7 +71,7 @@ def states(runs: Sequence[RunFolder], patience: float = 0.0) -> list[SlurmState]
     attempts = [read_attempt(run) for run in runs]
     records = [_record(run, attempt) for run, attempt in zip(runs, attempts, strict=True)]
     patience = patience or (_PATIENCE if all(records) else slurm.PATIENCE)
-    said = _ask([run for run in runs if not run.local.exists()], patience)
+    said = slurm_states([run for run in runs if not run.local.exists()], patience)
     found = []
     for run, attempt, record in zip(runs, attempts, records, strict=True):
         if run.local.exists():
@@ -109,7 +109,7 @@ def status(run: RunFolder, state: SlurmState) -> JobStatus:
         steps=None if job.script else job.steps,
         failure=summary.failure if summary else None,
         slurm_answers=not state.silent,
-        run_folder=str(run.path),
+        run_folder=str(run.path).encode(errors="replace").decode(),
     )
 
 
@@ -146,8 +146,16 @@ def _write_down(run: RunFolder, ended: Ended) -> None:
         write_text(run.ended, msgspec.json.encode(ended))
 
 
-def _ask(runs: Iterable[RunFolder], patience: float) -> dict[Path, SlurmState]:
-    """Ask Slurm for jobs; those of the private cluster that of this folder, which has job numbers of its own."""
+def slurm_states(runs: Sequence[RunFolder], patience: float = slurm.PATIENCE) -> dict[Path, SlurmState]:
+    """Return what Slurm itself says of jobs, by the paths of their run folders.
+
+    Those of the private cluster are asked of that of this folder. A job of another name is another Slurm's, or of one
+    that has begun to count anew.
+
+    Args:
+        runs: the jobs' run folders, of no local run.
+        patience: seconds that each question may take.
+    """
     own: list[RunFolder] = []
     others: list[RunFolder] = []
     for run in runs:
@@ -158,7 +166,16 @@ def _ask(runs: Iterable[RunFolder], patience: float) -> dict[Path, SlurmState]:
         said = slurm.query([run.job_id for run in own], patience, private_environ()) if own else {}
         found |= {run.path: said[run.job_id] for run in own}
     nobody = msgspec.structs.replace(UNKNOWN, silent=True)
-    return {run.path: nobody for run in own} | found
+    known = {run.path: found[run.path] for run in runs if run.path in found and _is_of(run, found[run.path])}
+    return {run.path: UNKNOWN if run.path in found else nobody for run in runs} | known
+
+
+def _is_of(run: RunFolder, said: SlurmState) -> bool:
+    if said.name in ("", run.path.name.rpartition("-")[0]):
+        return True
+    with contextlib.suppress(UserError):  # the folder may have another name by now
+        return said.name == run.read_job().name
+    return False
 
 
 def _local_state(run: RunFolder) -> SlurmState:
@@ -169,6 +186,10 @@ def _local_state(run: RunFolder) -> SlurmState:
         return SlurmState(summary.state, exit_code=summary.exit_code, started=summary.started, ended=summary.ended)
     if alive:
         return SlurmState("RUNNING")
+    if process is None:
+        return UNKNOWN
+    if process.elsewhere:
+        return SlurmState("UNKNOWN", reason=f"it runs on {process.host}, or has run there", silent=True)
     # Its script was killed itself, or told to end before it could write one.
     last = local.load(run)
     return SlurmState("CANCELLED" if last and last.cancelled else "FAILED")

@@ -9,6 +9,7 @@ import subprocess
 
 import msgspec
 
+from hpc_dl.errors import UserError
 from hpc_dl.process import inheritable, private_files, start_time
 from hpc_dl.runfolder import RunFolder, write_text
 
@@ -19,13 +20,20 @@ class LocalProcess(msgspec.Struct, frozen=True):
     pid: int
     started: str
     """Its start time in clock ticks since boot, so that a reused number is not taken for it."""
+    host: str = ""
+    """The machine that it is a process of."""
     cancelled: bool = False
     """Whether it was told to end; counts where it was too early for it to say how it ended."""
 
     @property
+    def elsewhere(self) -> bool:
+        """Return whether it is a process of another machine, of which nothing can be seen here."""
+        return self.host not in ("", os.uname().nodename)
+
+    @property
     def alive(self) -> bool:
-        """Return whether it still runs."""
-        return bool(self.started) and start_time(self.pid) == self.started
+        """Return whether it still runs, on this machine."""
+        return bool(self.started) and not self.elsewhere and start_time(self.pid) == self.started
 
 
 def start(run: RunFolder, job_id: str) -> LocalProcess:
@@ -39,7 +47,7 @@ def start(run: RunFolder, job_id: str) -> LocalProcess:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    local = LocalProcess(process.pid, start_time(process.pid))
+    local = LocalProcess(process.pid, start_time(process.pid), os.uname().nodename)
     _detached.append(process)
     return local
 
@@ -48,12 +56,20 @@ def start(run: RunFolder, job_id: str) -> LocalProcess:
 _detached: list[subprocess.Popen[bytes]] = []
 
 
-def cancel(run: RunFolder, local: LocalProcess) -> None:
-    """End a local run as Slurm would: its script passes SIGTERM on and writes the summary."""
-    if local.alive:
-        save(run, msgspec.structs.replace(local, cancelled=True))
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(local.pid, signal.SIGTERM)
+def cancel(run: RunFolder, local: LocalProcess) -> bool:
+    """End a local run as Slurm would: its script passes SIGTERM on and writes the summary. Return whether it ran.
+
+    Raises:
+        UserError: it runs on another machine.
+    """
+    if local.elsewhere and not run.summary.exists():
+        raise UserError(f"job {run.job_id} was started on {local.host}: it can only be ended there")
+    if not local.alive:
+        return False
+    save(run, msgspec.structs.replace(local, cancelled=True))
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(local.pid, signal.SIGTERM)
+    return True
 
 
 def save(run: RunFolder, local: LocalProcess) -> None:
@@ -66,5 +82,5 @@ def load(run: RunFolder) -> LocalProcess | None:
     """Return the remembered local run; None if the folder is not one of a local run."""
     try:
         return msgspec.json.decode(run.local.read_bytes(), type=LocalProcess)
-    except FileNotFoundError:
+    except (FileNotFoundError, msgspec.DecodeError):
         return None

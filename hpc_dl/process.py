@@ -43,6 +43,15 @@ def inheritable(environ: Mapping[str, str]) -> dict[str, str]:
     return {k: v for k, v in environ.items() if not k.startswith(foreign) or k in _KEPT}
 
 
+# By these the user's own settings change what Slurm's commands list, show or ask (man squeue, "ENVIRONMENT VARIABLES").
+_CHANGING = ("SQUEUE_", "SACCT_", "SINFO_", "SCANCEL_", "SCONTROL_")
+
+
+def for_slurms_commands(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment in which squeue, sacct, sinfo, scancel and scontrol do what their options say."""
+    return {key: value for key, value in environ.items() if not key.startswith(_CHANGING)}
+
+
 @contextlib.contextmanager
 def private_files() -> Iterator[None]:
     """Let what this process and those that it starts create be readable by its user alone (of all its threads)."""

@@ -67,10 +67,20 @@ class Progress:
         last: dict[str, Any] = {}
         for line in reversed(whole.splitlines()):
             # Most lines are earlier records, which nobody needs.
-            if b'"evaluating"' in line:
-                self._evaluating[path] = max(json.loads(line)["time"], self._evaluating.get(path, 0.0))
-            elif not last and b'"event"' not in line:
-                last = self._last[path] = json.loads(line)  # not msgspec: a loss may be NaN
+            if b'"evaluating"' in line and (record := parse_record(line)):
+                self._evaluating[path] = max(record["time"], self._evaluating.get(path, 0.0))
+            elif not last and b'"event"' not in line and "step" in (record := parse_record(line)):
+                last = self._last[path] = record
+
+
+def parse_record(line: bytes) -> dict[str, Any]:
+    """Return what a line of a metrics file says; nothing for one that a disk has damaged, or a script has written."""
+    try:
+        record = json.loads(line)  # not msgspec: a loss may be NaN
+    except ValueError:
+        return {}
+    numbers = isinstance(record, dict) and all(isinstance(record.get(key, 0), (int, float)) for key in ("time", "step"))
+    return record if numbers and "time" in record else {}
 
 
 def _line_start(file: BinaryIO, offset: int) -> int:

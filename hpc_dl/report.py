@@ -25,7 +25,8 @@ def report_lines(run: RunFolder) -> Iterator[str]:
         yield f"{'bytes per step':<16}{'sent':>12}{'received':>12}"
         for task, moved in traffic.items():
             yield f"{task:<16}{_bytes(moved['bytes_sent']):>12}{_bytes(moved['bytes_received']):>12}"
-    if confusion := (run.read_result() or {}).get("confusion"):
+    confusion = (run.read_result() or {}).get("confusion")
+    if not run.read_job().script and confusion:  # a script of the user's own may mean something else by it
         yield from _confusion(confusion)
 
 

@@ -218,14 +218,14 @@ class RunFolder:
     def processes(self) -> Iterator[str]:
         """Yield the names of the processes that have a log, ``ps:0``, ``worker:0``, … in order."""
         logs = (path.stem.rpartition("-") for path in self.logs.glob("*-*.log"))
-        for role, index in sorted((role, int(index)) for role, _, index in logs):
+        for role, index in sorted((role, int(index)) for role, _, index in logs if index.isdecimal()):
             yield f"{role}:{index}"
 
 
 def _read(path: Path, kind: type[T]) -> T | None:
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
-    except FileNotFoundError:
+    except (FileNotFoundError, msgspec.DecodeError):  # they are written whole: what can't be read is not ours
         return None
 
 

@@ -48,7 +48,7 @@ def placement_table(placement: Placement) -> Table:
 def describe(state: SlurmState, now: Totals, steps: int) -> str:
     """Return one line on where a job is."""
     parts = [f"{state.state} ({state.reason})" if state.reason else state.state]
-    if state.silent:
+    if state.silent and not state.reason:
         parts.append("Slurm does not answer")
     if state.estimated_start and state.estimated_start > time.time():
         parts.append(f"estimated start {time.strftime('%Y-%m-%d %H:%M', time.localtime(state.estimated_start))}")

@@ -16,8 +16,11 @@ def is_private(run: RunFolder) -> bool:
     """Return whether the private cluster has a job; where SLURM_CONF is set, it says which Slurm is meant."""
     if "SLURM_CONF" in os.environ or run.local.exists():
         return False
-    # Most files need not be parsed for that.
-    return PRIVATE in run.site_file.read_text() and read_toml(run.site_file).values.get("name") == PRIVATE
+    try:
+        # Most files need not be parsed for that.
+        return PRIVATE in run.site_file.read_text() and read_toml(run.site_file).values.get("name") == PRIVATE
+    except (OSError, UnicodeDecodeError, UserError):
+        return False
 
 
 def private_environ() -> Mapping[str, str]:

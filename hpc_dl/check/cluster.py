@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from collections.abc import Mapping
 
 import msgspec
+
+from hpc_dl.process import for_slurms_commands
 
 _PATIENCE = 30  # seconds; a controller that is away is asked again for up to a minute
 # States in which a node takes no jobs (man sinfo, "NODE STATE CODES"); the flags * # $ @ ! follow them.
@@ -64,7 +67,10 @@ def ask_slurm() -> Slurm:
 
 def _run(*command: str) -> str:
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=_PATIENCE).stdout
+        environ = for_slurms_commands(os.environ)
+        return subprocess.run(
+            command, env=environ, capture_output=True, text=True, check=False, timeout=_PATIENCE
+        ).stdout
     except (OSError, subprocess.TimeoutExpired):
         return ""
 

@@ -65,6 +65,10 @@ def _has_data(plan: Plan) -> bool:
 def node_script(plan: Plan, run: RunFolder) -> str:
     """Return the script of the job that checks the nodes, which has the job's own size."""
     options = directives(plan.job, plan.site, plan.runs)
+    # It neither saves nor goes on: a signal ahead of its end would only kill the probes.
+    options.pop("signal", None)
+    if options.pop("requeue", False):
+        options["no-requeue"] = True
     changes: dict[str, Scalar] = {
         "job-name": f"check-{plan.job.name}",
         "time": _MINUTES,
@@ -101,7 +105,7 @@ def _wait(job_id: str, say: Callable[[str], None]) -> SlurmState:
     """Return the state of a job that has ended."""
     known, reason, pause = time.monotonic(), "", 0.2
     while (state := query([job_id])[job_id]).state not in ENDED:
-        if state.state != "UNKNOWN":
+        if state.state != "UNKNOWN" or state.silent:
             known = time.monotonic()
         elif time.monotonic() - known > _FORGOTTEN:
             break

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import click
 
+from hpc_dl.config import is_file
+
 
 class _JobNames(click.types.StringParamType):
     """Names of jobs; in a variable they are quoted as in a shell, or it is the path of one run folder."""
 
     def split_envvar_value(self, rv: str) -> list[str]:
-        if (Path(rv) / "job.toml").is_file():
+        if is_file(Path(rv, "job.toml")):
             return [rv]
         try:
             return shlex.split(rv)

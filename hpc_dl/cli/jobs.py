@@ -105,7 +105,7 @@ def cancel(jobs: tuple[str, ...], runs: str) -> int:
     from hpc_dl.job import find_jobs
 
     handles = find_jobs(jobs or [""], Path(runs))  # one that is not found ends none
-    end(handles)
+    told = end(handles)
     for handle in handles:
-        click.echo(f"Job {handle.job_id} is told to end")
+        click.echo(f"Job {handle.job_id} {'is told to end' if handle in told else 'has ended already'}")
     return 0

@@ -59,7 +59,7 @@ def print_status(handle: Job, state: SlurmState) -> None:
         steps = handle.run.read_job().steps
         click.echo(f"Job {handle.job_id} {describe(state, Progress(handle.run).look(), steps)}")
         click.echo(f"Run folder: {handle.run.path}")
-    if state.silent:
+    if state.silent and not state.reason:
         click.echo(f"hpc-dl: {_SILENT}", err=True)
 
 
@@ -87,9 +87,13 @@ def list_jobs(runs: str, wanted: tuple[str, ...], as_json: bool) -> int:
         _print_json([run for run, _ in chosen], [state for _, state in chosen])
         return 0
     for run, state in chosen:
-        spec = run.read_job()
+        try:
+            spec = run.read_job()
+        except UserError as error:  # another version's, or not ours
+            click.echo(f"hpc-dl: {run.path} is left out: {error}", err=True)
+            continue
         click.echo(f"{run.job_id:>8}  {state.state:<10}  {spec.mode:<8}  {spec.nodes:>3} nodes  {run.path}")
-    if any(state.silent for _, state in chosen):
+    if any(state.silent and not state.reason for _, state in chosen):
         click.echo(f"hpc-dl: {_SILENT}", err=True)
     return 0
 

@@ -34,7 +34,7 @@ from hpc_dl.minicluster.config import (
 from hpc_dl.minicluster.daemons import daemons, free_ports, last_words
 from hpc_dl.minicluster.network import Network
 from hpc_dl.minicluster.programs import Programs, find_programs
-from hpc_dl.minicluster.root import default_root, lock, make_root, running, supervisor_pid
+from hpc_dl.minicluster.root import default_root, is_root, lock, make_root, running, supervisor_pid
 from hpc_dl.minicluster.supervisor import Daemon, Orders
 
 __all__ = ["ClusterConfig", "MiniCluster", "NodeGroup", "Partition", "Status"]
@@ -182,7 +182,7 @@ class MiniCluster:
         if self._supervisor is not None:
             self._supervisor.wait()
             self._supervisor = None
-        if self.root.is_dir() and (lock_file := lock(self.root)) is not None:
+        if is_root(self.root) and (lock_file := lock(self.root)) is not None:
             self._sweep()
             os.close(lock_file)
         return found

@@ -71,6 +71,14 @@ def make_root(root: Path) -> None:
         ) from error
 
 
+def is_root(root: Path) -> bool:
+    """Return whether a cluster of this user has been in a folder: then what lies in it is the cluster's."""
+    try:
+        return not root.is_symlink() and (root / "lock").stat().st_uid == os.getuid()
+    except OSError:
+        return False
+
+
 def lock(root: Path) -> int | None:
     """Lock the root folder; return the open lock file, or None if another has it.
 

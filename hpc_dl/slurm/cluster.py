@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import collections
+import os
 import re
 import subprocess
 
 from hpc_dl.config import Layer, build
 from hpc_dl.errors import UserError
 from hpc_dl.nodelist import fold
+from hpc_dl.process import for_slurms_commands
 from hpc_dl.site import Site
 
 # A "+" stands behind numbers that differ between nodes.
@@ -35,7 +37,11 @@ def describe(name: str) -> Site:
         UserError: sinfo names no partition.
     """
     done = subprocess.run(
-        ["sinfo", "--noheader", "--Node", "--format=%P|%c|%X|%m|%G|%N"], capture_output=True, text=True, check=False
+        ["sinfo", "--noheader", "--Node", "--format=%P|%c|%X|%m|%G|%N"],
+        env=for_slurms_commands(os.environ),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return parse_sinfo(done.stdout, name)
 

@@ -19,7 +19,7 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from hpc_dl.errors import UserError
-from hpc_dl.process import inheritable
+from hpc_dl.process import for_slurms_commands, inheritable
 
 
 class ScriptExecutor(submitit.SlurmExecutor):
@@ -121,7 +121,14 @@ def cancel(*job_ids: str, environ: Mapping[str, str] | None = None) -> None:
     Raises:
         UserError: Slurm refused.
     """
-    done = subprocess.run(["scancel", *job_ids], env=environ, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["scancel", *job_ids],
+        env=for_slurms_commands(os.environ if environ is None else environ),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         raise UserError(f"scancel {' '.join(job_ids)}: {done.stderr.strip()}")
 

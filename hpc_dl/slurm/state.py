@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
+from hpc_dl.process import for_slurms_commands
+
 # States after which a job does not run again by itself (man squeue, "JOB STATE CODES").
 ENDED = frozenset(
     {
@@ -31,13 +33,13 @@ WAITING = frozenset(
 # All others (man squeue and man sacct).
 ACTIVE = frozenset({"RUNNING", "COMPLETING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SUSPENDED", "UNKNOWN"})
 # Ends after which Slurm requeues most jobs; accounting learns of that seconds later.
-_REQUEUED = frozenset({"BOOT_FAIL", "NODE_FAIL", "PREEMPTED", "REQUEUED"})
+REQUEUED = frozenset({"BOOT_FAIL", "NODE_FAIL", "PREEMPTED", "REQUEUED"})
 
 PATIENCE = 30.0  # seconds that a question has: a busy controller takes its time
 _JOB_ID = re.compile(r"\d+([_+]\d+)?")
 _LIST = 100_000  # characters of a list of jobs; the kernel takes 128 KiB in an argument
-_SQUEUE = "--format=%i|%T|%N|%V|%S|%e|%r"  # the reason comes last: it may hold anything
-_SACCT = "--format=JobID,State,ExitCode,Submit,Start,End,NodeList"
+_SQUEUE = "--format=%i|%T|%N|%V|%S|%e|%j|%r"  # the reason comes last: it may hold anything
+_SACCT = "--format=JobID,State,ExitCode,Submit,Start,End,NodeList,JobName"
 
 
 class SlurmState(msgspec.Struct, frozen=True):
@@ -56,6 +58,8 @@ class SlurmState(msgspec.Struct, frozen=True):
     ended: float | None = None
     estimated_start: float | None = None
     """When Slurm expects to start it, where it has worked that out."""
+    name: str = ""
+    """The job's name; empty where it is not told. Another Slurm has other jobs of the same numbers."""
     silent: bool = False
     """Whether a part of Slurm that may know more did not answer: the state may be older, or be known to it."""
 
@@ -90,7 +94,7 @@ def _of_record(recorded: SlurmState | None, no_controller: bool, no_accounting: 
     if recorded is None:
         return msgspec.structs.replace(UNKNOWN, silent=no_controller or no_accounting)
     if no_controller:
-        known = UNKNOWN if recorded.state in _REQUEUED else recorded
+        known = UNKNOWN if recorded.state in REQUEUED else recorded
         return msgspec.structs.replace(known, silent=True)
     # slurmctld has forgotten it, so it has ended: accounting was away at that time, and knows no better.
     return recorded if recorded.state in ENDED else UNKNOWN
@@ -101,7 +105,8 @@ class _Asker:
 
     def __init__(self, patience: float, environ: Mapping[str, str]) -> None:
         self._patience = patience
-        self._environ = {**environ, "SLURM_TIME_FORMAT": "%s"}  # Unix seconds: man squeue, man sacct
+        # Unix seconds: man squeue, man sacct.
+        self._environ = {**for_slurms_commands(environ), "SLURM_TIME_FORMAT": "%s"}
 
     def controller(self, job_ids: Sequence[str]) -> dict[str, SlurmState] | None:
         """Return all that slurmctld lists of these jobs, maybe of others too."""
@@ -145,9 +150,9 @@ class _Asker:
 def _parse_squeue(text: str) -> dict[str, SlurmState]:
     states: dict[str, SlurmState] = {}
     for line in text.splitlines():
-        if line.count("|") >= 6:
-            job_id, state, nodes, submit, start, end, reason = line.split("|", 6)
-            states[job_id.strip()] = _state(state, nodes, submit, start, end, reason)
+        if line.count("|") >= 7:
+            job_id, state, nodes, submit, start, end, name, reason = line.split("|", 7)
+            states[job_id.strip()] = _state(state, nodes, submit, start, end, reason, name=name)
     return states
 
 
@@ -163,7 +168,7 @@ def _parse_scontrol(text: str) -> dict[str, SlurmState]:
         job_id = fields["JobId"]
         if "ArrayTaskId" in fields:
             job_id = f"{fields['ArrayJobId']}_{fields['ArrayTaskId']}"
-        wanted = ("JobState", "NodeList", "SubmitTime", "StartTime", "EndTime", "Reason", "ExitCode")
+        wanted = ("JobState", "NodeList", "SubmitTime", "StartTime", "EndTime", "Reason", "ExitCode", "JobName")
         states[job_id] = _state(*(fields.get(name, "") for name in wanted))
     return states
 
@@ -172,13 +177,15 @@ def _parse_sacct(text: str) -> dict[str, SlurmState]:
     states: dict[str, SlurmState] = {}
     for line in text.splitlines():
         # The last line is the last run of a requeued job; "CANCELLED by 1000" names a user too.
-        if found := re.fullmatch(r"([^|]+)\|(\w+)[^|]*\|([^|]*)\|([^|]*)\|([^|]*)\|([^|]*)\|([^|]*)", line.strip()):
-            job_id, state, code, submit, start, end, nodes = found.groups()
-            states[job_id] = _state(state, nodes, submit, start, end, code=code)
+        if found := re.fullmatch(r"([^|]+)\|(\w+)[^|]*" + 5 * r"\|([^|]*)" + r"\|(.*)", line.strip()):
+            job_id, state, code, submit, start, end, nodes, name = found.groups()
+            states[job_id] = _state(state, nodes, submit, start, end, code=code, name=name)
     return states
 
 
-def _state(state: str, nodes: str, submit: str, start: str, end: str, reason: str = "", code: str = "") -> SlurmState:
+def _state(
+    state: str, nodes: str, submit: str, start: str, end: str, reason: str = "", code: str = "", name: str = ""
+) -> SlurmState:
     """Return a state from Slurm's words for its parts."""
     waits, over = state in WAITING, state in ENDED
     nodes = "" if nodes in ("(null)", "None assigned", "None") else nodes
@@ -193,6 +200,7 @@ def _state(state: str, nodes: str, submit: str, start: str, end: str, reason: st
         started=_seconds(start) if nodes and not waits else None,
         ended=_seconds(end) if over else None,
         estimated_start=_seconds(start) if state == "PENDING" else None,
+        name=name.strip(),
     )
 
 

@@ -305,6 +305,13 @@ def test_nodes_that_say_nothing_are_named_with_the_last_words_of_the_job(tmp_pat
     assert found_.text.startswith("2 nodes did not answer; job 7 ended CANCELLED: ")
 
 
+def test_the_probes_get_no_signal_ahead_of_their_end(tmp_path: Path) -> None:
+    script = check_nodes.node_script(plan(requeues=3, time="10:00:00"), RunFolder(tmp_path))
+    assert "--signal" not in script
+    assert "\n#SBATCH --no-requeue\n" in script
+    assert "--requeue" not in script
+
+
 def test_shellcheck_finds_nothing_in_the_scripts(tmp_path: Path) -> None:
     site = msgspec.structs.replace(
         SITE, module_init="/etc/it's", modules=("a b", "$(touch x)"), env={"S": "'; touch x #"}, srun=("--opt=a b",)

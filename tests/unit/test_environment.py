@@ -18,7 +18,20 @@ from hpc_dl.site import load_site
 
 @pytest.mark.parametrize(
     "name",
-    ["HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "DB_PASSWORD", "wandb_api_key", "APIKEY", "GIT_CREDENTIALS"],
+    [
+        "HF_TOKEN",
+        "AWS_SECRET_ACCESS_KEY",
+        "DB_PASSWORD",
+        "wandb_api_key",
+        "APIKEY",
+        "GIT_CREDENTIALS",
+        "PGPASSWORD",
+        "MYSQL_PWD",
+        "SSHPASS",
+        "DB_PASS",
+        "GITHUB_PAT",
+        "SECRETKEY",
+    ],
 )
 def test_what_looks_like_a_secret_is_refused_and_not_repeated(name: str, tmp_path: Path) -> None:
     for value in ("hidden", "hid\nden"):
@@ -33,7 +46,14 @@ def test_what_looks_like_a_secret_is_refused_and_not_repeated(name: str, tmp_pat
 
 
 def test_names_that_only_resemble_secrets_are_taken() -> None:
-    names = ["TOKENIZERS_PARALLELISM", "MAX_TOKENS", "AWS_WEB_IDENTITY_TOKEN_FILE", "SECRETARY", "OMP_PROC_BIND"]
+    names = [
+        "TOKENIZERS_PARALLELISM",
+        "MAX_TOKENS",
+        "AWS_WEB_IDENTITY_TOKEN_FILE",
+        "SECRETARY",
+        "OLDPWD",
+        "OMP_PROC_BIND",
+    ]
     env = dict.fromkeys(names, "x")
     assert load_job(None, [Layer({"env": env}, "test")]).env == env
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import hpc_dl
-from hpc_dl.job import Job, find_job
+from hpc_dl.job import Job, find_job, runs_in
 from tests.unit.fakes.processes import Marker, eventually, names
 
 _RESULT = """
@@ -217,6 +217,16 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_job_is_found_by_number_name_and_folder(runs: Path, name: str) -> None:
     assert find_job(name, runs).run.path == runs / "own-L1"
     assert hpc_dl.load(name).job_id == "L1"
+
+
+def test_a_link_is_the_job_that_it_leads_to(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (runs / "best-7").symlink_to("own-L1")
+    (runs / "own-L2").rename("own-L2")  # to another disk, and a link in its place
+    (runs / "own-L2").symlink_to(Path("own-L2").absolute())
+    assert [run.job_id for run in runs_in(runs)] == ["L1", "4711", "L2"]
+    assert find_job("runs/best-7", runs).job_id == "L1"
+    monkeypatch.chdir(runs / "own-L1")
+    assert find_job("./", Path("..")).job_id == "L1"
 
 
 def test_the_newest_job_is_found_without_a_name(runs: Path) -> None:

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 import hpc_dl
+from hpc_dl import local
 from hpc_dl.errors import JobError, UserError
 from hpc_dl.job import Job, cancel
 from hpc_dl.jobspec import JobSpec
@@ -176,12 +177,44 @@ def test_each_slurm_is_asked_to_end_its_own_jobs(
 ) -> None:
     monkeypatch.delenv("SLURM_CONF")
     conf = {**os.environ, "SLURM_CONF": "/private/slurm.conf"}
-    monkeypatch.setattr("hpc_dl.job.private_environ", lambda: conf)
+    for module in ("job", "jobstate"):
+        monkeypatch.setattr(f"hpc_dl.{module}.private_environ", lambda: conf)
+    slurm.answer("squeue", "".join(listed(job, "RUNNING", "n1", start="2") for job in "789"))
     cancel([Job(folder(tmp_path, "7", "minicluster")), Job(folder(tmp_path, "8"))])
-    assert slurm.calls() == [["scancel", "7"], ["scancel", "8"]]
+    assert [call for call in slurm.calls() if call[0] == "scancel"] == [["scancel", "7"], ["scancel", "8"]]
     assert "SLURM_CONF" not in slurm.environment("scancel")  # of the last one
+    monkeypatch.setenv("SCANCEL_INTERACTIVE", "1")
     cancel([Job(folder(tmp_path, "9", "minicluster"))])
     assert slurm.environment("scancel")["SLURM_CONF"] == "/private/slurm.conf"
+    assert "SCANCEL_INTERACTIVE" not in slurm.environment("scancel")
+
+
+def test_a_job_of_the_same_number_and_another_name_is_not_ours(slurm: FakeSlurm, tmp_path: Path) -> None:
+    ours, gone = folder(tmp_path, "7"), folder(tmp_path, "8")
+    slurm.answer("squeue", listed("7", "RUNNING", "n1", start="2", name="b") + listed("8", "CANCELLED", name="b"))
+    gone.summary.write_bytes(msgspec.json.encode(Summary("COMPLETED", 0, 1.0, 2.0)))
+    assert [state.state for state in states([ours, gone])] == ["UNKNOWN", "COMPLETED"]
+    assert not gone.ended.exists()
+    with pytest.raises(UserError, match="job 7: Slurm knows no such job"):
+        cancel([Job(ours)])
+    assert cancel([Job(gone)]) == []
+    assert "scancel" not in [call[0] for call in slurm.calls()]
+    slurm.answer("squeue", listed("7", "RUNNING", "n1", start="2", name=ours.read_job().name))
+    assert [state.state for state in states([ours])] == ["RUNNING"]
+    renamed = Job(ours.path.rename(tmp_path / "best-7"))
+    assert renamed.state == "RUNNING"
+    assert cancel([renamed]) == [renamed]
+
+
+def test_a_job_of_another_machine_is_not_taken_for_dead(slurm: FakeSlurm, tmp_path: Path) -> None:
+    there = folder(tmp_path, "L1")
+    local.save(there, local.LocalProcess(2**22, "1", "login9"))
+    (state,) = states([there])
+    assert (state.state, state.reason, state.silent) == ("UNKNOWN", "it runs on login9, or has run there", True)
+    with pytest.raises(UserError, match="job L1 was started on login9: it can only be ended there"):
+        cancel([Job(there)])
+    there.local.write_text("")
+    assert states([there])[0].state == "UNKNOWN"
 
 
 def test_waiting_goes_on_while_slurm_is_silent(

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from hpc_dl.errors import UserError
+from hpc_dl.minicluster import MiniCluster, programs, root
 from hpc_dl.minicluster import config as conf
-from hpc_dl.minicluster import programs, root
 from hpc_dl.minicluster.accounting import Accounting
 from hpc_dl.minicluster.config import ClusterConfig, NodeGroup, Partition, Place, render
 from hpc_dl.minicluster.daemons import last_words
@@ -138,6 +138,9 @@ def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds other things"):
         root.make_root(tmp_path)
     assert tmp_path.stat().st_mode & 0o777 == 0o755
+    (tmp_path / "tmp").mkdir()
+    assert not MiniCluster(tmp_path).stop()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["thesis.tex", "tmp"]
 
 
 def test_a_root_behind_a_link_is_refused(tmp_path: Path) -> None:

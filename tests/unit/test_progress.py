@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from hpc_dl.figures import figures
 from hpc_dl.progress import Progress, Totals, totals
 from hpc_dl.runfolder import RunFolder
 
@@ -100,6 +101,14 @@ def test_what_was_read_is_not_read_again(run: RunFolder) -> None:
     file = run.metrics / "worker-0.jsonl"
     file.write_bytes(b"x" * file.stat().st_size)
     assert progress.look().step == 1
+
+
+@pytest.mark.parametrize("text", ["\0\0\0\n", '{"step": 7\n', '{"epoch": 1}\n', '{"time": "x", "step": 9}\n', "[1]\n"])
+def test_what_is_not_ours_or_damaged_is_passed_over(run: RunFolder, text: str) -> None:
+    append(run, "worker-0", line(5), text)
+    append(run, "own", text, '{"event": "evaluating"}\n')
+    assert (Progress(run).look().step, Progress(run).look().workers) == (5, 1)
+    assert figures(run.metrics) == {}
 
 
 def test_events_are_no_steps(run: RunFolder) -> None:

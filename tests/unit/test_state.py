@@ -24,14 +24,24 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     return fake
 
 
-def listed(job: str, state: str, nodes: str = "", reason: str = "None", start: str = "N/A", end: str = "NONE") -> str:
+def listed(
+    job: str,
+    state: str,
+    nodes: str = "",
+    reason: str = "None",
+    start: str = "N/A",
+    end: str = "NONE",
+    name: str = "",
+) -> str:
     """Return a line of squeue."""
-    return f"{job}|{state}|{nodes}|1000|{start}|{end}|{reason}\n"
+    return f"{job}|{state}|{nodes}|1000|{start}|{end}|{name}|{reason}\n"
 
 
-def recorded(job: str, state: str, nodes: str = "None assigned", code: str = "0:0", times: str = "1|2|3") -> str:
+def recorded(
+    job: str, state: str, nodes: str = "None assigned", code: str = "0:0", times: str = "1|2|3", name: str = ""
+) -> str:
     """Return a line of sacct."""
-    return f"{job}|{state}|{code}|{times}|{nodes}\n"
+    return f"{job}|{state}|{code}|{times}|{nodes}|{name}\n"
 
 
 def test_squeue_knows_it(slurm: FakeSlurm) -> None:
@@ -92,8 +102,8 @@ def test_scontrol_stands_in_for_a_squeue_that_is_not_here(slurm: FakeSlurm) -> N
         "JobId=14 JobState=PENDING Reason=Priority SubmitTime=1 StartTime=Unknown EndTime=Unknown NodeList=\n",
     )
     assert query(["22", "2_2", "14"]) == {
-        "22": SlurmState("OUT_OF_MEMORY", nodelist="mini1", exit_code=253, submitted=1, started=2, ended=3),
-        "2_2": SlurmState("RUNNING", nodelist="mini1", submitted=1, started=2),
+        "22": SlurmState("OUT_OF_MEMORY", nodelist="mini1", exit_code=253, submitted=1, started=2, ended=3, name="oom"),
+        "2_2": SlurmState("RUNNING", nodelist="mini1", submitted=1, started=2, name="j.sh"),
         "14": SlurmState("PENDING", "Priority", submitted=1),
     }
     assert slurm.calls() == [["scontrol", "--oneliner", "show", "job"]]
