@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from hpc_dl.errors import LOST, JobError
+from hpc_dl.errors import LOST, JobError, UserError
 
 if TYPE_CHECKING:
     from hpc_dl.launch.policy import Policy
@@ -53,15 +54,17 @@ def begin(run: Path) -> int:
 @click.option("--code", type=int, required=True, help="its exit code")
 def again(run: Path, attempt: int, code: int) -> int:
     """Begin the next attempt in this allocation, if the policy allows it, and print its number; else exit with 1."""
+    from hpc_dl.disk import insist
     from hpc_dl.launch import attempts
     from hpc_dl.launch.outcome import outcome
     from hpc_dl.launch.policy import Policy
     from hpc_dl.runfolder import RunFolder
 
     folder = RunFolder(run, attempt)
-    how, history = outcome(folder, code, 0), attempts.events(folder)
-    policy = Policy.of(folder.read_job())
-    if not attempts.may_restart(policy, history, how.exit_code, how.failure is not None):
+    attempts.check(folder)
+    how = insist("the outcome can't be read", functools.partial(outcome, folder, code, 0))
+    history = attempts.events(folder)
+    if not attempts.may_restart(Policy.of(folder.read_job()), history, how):
         return 1
     cause = str(how.failure or f"exit code {how.exit_code}").partition("\n")[0]
     attempts.record(folder, attempts.Event(attempt, time.time(), "ended", 0, how.exit_code, cause, attempts.RESTART))
@@ -81,20 +84,26 @@ def _slurm_restarts() -> int:
 @_RUN
 @click.option("--nodelist", required=True, help="the nodes of the job, in Slurm's order")
 @click.option("--job-id", required=True, help="the job's number, from which its ports start")
-def place(run: Path, nodelist: str, job_id: str) -> int:
+@_ATTEMPT
+def place(run: Path, nodelist: str, job_id: str, attempt: int | None) -> int:
     """Place the processes of run folder RUN on its nodes; write the cluster spec and the task file."""
     import msgspec
 
+    from hpc_dl.disk import insist
+    from hpc_dl.launch import attempts
     from hpc_dl.plan import placed, task_file
     from hpc_dl.runfolder import RunFolder, write_text
 
-    folder = RunFolder(run)
+    folder = RunFolder(run, attempt)
     job, site = folder.read_job(), folder.read_site()
     placement = placed(job, site, folder.read_facts(), nodelist, job_id)
-    write_text(folder.cluster, msgspec.json.encode(placement.cluster()))
+    files = {folder.cluster: msgspec.json.encode(placement.cluster())}
     if job.mode == "horovod":
-        write_text(folder.placement, msgspec.json.encode(placement))
-    write_text(folder.tasks, task_file(job, site, placement, str(run), folder.renderer(), folder.attempt))
+        files[folder.placement] = msgspec.json.encode(placement)
+    files[folder.tasks] = task_file(job, site, placement, str(run), folder.renderer(), folder.attempt).encode()
+    attempts.check(folder)
+    for path, data in files.items():
+        insist(f"{path} can't be written", functools.partial(write_text, path, data))
     click.echo(f"hpc-dl: {len(placement.processes)} processes on {nodelist}; see {folder.tasks}")
     return 0
 
@@ -154,11 +163,17 @@ def rank(run: Path, grace: float, attempt: int | None, quiet_end: bool, command:
     import os
 
     from hpc_dl.launch.launcher import Launcher
+    from hpc_dl.launch.outcome import report_failure
     from hpc_dl.launch.rank import process_line, process_of
-    from hpc_dl.runfolder import RunFolder
+    from hpc_dl.runfolder import Failure, RunFolder
 
     folder = RunFolder(run, attempt)
-    process = process_of(folder.read_placement(), os.environ)
+    try:
+        process = process_of(folder.read_placement(), os.environ)
+    except UserError as error:
+        # Else nobody but this rank's own output would say why the job has ended.
+        report_failure(folder, Failure("rank", os.uname().nodename, 2, time=time.time(), last_lines=(str(error),)))
+        raise
     code = Launcher(folder, process.node, grace).launch([process_line(process, command)])
     return 0 if quiet_end and code in (130, 143) and folder.read_failure() is None else code
 
@@ -178,28 +193,34 @@ def mpirun(grace: float, command: tuple[str, ...]) -> int:
 @_ATTEMPT
 @click.option("--code", type=int, required=True, help="exit code of what the job script ran last")
 @click.option("--started", type=float, required=True, help="when the job started, in Unix seconds")
-@click.option("--warned", is_flag=True, help="the signal that comes ahead of the time limit has come")
-def finish(run: Path, attempt: int | None, code: int, started: float, warned: bool) -> int:
+@click.option("--told", is_flag=True, help="the script was told to end")
+@click.option("--warned", is_flag=True, help="by the signal that comes ahead of the time limit")
+def finish(run: Path, attempt: int | None, code: int, started: float, told: bool, warned: bool) -> int:
     """Write how the job of run folder RUN ended, say why if it failed, and exit with its exit code.
 
     A job that has to end before its training does is requeued instead, as often as it may be.
     """
+    from hpc_dl.disk import insist
     from hpc_dl.launch import attempts
+    from hpc_dl.launch.outcome import cancelled, outcome
     from hpc_dl.launch.outcome import finish as write_summary
-    from hpc_dl.launch.outcome import outcome
+    from hpc_dl.launch.policy import Policy
     from hpc_dl.runfolder import RunFolder
 
     folder = RunFolder(run, attempt)
     if folder.latest_attempt() > folder.attempt:
         click.echo(f"hpc-dl: {attempts.superseded(folder.attempt)}")
         return LOST
-    summary = outcome(folder, code, started)
+    summary = insist("the outcome can't be read", functools.partial(outcome, folder, code, started))
+    if told and attempts.may_restart(Policy.of(folder.read_job()), attempts.events(folder), summary):
+        summary = cancelled(summary)  # it would have gone on
     then = _requeued(folder, warned) if summary.state == "CANCELLED" else ""
     cause = str(summary.failure or "").partition("\n")[0]
+    if not then:
+        write_summary(folder, summary)
     attempts.record(folder, attempts.Event(folder.attempt, time.time(), "ended", 0, summary.exit_code, cause, then))
     if then:
         return summary.exit_code
-    write_summary(folder, summary)
     took = time.time() - started
     click.echo(f"hpc-dl: job {summary.state} with exit code {summary.exit_code} after {took:.1f} s")
     if summary.failure:

@@ -6,14 +6,16 @@ a node that nobody reaches finds the later one by its number, and ends.
 
 from __future__ import annotations
 
+import functools
 import time
 
 import msgspec
 
-from hpc_dl.errors import JobError
+from hpc_dl.disk import insist
+from hpc_dl.errors import LOST, JobError
 from hpc_dl.jobspec import JobSpec
 from hpc_dl.launch.policy import Policy
-from hpc_dl.runfolder import RunFolder, write_text
+from hpc_dl.runfolder import RunFolder, Summary, write_text
 
 RESTART, REQUEUE, PREEMPTED = "restart", "requeue", "requeue after preemption"
 
@@ -52,9 +54,13 @@ def _event(line: bytes) -> Event | None:
 
 
 def record(run: RunFolder, event: Event) -> None:
-    """Append a line."""
-    with run.attempts.open("ab") as file:
-        file.write(msgspec.json.encode(event) + b"\n")
+    """Append a line, now or once the disk takes it."""
+
+    def append() -> None:
+        with run.attempts.open("ab") as file:
+            file.write(msgspec.json.encode(event) + b"\n")
+
+    insist(f"{run.attempts} can't be written", append)
 
 
 def begin(run: RunFolder, slurm_restarts: int = 0, after: int | None = None) -> int:
@@ -69,18 +75,20 @@ def begin(run: RunFolder, slurm_restarts: int = 0, after: int | None = None) -> 
         JobError: another script of this job has begun an attempt after the caller's.
     """
     number = (run.latest_attempt() if after is None else after) + 1 if run.attempt_file.exists() else 0
+    what = "the next attempt can't begin"
     while True:
         try:
-            RunFolder(run.path, number).state.mkdir(parents=True)
+            insist(what, functools.partial(RunFolder(run.path, number).state.mkdir, parents=True))
             break
         except FileExistsError:
             if after is not None:
                 raise JobError(superseded(after)) from None
             number += 1
     while run.latest_attempt() < (latest := _latest_folder(run)) or not run.attempt_file.exists():
-        write_text(run.attempt_file, str(latest))  # and again, if a script that was slower has just put a lower number
-    run.summary.unlink(missing_ok=True)
-    run.result.unlink(missing_ok=True)
+        # And again, if a script that was slower has just put a lower number.
+        insist(what, functools.partial(write_text, run.attempt_file, str(latest)))
+    for file in (run.summary, run.result):
+        insist(what, functools.partial(file.unlink, missing_ok=True))
     record(run, Event(number, time.time(), "started", slurm_restarts))
     return number
 
@@ -89,21 +97,32 @@ def _latest_folder(run: RunFolder) -> int:
     return max(int(path.name) for path in run.state.parent.iterdir() if path.name.isdigit())
 
 
+def check(run: RunFolder) -> None:
+    """Check that the attempt of a run folder is the job's latest.
+
+    Raises:
+        JobError: a later one has begun, maybe on other nodes.
+    """
+    if run.latest_attempt() > run.attempt:
+        raise JobError(superseded(run.attempt))
+
+
 def superseded(attempt: int) -> str:
     """Return what a process says that finds itself replaced."""
     return f"attempt {attempt} of this job is over: a later one has begun"
 
 
-def may_restart(policy: Policy, history: list[Event], exit_code: int, failed: bool) -> bool:
+def may_restart(policy: Policy, history: list[Event], ended: Summary) -> bool:
     """Return whether all processes of a job start again in the same allocation.
 
     Args:
         policy: the job's.
         history: the attempts so far.
-        exit_code: of the attempt that has just ended.
-        failed: whether a process has reported its failure; otherwise 130 and 143 say that it was told to end.
+        ended: how the attempt has ended.
     """
-    if not policy.curable(exit_code) or (not failed and exit_code in (130, 143)):
+    # Where no process has failed, 130 and 143 say that it was told to end, and 1 that srun or mpirun started none.
+    code = LOST if ended.failure is None and ended.exit_code == 1 else ended.exit_code
+    if ended.state != "FAILED" or not policy.curable(code):
         return False
     start = max((i for i, event in enumerate(history) if _is_first_of_a_run(history, i)), default=0)
     return sum(event.then == RESTART for event in history[start:]) < policy.restarts

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from hpc_dl.disk import PATIENCE, TROUBLE, insist
 from hpc_dl.errors import LOST, UserError
 from hpc_dl.launch.attempts import superseded
 from hpc_dl.launch.outcome import all_workers_done, mark_done, mark_lost, report_failure, tell_all_to_end
@@ -28,8 +30,7 @@ from hpc_dl.runfolder import STOP, Failure, RunFolder
 
 _TOLD = 0.5  # seconds in which a SIGTERM that has ended a process reaches the launcher too, if it was meant for all
 _POLL = 1.0  # seconds between looks at the run folder, on a disk that many nodes share
-_PATIENCE = 600.0  # seconds in which a run folder that can't be written may become writable again
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)  # what a shared disk may say for a while
+_NO_DISK = (errno.EACCES, errno.EPERM)  # of a process: a command that may not be run
 _TAIL = 8  # lines of a failed process's log that a message repeats
 
 
@@ -84,6 +85,7 @@ class _Child:
         self.line = line
         self.log = run.log_of(line.name)
         with self.log.open("ab") as log:
+            self._begins = log.tell()  # what stands before is of an earlier life
             self.popen = subprocess.Popen(
                 command,
                 env=env,
@@ -99,9 +101,13 @@ class _Child:
         return kill_group(self.popen.pid, number)
 
     def tail(self) -> tuple[str, ...]:
-        with self.log.open("rb") as log:
-            log.seek(max(0, self.log.stat().st_size - 8192))
-            lines = log.read().decode(errors="replace").splitlines()
+        """Return its last lines; none if they can't be read."""
+        try:
+            with self.log.open("rb") as log:
+                log.seek(max(self._begins, self.log.stat().st_size - 8192))
+                lines = log.read().decode(errors="replace").splitlines()
+        except OSError:
+            return ()
         return tuple([line for line in lines if line.strip()][-_TAIL:])
 
 
@@ -137,6 +143,7 @@ class Launcher:
         self._cluster = run.read_cluster()
         self._children: dict[int, _Child] = {}
         self._restarts: dict[str, int] = {}
+        self._unstarted: dict[str, float] = {}  # since when the disk has kept a process from its start
         self._waiting: list[tuple[float, ProcessLine]] = []  # not before when, and what to start
         self._unwritten: list[tuple[float, Callable[[], None]]] = []  # since when, and what to write
         self._exit_code = 0
@@ -156,9 +163,9 @@ class Launcher:
         signal.pthread_sigmask(signal.SIG_BLOCK, self._SIGNALS)
         adopt_orphans()
         self._guard = Guard()
-        self._run.logs.mkdir(exist_ok=True)
+        self._flags = flags
         try:
-            self._flags = flags
+            insist(f"{self._run.logs} can't be made", functools.partial(self._run.logs.mkdir, exist_ok=True))
             self._waiting = [(0.0, line) for line in lines]
             self._start_waiting()
             while self._children or self._waiting or self._unwritten:
@@ -168,6 +175,12 @@ class Launcher:
                 self._reap()
                 self._start_waiting()
                 self._look_around()
+        except BaseException as error:
+            # Its processes die with it: all are to know of what, and may start again.
+            own = Failure("launcher", self._node, LOST, 0, time.time(), (f"{type(error).__name__}: {error}",))
+            with contextlib.suppress(OSError):
+                report_failure(self._run, own)
+            raise
         finally:
             self._guard.close()
         return self._exit_code
@@ -185,19 +198,21 @@ class Launcher:
 
     def _start(self, line: ProcessLine) -> None:
         job = {"HPC_DL_RUN": str(self._run.path), "HPC_DL_ATTEMPT": str(self._run.attempt)}
-        env = {**os.environ, **line.env, **job}
+        env = {**os.environ, **line.env, **job, "HPC_DL_GRACE": f"{self._grace:g}"}
         env["TF_CONFIG"] = tf_config(self._cluster, line.role, line.index)
         command = [*line.command, *(classic_flags(self._cluster, line.role, line.index) if self._flags else ())]
         try:
             child = _Child(line, self._run, env, command)
         except OSError as error:
-            if error.errno in _DISK and line.name in self._restarts:
+            since = self._unstarted.setdefault(line.name, time.monotonic())
+            if error.errno in TROUBLE and error.errno not in _NO_DISK and time.monotonic() - since < PATIENCE:
                 self._waiting.append((time.monotonic() + _POLL, line))  # its log can't be opened now
                 return
             # As shells say it; a closed folder on PATH does not make a missing command a forbidden one.
             code = 126 if shutil.which(command[0], os.F_OK) else 127
             self._fail(Failure(line.name, self._node, code, 0, time.time(), (f"{command[0]}: {error.strerror}",)))
             return
+        self._unstarted.pop(line.name, None)
         self._guard.add(child.popen.pid)
         self._children[child.popen.pid] = child
 
@@ -277,7 +292,7 @@ class Launcher:
         try:
             write()
         except OSError as error:
-            if error.errno not in _DISK or time.monotonic() - since > _PATIENCE:
+            if error.errno not in TROUBLE or time.monotonic() - since > PATIENCE:
                 raise
             self._unwritten.append((since, write))
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from hpc_dl.disk import insist
 from hpc_dl.runfolder import STOP, Failure, RunFolder, Summary, write_text
 
 
@@ -61,10 +62,17 @@ def outcome(run: RunFolder, code: int, started: float) -> Summary:
     failure = run.read_failure()
     if code == 0 and (run.state / STOP).exists() and not _is_done(run):
         code = 128 + signal.SIGTERM  # mpirun's ranks end with 0 when they are told to end
+    elif code in (130, 143) and _is_done(run):
+        code = 0  # it was told to end when all was done
     code = failure.exit_code if failure else code
     # 130 and 143: SIGINT and SIGTERM ended the step and no process had failed before.
     state = "COMPLETED" if code == 0 else "CANCELLED" if failure is None and code in (130, 143) else "FAILED"
     return Summary(state, code, started, time.time(), failure, run.read_result(), run.attempt + 1)
+
+
+def cancelled(summary: Summary) -> Summary:
+    """Return the outcome of a job that was told to end while it recovered from a failure."""
+    return msgspec.structs.replace(summary, state="CANCELLED", exit_code=128 + signal.SIGTERM, failure=None)
 
 
 def _is_done(run: RunFolder) -> bool:
@@ -72,5 +80,6 @@ def _is_done(run: RunFolder) -> bool:
 
 
 def finish(run: RunFolder, summary: Summary) -> None:
-    """Write the summary."""
-    write_text(run.summary, msgspec.json.format(msgspec.json.encode(summary)))
+    """Write the summary, now or once the disk takes it."""
+    data = msgspec.json.format(msgspec.json.encode(summary))
+    insist(f"{run.summary} can't be written", lambda: write_text(run.summary, data))

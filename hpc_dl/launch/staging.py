@@ -35,7 +35,8 @@ def staged_data(run: RunFolder, node: str) -> Iterator[Path]:
     job, site = run.read_job(), run.read_site()
     with contextlib.ExitStack() as stack:
         try:
-            copy = stack.enter_context(staged(job.data, Path(job.workdir, site.data), site.local_disk))
+            data_dir, owner = Path(job.workdir, site.data), _owner(run, node)
+            copy = stack.enter_context(staged(job.data, data_dir, site.local_disk, owner))
         except (JobError, UserError) as error:
             report_failure(run, Failure("stage", node, 1, time=time.time(), last_lines=(str(error),)))
             raise JobError(str(error)) from error
@@ -43,13 +44,14 @@ def staged_data(run: RunFolder, node: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def staged(name: str, data_dir: Path, local_disk: str = "") -> Iterator[Path]:
+def staged(name: str, data_dir: Path, local_disk: str = "", owner: str = "") -> Iterator[Path]:
     """Copy a data set and yield the folder to read it from; the copy goes in the end, also after SIGTERM.
 
     Args:
         name: of the data set; one that has no files is not copied, and `data_dir` is what to read from.
         data_dir: where it lies, on the shared disk.
         local_disk: where the copy goes, with environment variables such as ``$USER``; empty: $TMPDIR or /tmp.
+        owner: of what job and node it is; what an earlier attempt of theirs has left, killed itself, goes first.
 
     Raises:
         JobError: the local disk has no room or can't be written, or the copy is not what was copied.
@@ -63,7 +65,7 @@ def staged(name: str, data_dir: Path, local_disk: str = "") -> Iterator[Path]:
     copy = None
     try:
         try:
-            copy = Path(tempfile.mkdtemp(prefix="hpc_dl-", dir=os.path.expandvars(local_disk) or None))
+            copy = _new_folder(Path(os.path.expandvars(local_disk) or tempfile.gettempdir()), owner)
             _check_room(source, copy)
             target = copy / source.relative_to(data_dir)
             target.mkdir(parents=True)
@@ -79,6 +81,19 @@ def staged(name: str, data_dir: Path, local_disk: str = "") -> Iterator[Path]:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
         if copy:
             shutil.rmtree(copy, ignore_errors=True)
+
+
+def _owner(run: RunFolder, node: str) -> str:
+    """Return a name for a job on a node; job numbers alone are not unique: those of local runs count in each folder."""
+    return hashlib.sha256(f"{run.path.absolute()} {node}".encode()).hexdigest()[:16]
+
+
+def _new_folder(parent: Path, owner: str) -> Path:
+    prefix = f"hpc_dl-{owner}-"
+    for old in parent.glob(f"{prefix}*") if owner else ():
+        if old.lstat().st_uid == os.getuid():
+            shutil.rmtree(old, ignore_errors=True)  # never through a link
+    return Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
 
 
 def _leave(number: int, _frame: Any) -> None:

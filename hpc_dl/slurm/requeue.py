@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import time
 
 from hpc_dl.errors import JobError
+from hpc_dl.process import for_slurms_commands
 
-_PATIENCE = 60.0  # seconds for a controller that is away
+_PATIENCE = 300.0  # seconds for a controller that is away: nobody ends the job then, so it may wait
+_PAUSE = 2.0
+# What scontrol says after MessageTimeout, 10 s; asked again, as by a later call, the controller may be there.
+_AWAY = re.compile(r"Unable to contact|timed out|Connection refused|Zero Bytes", re.IGNORECASE)
 
 
 def told_by(job_id: str) -> str:
@@ -41,8 +47,17 @@ def requeue(job_id: str) -> None:
 
 
 def _scontrol(*words: str) -> subprocess.CompletedProcess[str]:
-    command = ["scontrol", *words]
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        done = _once(["scontrol", *words])
+        if done.returncode == 0 or not _AWAY.search(done.stderr) or time.monotonic() > deadline:
+            return done
+        time.sleep(_PAUSE)
+
+
+def _once(command: list[str]) -> subprocess.CompletedProcess[str]:
+    environ = for_slurms_commands(os.environ)
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=_PATIENCE)
+        return subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=_PATIENCE)
     except (FileNotFoundError, subprocess.TimeoutExpired) as error:
         return subprocess.CompletedProcess(command, 1, "", str(error))

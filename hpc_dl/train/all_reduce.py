@@ -20,7 +20,7 @@ from hpc_dl.train.metrics import Metrics
 from hpc_dl.train.options import Options
 from hpc_dl.train.result import evaluated, finish
 from hpc_dl.train.saving import Saving
-from hpc_dl.train.stop import EXIT_CODE, Stop
+from hpc_dl.train.stop import EXIT_CODE, Stop, time_to_save
 
 tf1 = tf.compat.v1
 
@@ -104,7 +104,7 @@ def work(
             return number, loss, accuracy
 
         start_step = int(local.run(train_graph.global_step))
-        stop.grace = 10.0
+        stop.grace = time_to_save()
         save = evaluated(options, metrics, lambda n: saving.save(local, n)) if cluster.is_chief else None
         progress = train(step, start_step, options, metrics, agreed, save)
         checkpoint = saving.save_last(local, progress.step) if cluster.is_chief else ""

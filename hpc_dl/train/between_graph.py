@@ -29,7 +29,7 @@ from hpc_dl.train.rendezvous import Rendezvous
 from hpc_dl.train.result import evaluated, finish
 from hpc_dl.train.saving import Saving
 from hpc_dl.train.staleness import Staleness
-from hpc_dl.train.stop import EXIT_CODE, Stop
+from hpc_dl.train.stop import EXIT_CODE, Stop, time_to_save
 from hpc_dl.train.sync import Sync
 
 tf1 = tf.compat.v1
@@ -135,7 +135,7 @@ def _work(
             metrics.event("done")
             return EXIT_CODE if stop.requested else 0
 
-        stop.grace = 10.0
+        stop.grace = time_to_save()
         save = evaluated(options, metrics, lambda n: saving.save(remote, n))
         progress = train(step, start_step, options, metrics, stop, save)
         lost = rendezvous.wait_for_workers(remote, stop)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import sys
@@ -10,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TextIO, TypeVar
 
+from hpc_dl.disk import TROUBLE
 from hpc_dl.errors import DiskError
 from hpc_dl.train.stop import Stop
 
@@ -17,12 +17,6 @@ T = TypeVar("T")
 
 _PAUSE = 5.0  # seconds between two tries to write what is the last
 _NEEDS = 3.0  # seconds of the grace after SIGTERM that are left for the way out
-
-# What passes: quotas are raised, file servers come back.
-_NUMBERS = [
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM,
-    errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ESHUTDOWN,
-]  # fmt: skip
 
 
 def trouble(error: BaseException) -> str | None:
@@ -33,7 +27,7 @@ def trouble(error: BaseException) -> str | None:
     """
     if isinstance(error, OSError):
         return error.strerror or str(error)
-    return next((words for words in map(os.strerror, _NUMBERS) if words in str(error)), None)
+    return next((words for words in map(os.strerror, TROUBLE) if words in str(error)), None)
 
 
 def patiently(what: str, action: Callable[[], T], patience: float, stop: Stop | None = None) -> T:

@@ -16,13 +16,12 @@ from hpc_dl.train.metrics import Metrics
 from hpc_dl.train.options import Options
 from hpc_dl.train.peers import Peers
 from hpc_dl.train.rendezvous import POLL, done_queue
-from hpc_dl.train.stop import EXIT_CODE, Stop
+from hpc_dl.train.stop import EXIT_CODE, Stop, time_to_save
 from hpc_dl.train.traffic import sent_received
 
 tf1 = tf.compat.v1
 
 _REPORT = 10.0  # seconds between its lines of metrics
-_GRACE = 8.0  # seconds after SIGTERM in which the chief may still save what lies here
 
 
 def serve(server: Any, cluster: Cluster, metrics: Metrics, stop: Stop, options: Options) -> int:
@@ -31,7 +30,7 @@ def serve(server: Any, cluster: Cluster, metrics: Metrics, stop: Stop, options: 
     Raises:
         PeerLostError: all workers are gone and none has said that.
     """
-    stop.grace = _GRACE
+    stop.grace = time_to_save()  # in which the chief may still save what lies here
     with tf.Graph().as_default():
         waiting = done_queue(cluster.task_index).size()
         filters = (f"/job:ps/task:{cluster.task_index}",)

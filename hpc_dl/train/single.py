@@ -15,7 +15,7 @@ from hpc_dl.train.metrics import Metrics
 from hpc_dl.train.options import Options
 from hpc_dl.train.result import evaluated, finish
 from hpc_dl.train.saving import Saving
-from hpc_dl.train.stop import EXIT_CODE, Stop
+from hpc_dl.train.stop import EXIT_CODE, Stop, time_to_save
 
 tf1 = tf.compat.v1
 
@@ -39,7 +39,7 @@ def run(options: Options, cluster: Cluster, metrics: Metrics, stop: Stop) -> int
         metrics.event("session")
         start_step = int(local.run(train_graph.global_step))
         step = trace.step_function(local, train_graph.outputs, options, cluster.task)
-        stop.grace = 10.0
+        stop.grace = time_to_save()
         save = evaluated(options, metrics, lambda n: saving.save(local, n))
         progress = train(step, start_step, options, metrics, stop, save)
         checkpoint = saving.save_last(local, progress.step)

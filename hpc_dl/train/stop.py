@@ -12,6 +12,15 @@ import time
 EXIT_CODE = 128 + signal.SIGTERM
 
 
+_AT_LEAST = 10.0  # seconds for the last checkpoint
+_MARGIN = 10.0  # seconds of the launcher's grace that are left for the way out
+
+
+def time_to_save() -> float:
+    """Return how many seconds a process may take for the last checkpoint: it follows the site's `grace`."""
+    return max(_AT_LEAST, float(os.environ.get("HPC_DL_GRACE") or 0) - _MARGIN)
+
+
 class Stop:
     """Says whether SIGTERM has come.
 

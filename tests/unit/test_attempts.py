@@ -11,8 +11,10 @@ from hpc_dl.errors import JobError
 from hpc_dl.jobspec import JobSpec
 from hpc_dl.launch.attempts import PREEMPTED, REQUEUE, RESTART, Event, begin, events, may_restart, record, requeue
 from hpc_dl.launch.policy import Policy
-from hpc_dl.runfolder import RunFolder
+from hpc_dl.runfolder import Failure, RunFolder, Summary
 from hpc_dl.slurm.requeue import parse_told_by
+from hpc_dl.slurm.requeue import requeue as ask_for_requeue
+from tests.unit.fakes.slurm import FakeSlurm
 
 _POLICY = Policy("horovod", 2)
 
@@ -68,21 +70,31 @@ def history(*lines: tuple[str, int]) -> list[Event]:
     return found
 
 
+def ended(code: int, failed: bool = True) -> Summary:
+    state = "FAILED" if failed else "CANCELLED" if code == 143 else "COMPLETED" if code == 0 else "FAILED"
+    return Summary(state, code, 0.0, 0.0, Failure("worker:1", "n1", code) if failed else None)
+
+
 def test_all_start_again_up_to_the_limit_in_each_run_of_slurms() -> None:
-    assert may_restart(_POLICY, history(("", 0)), 137, failed=True)
-    assert may_restart(_POLICY, history((RESTART, 0), ("", 0)), 137, failed=True)
-    assert not may_restart(_POLICY, history((RESTART, 0), (RESTART, 0), ("", 0)), 137, failed=True)
-    assert may_restart(_POLICY, history((RESTART, 0), (RESTART, 0), (REQUEUE, 0), ("", 1)), 137, failed=True)
+    assert may_restart(_POLICY, history(("", 0)), ended(137))
+    assert may_restart(_POLICY, history((RESTART, 0), ("", 0)), ended(137))
+    assert not may_restart(_POLICY, history((RESTART, 0), (RESTART, 0), ("", 0)), ended(137))
+    assert may_restart(_POLICY, history((RESTART, 0), (RESTART, 0), (REQUEUE, 0), ("", 1)), ended(137))
 
 
 @pytest.mark.parametrize("code", [0, 1, 2])
 def test_what_a_new_start_would_not_cure_ends_the_job(code: int) -> None:
-    assert not may_restart(_POLICY, history(("", 0)), code, failed=code > 0)
+    assert not may_restart(_POLICY, history(("", 0)), ended(code))
+
+
+def test_processes_that_slurm_or_mpi_could_not_start_are_started_again() -> None:
+    assert may_restart(_POLICY, history(("", 0)), ended(1, failed=False))
+    assert not may_restart(_POLICY, history(("", 0)), ended(2, failed=False))
 
 
 def test_who_was_told_to_end_does_not_start_again_but_who_was_killed_by_sigterm_alone_does() -> None:
-    assert not may_restart(_POLICY, history(("", 0)), 143, failed=False)
-    assert may_restart(_POLICY, history(("", 0)), 143, failed=True)
+    assert not may_restart(_POLICY, history(("", 0)), ended(143, failed=False))
+    assert may_restart(_POLICY, history(("", 0)), ended(143))
 
 
 def test_a_job_is_requeued_at_its_time_limit_as_often_as_it_may() -> None:
@@ -93,6 +105,17 @@ def test_a_job_is_requeued_at_its_time_limit_as_often_as_it_may() -> None:
     assert requeue(job, history((REQUEUE, 0), (REQUEUE, 1), ("", 2)), "preemption") == PREEMPTED
     assert requeue(job, history(("", 0)), "") == ""
     assert requeue(JobSpec(), history(("", 0)), "preemption") == ""
+
+
+def test_a_controller_that_is_away_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slurm = FakeSlurm(tmp_path / "fake", monkeypatch)
+    slurm.answer("scontrol", err="slurm_load_jobs error: Unable to contact slurm controller\n", code=1)
+    monkeypatch.setattr("hpc_dl.slurm.requeue.time.sleep", lambda _: slurm.answer("scontrol"))
+    ask_for_requeue("7")
+    assert slurm.calls() == 2 * [["scontrol", "requeue", "7"]]
+    slurm.answer("scontrol", err="Requested operation is presently disabled for job 7\n", code=1)
+    with pytest.raises(JobError, match="scontrol requeue 7: Requested operation is presently disabled"):
+        ask_for_requeue("7")
 
 
 # What Slurm 22.05 says of a job in its GraceTime, of one at its limit, of one that scancel ends, of one that runs.

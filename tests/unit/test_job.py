@@ -145,6 +145,28 @@ def test_a_job_is_cancelled_whatever_its_script_does_just_then(bench: Bench, mom
     eventually(bench.marker.gone)
 
 
+# The ps dies when `go` is there; the workers take a while to end.
+_RECOVERS = """
+echo ready
+case $TF_CONFIG in
+*'"type":"ps"'*) while [ ! -e go ]; do sleep 0.1; done; kill -9 $$ ;;
+esac
+trap 'sleep 3; exit 143' TERM
+while :; do sleep 0.1; done
+"""
+
+
+def test_a_job_that_is_cancelled_while_it_recovers_does_not_start_again(bench: Bench) -> None:
+    job = bench.submit(_RECOVERS, nodes=2, restarts=3)
+    bench.ready(job, "ps:0", "worker:0", "worker:1")
+    (bench.folder / "go").touch()
+    eventually(job.run.failure.exists)
+    job.cancel()
+    job.wait(timeout=30)
+    assert (job.state, job.run.latest_attempt()) == ("CANCELLED", 0)
+    assert bench.marker.gone()
+
+
 def job_pid(job: Job) -> int:
     pid = json.loads(job.run.local.read_bytes())["pid"]
     assert isinstance(pid, int)

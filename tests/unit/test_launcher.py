@@ -372,6 +372,24 @@ def test_a_malformed_line_is_one_error(words: list[str], message: str) -> None:
         parse_processes(words)
 
 
+def test_the_last_lines_are_those_of_this_life(job: Job) -> None:
+    job.spec(worker=1)
+    job.run.logs.mkdir()
+    job.run.log_of("worker:0").write_text("error: ps 0 does not answer\n")
+    assert job.start(*job.sh(worker_0="kill -9 $$")).end() == 137
+    assert job.failure().last_lines == ()
+
+
+def test_a_launcher_that_can_not_go_on_says_so_and_all_may_start_again(job: Job) -> None:
+    # Where its marker should go is a file now: that is no disk that comes back.
+    script = 'touch "$HPC_DL_RUN/state/0/done"; sleep 0.2'
+    job.run.state.mkdir(parents=True)
+    assert job.spec(worker=1).start(*job.sh(worker_0=script)).end() != 0
+    found = job.failure()
+    assert (found.process, found.node, found.exit_code) == ("launcher", "n1", 75)
+    assert found.last_lines[0].startswith("FileExistsError: ")
+
+
 def test_another_separator_leaves_three_colons_to_the_arguments() -> None:
     (one,) = parse_processes(["::::", "worker:0", "x", ":::"], "::::")
     assert one.command == ("x", ":::")

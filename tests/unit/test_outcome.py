@@ -64,6 +64,15 @@ def test_the_first_of_many_failures_at_once_is_everybodys(run: RunFolder) -> Non
     assert len(list(run.state.glob("failure-worker-*.json"))) == 40  # the others are there to be read
 
 
+@pytest.mark.parametrize("code", [0, 130, 143])
+def test_who_is_told_to_end_when_all_is_done_has_completed(run: RunFolder, code: int) -> None:
+    run.cluster.write_text('{"worker": ["c"]}')
+    tell_all_to_end(run)
+    assert outcome(run, code, 0).state == "CANCELLED"
+    mark_done(run, "worker:0")
+    assert (outcome(run, code, 0).state, outcome(run, code, 0).exit_code) == ("COMPLETED", 0)
+
+
 @pytest.mark.parametrize(
     ("code", "state"), [(0, "COMPLETED"), (1, "FAILED"), (137, "FAILED"), (143, "CANCELLED"), (130, "CANCELLED")]
 )

@@ -51,6 +51,17 @@ def test_the_copy_is_there_while_it_is_needed(data_dir: Path, tmp_path: Path, mo
     assert left(tmp_path) == []
 
 
+def test_what_an_earlier_attempt_has_left_makes_room(data_dir: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    for name in ("hpc_dl-ours-1", "hpc_dl-other-1"):
+        (disk / name).mkdir()
+    (disk / "hpc_dl-ours-2").symlink_to(data_dir)
+    with staged("digits", data_dir, str(disk), "ours") as copy:
+        assert sorted(path.name for path in disk.glob("*-1")) == ["hpc_dl-other-1"]
+        assert copy.name.startswith("hpc_dl-ours-")
+    assert (data_dir / "digits").is_dir()
+
+
 def test_the_copy_goes_when_something_fails(data_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), staged("digits", data_dir, str(tmp_path / "disk")):
         raise ZeroDivisionError

@@ -13,33 +13,45 @@ attempt=$(PYTHON -m hpc_dl begin "$run") || exit
 # However the script ends, it writes the outcome; its exit code is that of the first process that failed. If the job has to
 # end before its training does, it is requeued there.
 started=$(date +%s.%N)
+told=
 warned=
 finish() {
   local code=$?
   trap - EXIT
   trap '' TERM INT USR1
-  PYTHON -m hpc_dl finish "$run" --attempt "$attempt" --code "$code" --started "$started" ${warned:+--warned}
+  PYTHON -m hpc_dl finish "$run" --attempt "$attempt" --code "$code" --started "$started" ${told:+--told} ${warned:+--warned}
   exit $?  # without a number it would be the code from before the trap
 }
 trap finish EXIT
 
-# A signal goes on to the step, and the script waits on for it; without a step it ends here. USR1 comes ahead of the time
-# limit. The launchers find it in the run folder, since srun, told itself, would kill its tasks at once.
+# A signal goes on to the step, and the script waits on for it; without a step it ends here, or once it knows which attempt
+# is the latest. USR1 comes ahead of the time limit. The launchers find it in the run folder, since srun, told itself, would
+# kill its tasks at once.
 step=
+between=
 tell() {
-  : > "$run/state/$attempt/stop"
-  [ -n "$step" ] || exit 143
-  kill -TERM "$step" 2>/dev/null
+  told=yes
+  { : > "$run/state/$attempt/stop"; } 2>/dev/null || { tell_later & }
+  [ -n "$step$between" ] || exit 143
+  [ -z "$step" ] || kill -TERM "$step" 2>/dev/null
 }
-trap tell TERM INT
-trap 'warned=yes; tell' USR1
+# A disk that takes no file now may take it soon.
+tell_later() {
+  for _ in {1..60}; do
+    sleep 1
+    : > "$run/state/$attempt/stop" && break
+  done 2>/dev/null
+}
+trap 'signalled=yes; tell' TERM INT
+trap 'signalled=yes; warned=yes; tell' USR1
 await() {
   local code
   step=$1
   while :; do
+    signalled=
     wait "$step"
     code=$?
-    kill -0 "$step" 2>/dev/null || break
+    [ -n "$signalled" ] || break  # else the code may be that of the signal
   done
   step=
   return "$code"
@@ -56,13 +68,17 @@ await $! || exit
 while :; do
   # What this machine has for each node decides the placement, which gives the task file.
   PYTHON -m hpc_dl facts "$run" --nodelist 'node[1-2]' > "$run/nodes.jsonl" || exit
-  PYTHON -m hpc_dl place "$run" --nodelist 'node[1-2]' --job-id "$HPC_DL_JOB_ID" || exit
+  PYTHON -m hpc_dl place "$run" --nodelist 'node[1-2]' --job-id "$HPC_DL_JOB_ID" --attempt "$attempt" || exit
 
   # All nodes are this machine: every line of the task file runs here. A line that fails ends the others.
   PYTHON -m hpc_dl tasks all "$run/tasks.txt" &
   await $!
   # A failure that a new start may cure leads to the next attempt, on the same nodes; else the job ends.
   code=$?
+  [ -z "$told" ] || exit "$code"
+  between=yes
   next=$(PYTHON -m hpc_dl again "$run" --attempt "$attempt" --code "$code") || exit "$code"
   attempt=$next
+  between=
+  [ -z "$told" ] || exit 143
 done

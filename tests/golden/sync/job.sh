@@ -25,33 +25,45 @@ attempt=$(PYTHON -m hpc_dl begin "$run") || exit
 # However the script ends, it writes the outcome; its exit code is that of the first process that failed. If the job has to
 # end before its training does, it is requeued there.
 started=$(date +%s.%N)
+told=
 warned=
 finish() {
   local code=$?
   trap - EXIT
   trap '' TERM INT USR1
-  PYTHON -m hpc_dl finish "$run" --attempt "$attempt" --code "$code" --started "$started" ${warned:+--warned}
+  PYTHON -m hpc_dl finish "$run" --attempt "$attempt" --code "$code" --started "$started" ${told:+--told} ${warned:+--warned}
   exit $?  # without a number it would be the code from before the trap
 }
 trap finish EXIT
 
-# A signal goes on to the step, and the script waits on for it; without a step it ends here. USR1 comes ahead of the time
-# limit. The launchers find it in the run folder, since srun, told itself, would kill its tasks at once.
+# A signal goes on to the step, and the script waits on for it; without a step it ends here, or once it knows which attempt
+# is the latest. USR1 comes ahead of the time limit. The launchers find it in the run folder, since srun, told itself, would
+# kill its tasks at once.
 step=
+between=
 tell() {
-  : > "$run/state/$attempt/stop"
-  [ -n "$step" ] || exit 143
-  [ -n "$srun" ] || kill -TERM "$step" 2>/dev/null
+  told=yes
+  { : > "$run/state/$attempt/stop"; } 2>/dev/null || { tell_later & }
+  [ -n "$step$between" ] || exit 143
+  [ -z "$step" ] || [ -n "$srun" ] || kill -TERM "$step" 2>/dev/null
 }
-trap tell TERM INT
-trap 'warned=yes; tell' USR1
+# A disk that takes no file now may take it soon.
+tell_later() {
+  for _ in {1..60}; do
+    sleep 1
+    : > "$run/state/$attempt/stop" && break
+  done 2>/dev/null
+}
+trap 'signalled=yes; tell' TERM INT
+trap 'signalled=yes; warned=yes; tell' USR1
 await() {
   local code
   step=$1
   while :; do
+    signalled=
     wait "$step"
     code=$?
-    kill -0 "$step" 2>/dev/null || break
+    [ -n "$signalled" ] || break  # else the code may be that of the signal
   done
   step=
   return "$code"
@@ -66,10 +78,21 @@ PYTHON -m hpc_dl.data prepare digits --data-dir /FOLDER/work/data &
 await $! || exit
 
 while :; do
-  # What each node has for this job decides the placement, which gives the task file.
-  srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task=8 --export=ALL PYTHON -m hpc_dl facts "$run" > "$run/nodes.jsonl" &
-  await $! || exit
-  PYTHON -m hpc_dl place "$run" --nodelist "$SLURM_JOB_NODELIST" --job-id "$SLURM_JOB_ID" || exit
+  # What each node has for this job decides the placement, which gives the task file. 1 is what srun says where it can't
+  # start a step: slurmctld is away for a moment, or a node has just been lost, for which Slurm requeues the job.
+  srun=
+  for pause in 5 15 40 60 0; do
+    srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task=8 --export=ALL PYTHON -m hpc_dl facts "$run" > "$run/nodes.jsonl" &
+    await $!
+    code=$?
+    [ "$code" -eq 1 ] && [ -z "$told" ] && [ "$pause" -gt 0 ] || break
+    echo "hpc-dl: srun can't ask the nodes now; it is tried again in $pause s" >&2
+    sleep "$pause" &
+    await $!
+    [ -z "$told" ] || exit 143
+  done
+  [ "$code" -eq 0 ] || exit "$code"
+  PYTHON -m hpc_dl place "$run" --nodelist "$SLURM_JOB_NODELIST" --job-id "$SLURM_JOB_ID" --attempt "$attempt" || exit
 
   # One task per node; each runs the line of its node. A task that fails ends the others.
   srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task=8 --export=ALL --kill-on-bad-exit=1 PYTHON -m hpc_dl tasks node "$run/tasks.txt" &
@@ -77,6 +100,10 @@ while :; do
   await $!
   # A failure that a new start may cure leads to the next attempt, on the same nodes; else the job ends.
   code=$?
+  [ -z "$told" ] || exit "$code"
+  between=yes
   next=$(PYTHON -m hpc_dl again "$run" --attempt "$attempt" --code "$code") || exit "$code"
   attempt=$next
+  between=
+  [ -z "$told" ] || exit 143
 done

@@ -1,0 +1,46 @@
+"""A shared disk that is full, read-only or away for a while: what it says then, and patience with it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import sys
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+# What passes: quotas are raised, file servers come back, tickets are renewed.
+TROUBLE = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM,
+    errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ESHUTDOWN,
+)  # fmt: skip
+PATIENCE = 600.0  # seconds in which a run folder that can't be written may become writable again
+_PAUSE = 1.0
+
+
+def insist(what: str, action: Callable[[], T]) -> T:
+    """Do something, again and again while the disk is in trouble.
+
+    Args:
+        what: for the message: what does not work.
+        action: does it.
+
+    Raises:
+        OSError: it did not work for `PATIENCE` seconds, or for another reason.
+    """
+    deadline = time.monotonic() + PATIENCE
+    told = False
+    while True:
+        try:
+            return action()
+        except OSError as error:
+            if error.errno not in TROUBLE or time.monotonic() > deadline:
+                raise
+            reason = error.strerror
+        if not told:
+            with contextlib.suppress(OSError):  # the job's log is on that disk
+                print(f"hpc-dl: {what} yet: {reason}", file=sys.stderr, flush=True)
+            told = True
+        time.sleep(_PAUSE)
