@@ -131,7 +131,7 @@ class Job:
         from hpc_dl.submission import submit_plan
 
         layers = [Layer(settings, "keyword {key}")]
-        plan, notes = plan_resumption(self, *choose_site(site), layers, from_start)
+        plan, notes = plan_resumption(self, lambda: choose_site(site), layers, from_start)
         for note in notes:
             warnings.warn(note, stacklevel=2)
         return submit_plan(plan)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hpc_dl.config import Layer, build, read_toml
@@ -20,7 +20,7 @@ _KEPT = ("model", "data", "script")  # else the checkpoints are of something els
 
 
 def plan_resumption(
-    job: Job, site: Site, site_path: Path, overrides: Sequence[Layer] = (), from_start: bool = False
+    job: Job, choose: Callable[[], tuple[Site, Path]], overrides: Sequence[Layer] = (), from_start: bool = False
 ) -> tuple[Plan, list[str]]:
     """Return the plan of a job that goes on where `job` ended, and notes on it for the user.
 
@@ -28,8 +28,7 @@ def plan_resumption(
 
     Args:
         job: the job to resume, which has ended.
-        site: where to run.
-        site_path: the site's file.
+        choose: returns where to run, and the site's file; called once the job's own Slurm was asked for its state.
         overrides: what changes, weakest first.
         from_start: begin at step 0, without its checkpoints.
 
@@ -65,7 +64,7 @@ def plan_resumption(
             raise UserError(f"{error}; --from-start begins at step 0") from None
     start = "" if from_start else str(job.run.path.absolute())
     layers = [Layer(values, str(job.run.asked_file)), *overrides, Layer({"start_from": start}, "resume")]
-    return make_plan(None, site, site_path, layers), notes
+    return make_plan(None, *choose(), layers), notes
 
 
 def _check_ended(job: Job) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,7 @@ def resume(job: str, runs: str, site: str, detach: bool, dry_run: bool, from_sta
     from hpc_dl.resume import plan_resumption
 
     earlier = find_job(job, Path(runs))
-    plan, notes = plan_resumption(earlier, *choose_site(site), layers(settings), from_start)
+    plan, notes = plan_resumption(earlier, partial(choose_site, site), layers(settings), from_start)
     for note in notes:
         click.echo(f"hpc-dl: note: {note}", err=True)
     if plan.job.start_from:

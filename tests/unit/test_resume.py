@@ -51,7 +51,7 @@ def save(job: Job, name: str, parts: int = 1, written: int = 1) -> None:
 
 
 def resumed(job: Job, site: Site = SITE, from_start: bool = False, **settings: Any) -> tuple[Plan, list[str]]:
-    return plan_resumption(job, site, Path("s.toml"), [Layer(settings, "keyword {key}")], from_start)
+    return plan_resumption(job, lambda: (site, Path("s.toml")), [Layer(settings, "keyword {key}")], from_start)
 
 
 def test_what_was_asked_for_stays_and_what_was_derived_is_derived_anew() -> None:
@@ -148,7 +148,7 @@ def test_network_and_data_stay(key: str, value: str, had: str) -> None:
     job = ended(1)
     save(job, "step-200")
     with pytest.raises(UserError, match=f"keyword {key} = '{value}': job 1 has '{had}', and a resumed job keeps it"):
-        plan_resumption(job, SITE, Path("s.toml"), [Layer({key: value}, "keyword {key}")])
+        plan_resumption(job, lambda: (SITE, Path("s.toml")), [Layer({key: value}, "keyword {key}")])
     with pytest.raises(UserError, match=f"{key} = '{value}': the checkpoints in .* are of '{had}'"):
         ended(2, start_from="runs/train-1", **{key: value})
 
