@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hpc_dl.job import Job
+    from hpc_dl.jobspec import JobSpec
     from hpc_dl.runfolder import RunFolder
     from hpc_dl.slurm.state import SlurmState
 
@@ -80,22 +81,30 @@ def list_jobs(runs: str, wanted: tuple[str, ...], as_json: bool) -> int:
     for name in wanted:
         if name.lower() not in known:
             raise UserError(f"--state: {name!r}{near_match(name.lower(), known)}; known are {allowed(sorted(known))}")
-    folders = list(runs_in(Path(runs)))
+    specs = {run: spec for run in runs_in(Path(runs)) if (spec := _read_job(run))}
+    folders = list(specs)
     found = states(folders)
     chosen = [pair for pair in zip(folders, found, strict=True) if not wanted or _is_one(pair[1], wanted)]
     if as_json:
         _print_json([run for run, _ in chosen], [state for _, state in chosen])
         return 0
     for run, state in chosen:
-        try:
-            spec = run.read_job()
-        except UserError as error:  # another version's, or not ours
-            click.echo(f"hpc-dl: {run.path} is left out: {error}", err=True)
-            continue
+        spec = specs[run]
         click.echo(f"{run.job_id:>8}  {state.state:<10}  {spec.mode:<8}  {spec.nodes:>3} nodes  {run.path}")
     if any(state.silent and not state.reason for _, state in chosen):
         click.echo(f"hpc-dl: {_SILENT}", err=True)
     return 0
+
+
+def _read_job(run: RunFolder) -> JobSpec | None:
+    """Return the job of a run folder; None, with a message, for one of another version, or that is not ours."""
+    from hpc_dl.errors import UserError
+
+    try:
+        return run.read_job()
+    except UserError as error:
+        click.echo(f"hpc-dl: {run.path} is left out: {error}", err=True)
+        return None
 
 
 def _is_one(state: SlurmState, wanted: tuple[str, ...]) -> bool:

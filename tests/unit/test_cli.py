@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -344,6 +345,25 @@ def test_a_variable_may_name_several_jobs_or_a_folder_with_blanks(
         assert [job["job_id"] for job in json.loads(bench.run("status", "--json"))] == found
     monkeypatch.setenv("HPC_DL_JOB", "'L2")
     assert '"\'L2": no closing quotation' in fails(capfd, "status")
+
+
+def test_folders_that_are_not_ours_hide_no_job(bench: Bench) -> None:
+    bench.run(*bench.script("true\n"))
+    ours = bench.folder / "runs" / "own-L1"
+    for name, file, text in (
+        ("my-exp", "job.toml", "epochs = 3"),
+        ("broken-L2", "job.toml", "nodes = "),
+        ("bytes-L3", "site.toml", b"name = 'minicluster' \xff"),
+        ("empty-L4", "local.json", ""),
+        ("empty-L5", "summary.json", ""),
+    ):
+        shutil.copytree(ours, ours.with_name(name))
+        (ours.with_name(name) / file).write_bytes(text if isinstance(text, bytes) else text.encode())
+    lines = [line.split() for line in bench.run("list").splitlines()]
+    listed = {words[0]: words[1] for words in lines if words[0] != "hpc-dl:"}
+    assert listed == {"L1": "COMPLETED", "L3": "COMPLETED", "L4": "COMPLETED", "L5": "FAILED"}
+    left_out = [words[1] for words in lines if words[0] == "hpc-dl:"]
+    assert sorted(left_out) == ["runs/broken-L2", "runs/my-exp"]
 
 
 def test_a_reader_that_goes_is_no_traceback(bench: Bench) -> None:
