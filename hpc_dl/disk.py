@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from hpc_dl.errors import DiskError
+
 T = TypeVar("T")
 
 # What passes: quotas are raised, file servers come back, tickets are renewed.
@@ -28,7 +30,8 @@ def insist(what: str, action: Callable[[], T]) -> T:
         action: does it.
 
     Raises:
-        OSError: it did not work for `PATIENCE` seconds, or for another reason.
+        DiskError: it did not work for `PATIENCE` seconds.
+        OSError: it does not work for another reason.
     """
     deadline = time.monotonic() + PATIENCE
     told = False
@@ -36,8 +39,10 @@ def insist(what: str, action: Callable[[], T]) -> T:
         try:
             return action()
         except OSError as error:
-            if error.errno not in TROUBLE or time.monotonic() > deadline:
+            if error.errno not in TROUBLE:
                 raise
+            if time.monotonic() > deadline:
+                raise DiskError(f"{what}: {error.strerror}") from error
             reason = error.strerror
         if not told:
             with contextlib.suppress(OSError):  # the job's log is on that disk

@@ -20,7 +20,7 @@ class JobError(Exception):
     """A job that ended badly. The message names the first cause: process, node, exit code, last log lines."""
 
     exit_code = 1
-    """Of a training process that ends with this error."""
+    """Of a process that ends with this error."""
 
 
 class PeerLostError(JobError):
@@ -30,7 +30,7 @@ class PeerLostError(JobError):
 
 
 class DiskError(JobError):
-    """The last checkpoint or the result could not be written, however often it was tried."""
+    """What must be written or read could not be, however often it was tried."""
 
     exit_code = DISK
 

@@ -71,12 +71,11 @@ class Job:
         pause, known = 0.2, time.monotonic()
         while (now := self.query()).state not in ENDED:
             # Where Slurm does not answer, it may know the job all the same.
-            if now.state != "UNKNOWN" or now.silent:
+            if now.state != "UNKNOWN" or (now.silent and not now.reason):
                 known = time.monotonic()
             elif time.monotonic() - known > FORGOTTEN:
-                raise JobError(
-                    f"job {self.job_id}: Slurm no longer knows it, and it left no summary in {self.run.path}"
-                )
+                why = now.reason or "Slurm no longer knows it"
+                raise JobError(f"job {self.job_id}: {why}, and it left no summary in {self.run.path}")
             if deadline is not None and time.monotonic() > deadline:
                 raise TimeoutError(f"job {self.job_id} has not ended after {timeout} s")
             time.sleep(pause)
@@ -149,12 +148,15 @@ def cancel(jobs: Sequence[Job]) -> list[Job]:
     """End jobs; those of a Slurm with one command. Return those that were told; one that has ended is left as it is.
 
     Raises:
-        UserError: Slurm refused or does not know one; or it runs on another machine or on a private cluster that is
-            away. None of Slurm's is told then, unless Slurm refused only some.
+        UserError: Slurm does not know one, or it runs on another machine: none is told then. Slurm refused, or the
+            private cluster is away.
     """
     from hpc_dl.slurm import executor  # not before: it imports submitit
 
     remote = [job for job in jobs if not job.run.local.exists()]
+    for job in jobs:
+        if job not in remote and (found := local.load(job.run)):
+            local.check(job.run, found)
     said = slurm_states([job.run for job in remote]) if remote else {}
     told = [job for job in remote if _may_go_on(job, said[job.run.path])]
     if own := [job.job_id for job in told if is_private(job.run)]:
@@ -202,7 +204,7 @@ class Asking:
             self._ends = ends
             self._pause = _ASK_SLURM[0] if ends and not before else min(self._pause * 1.2, self._longest)
             self._ask_at = time.monotonic() + min(self._pause, self._longest)
-            if self.state.state != "UNKNOWN" or self.state.silent:
+            if self.state.state != "UNKNOWN" or (self.state.silent and not self.state.reason):
                 self._known = time.monotonic()
         return self
 
@@ -216,9 +218,10 @@ def runs_in(folder: Path) -> Iterator[RunFolder]:
     """Yield the run folders in `folder` that we may see, oldest first; none twice that a link gives another name."""
     found = []
     for path in folder.glob("*-*"):
-        if path.name.startswith(".") or (path.is_symlink() and path.resolve().name != path.name):
-            continue
-        with contextlib.suppress(OSError):  # another user's, or it is being removed
+        # Another user's, one that is being removed, a link in a circle.
+        with contextlib.suppress(OSError, RuntimeError):
+            if path.name.startswith(".") or (path.is_symlink() and path.resolve().name != path.name):
+                continue
             found.append(((path / "job.toml").stat().st_mtime, path))
     yield from (RunFolder(path) for _, path in sorted(found))
 

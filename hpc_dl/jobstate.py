@@ -16,6 +16,7 @@ from hpc_dl.slurm import state as slurm
 from hpc_dl.slurm.state import ENDED, UNKNOWN, SlurmState
 from hpc_dl.whichslurm import is_private, private_environ
 
+_AT_ONCE = 60.0  # seconds between the making of a run folder and the submission of its job, at most
 _PATIENCE = 5.0  # seconds that Slurm's commands have where the jobs' own records tell the end of all
 
 
@@ -173,8 +174,10 @@ def slurm_states(runs: Sequence[RunFolder], patience: float = slurm.PATIENCE) ->
 def _is_of(run: RunFolder, said: SlurmState) -> bool:
     if said.name in ("", run.path.name.rpartition("-")[0]):
         return True
-    with contextlib.suppress(UserError):  # the folder may have another name by now
-        return said.name == run.read_job().name
+    with contextlib.suppress(UserError, OSError):
+        # The folder may have another name by now; and the job, by a plugin or the user's hand.
+        made = run.job_file.stat().st_mtime
+        return said.name == run.read_job().name or abs((said.submitted or 0.0) - made) < _AT_ONCE
     return False
 
 

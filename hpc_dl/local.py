@@ -57,19 +57,23 @@ _detached: list[subprocess.Popen[bytes]] = []
 
 
 def cancel(run: RunFolder, local: LocalProcess) -> bool:
-    """End a local run as Slurm would: its script passes SIGTERM on and writes the summary. Return whether it ran.
-
-    Raises:
-        UserError: it runs on another machine.
-    """
-    if local.elsewhere and not run.summary.exists():
-        raise UserError(f"job {run.job_id} was started on {local.host}: it can only be ended there")
+    """End a local run as Slurm would: its script passes SIGTERM on and writes the summary. Return whether it ran."""
     if not local.alive:
         return False
     save(run, msgspec.structs.replace(local, cancelled=True))
     with contextlib.suppress(ProcessLookupError):
         os.kill(local.pid, signal.SIGTERM)
     return True
+
+
+def check(run: RunFolder, local: LocalProcess) -> None:
+    """Check that a local run can be ended here, or has ended.
+
+    Raises:
+        UserError: it runs on another machine.
+    """
+    if local.elsewhere and not run.summary.exists():
+        raise UserError(f"job {run.job_id} was started on {local.host}: it can only be ended there")
 
 
 def save(run: RunFolder, local: LocalProcess) -> None:

@@ -36,7 +36,8 @@ _OWN_OPTIONS = {
 _FIXED_OPTIONS = {"ntasks", "ntasks-per-node", "output", "error", "open-mode", "array", "wrap", "parsable", "test-only"}
 _FIXED_OPTIONS |= {"hold", "wait", "help", "usage", "version"}
 # Variables that the job script needs for itself, and those that bash lets nobody set.
-_TAKEN_VARIABLES = {"run", "step", "started", "code"}
+_TAKEN_VARIABLES = {"run", "step", "started", "code", "attempt", "told", "warned", "between", "signalled"}
+_TAKEN_VARIABLES |= {"srun", "next", "pause"}
 _TAKEN_VARIABLES |= {"BASHOPTS", "BASH_VERSINFO", "EUID", "PPID", "SHELLOPTS", "UID"}
 # Variables that each process gets a value of its own for, and what decides it.
 _PER_PROCESS = {

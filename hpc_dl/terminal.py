@@ -52,6 +52,8 @@ def describe(state: SlurmState, now: Totals, steps: int) -> str:
         parts.append("Slurm does not answer")
     if state.estimated_start and state.estimated_start > time.time():
         parts.append(f"estimated start {time.strftime('%Y-%m-%d %H:%M', time.localtime(state.estimated_start))}")
+    if state.state in WAITING and "held" in state.reason.lower():
+        parts.append("`scontrol release` lets it go on")  # JobHeldUser, launch_failed_requeued_held, …
     if state.state in WAITING:
         return "  ".join(parts)
     running = state.state == "RUNNING"

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hpc_dl.minicluster import ClusterConfig, MiniCluster, NodeGroup, Partition
@@ -38,10 +38,22 @@ class Bench:
     network: Network
     site: str
     """The site file of the cluster."""
+    _cut: list[str] = field(default_factory=list)
+
+    def cut(self, node: str) -> None:
+        """Cut a node off until `heal`."""
+        self.network.cut(node)
+        self._cut.append(node)
 
     def heal(self) -> None:
-        """Bring back the nodes that are away."""
-        for node in self.cluster.names:
+        """Bring back the nodes that are away; one that was cut off comes back as if it had been started anew.
+
+        Its slurmstepd would try for a minute to tell of its step's end, and Slurm holds a job that it gives such a node
+        again ("Duplicate jobid", launch_failed_requeued_held).
+        """
+        while self._cut:
+            node = self._cut.pop()
+            _kill_steps(Path(self.network.hosts[node].enter[1].partition("=")[2]))
             self.network.mend(node)
         deadline = time.monotonic() + _PATIENCE
         while away := [line for line in _states() if not line.endswith(("idle", "mixed", "allocated", "completing"))]:
@@ -51,6 +63,15 @@ class Bench:
                 if line.endswith(("down", "drained")):
                     slurm("scontrol", "update", f"nodename={line.split()[0]}", "state=RESUME")
             time.sleep(0.5)
+
+
+def _kill_steps(network: Path) -> None:
+    """Kill the steps of the node that has a network."""
+    its = network.readlink()
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):  # no process, or it has ended
+            if (process / "comm").read_text() == "slurmstepd\n" and (process / "ns/net").readlink() == its:
+                os.kill(int(process.name), signal.SIGKILL)
 
 
 def _states() -> list[str]:

@@ -43,7 +43,7 @@ class Run:
 
     @classmethod
     def submit(cls, mode: str, site: str, steps: int, **settings: Any) -> Run:
-        """Submit the built-in program; restarts and requeues are as they are without a word from the user."""
+        """Submit the built-in program."""
         job = hpc_dl.submit(
             "train",
             site=site,

@@ -56,7 +56,8 @@ def hurt_job(bench: Bench, mode: str, fault: str, count: int, rng: random.Random
     count = min(count, PER_JOB)
     each = _steps_meanwhile(mode, fault)
     steps = count * each + 300
-    run = Run.submit(mode, bench.site, steps, restarts=count, requeues=count)
+    often = max(3, count)  # 3 is the default
+    run = Run.submit(mode, bench.site, steps, restarts=often, requeues=often)
     found: list[Found] = []
     try:
         started = run.wait_for(

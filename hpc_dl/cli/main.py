@@ -72,7 +72,7 @@ def main(args: list[str] | None = None) -> None:
         sys.exit(2)
     except JobError as error:
         click.echo(f"hpc-dl: {error}", err=True)
-        sys.exit(1)
+        sys.exit(error.exit_code)
     except OSError as error:
         # A folder that can't be written, a disk that is full: the place and the reason say it all.
         click.echo(f"hpc-dl: error: {error.filename or 'system'}: {error.strerror or error}", err=True)

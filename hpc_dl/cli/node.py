@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hpc_dl.errors import LOST, JobError, UserError
+from hpc_dl.errors import LOST, DiskError, JobError, UserError
 
 if TYPE_CHECKING:
+    from hpc_dl.jobspec import JobSpec
     from hpc_dl.launch.policy import Policy
     from hpc_dl.runfolder import RunFolder
 
@@ -64,7 +65,7 @@ def again(run: Path, attempt: int, code: int) -> int:
     attempts.check(folder)
     how = insist("the outcome can't be read", functools.partial(outcome, folder, code, 0))
     history = attempts.events(folder)
-    if not attempts.may_restart(Policy.of(folder.read_job()), history, how):
+    if not attempts.may_restart(Policy.of(_job(folder)), history, how):
         return 1
     cause = str(how.failure or f"exit code {how.exit_code}").partition("\n")[0]
     attempts.record(folder, attempts.Event(attempt, time.time(), "ended", 0, how.exit_code, cause, attempts.RESTART))
@@ -72,6 +73,14 @@ def again(run: Path, attempt: int, code: int) -> int:
     click.echo(f"hpc-dl: all processes start again from the last checkpoint (attempt {number}): {cause}", err=True)
     click.echo(number)
     return 0
+
+
+def _job(folder: RunFolder) -> JobSpec:
+    """Return the job of a run folder, now or once its disk answers."""
+    from hpc_dl.disk import insist
+
+    insist(f"{folder.job_file} can't be read", folder.job_file.read_bytes)
+    return folder.read_job()
 
 
 def _slurm_restarts() -> int:
@@ -95,8 +104,8 @@ def place(run: Path, nodelist: str, job_id: str, attempt: int | None) -> int:
     from hpc_dl.runfolder import RunFolder, write_text
 
     folder = RunFolder(run, attempt)
-    job, site = folder.read_job(), folder.read_site()
-    placement = placed(job, site, folder.read_facts(), nodelist, job_id)
+    job, site = _job(folder), folder.read_site()
+    placement = placed(job, site, insist(f"{folder.facts} can't be read", folder.read_facts), nodelist, job_id)
     files = {folder.cluster: msgspec.json.encode(placement.cluster())}
     if job.mode == "horovod":
         files[folder.placement] = msgspec.json.encode(placement)
@@ -208,11 +217,15 @@ def finish(run: Path, attempt: int | None, code: int, started: float, told: bool
     from hpc_dl.runfolder import RunFolder
 
     folder = RunFolder(run, attempt)
-    if folder.latest_attempt() > folder.attempt:
-        click.echo(f"hpc-dl: {attempts.superseded(folder.attempt)}")
+    try:
+        attempts.check(folder)
+    except DiskError:
+        raise
+    except JobError as error:
+        click.echo(f"hpc-dl: {error}")
         return LOST
     summary = insist("the outcome can't be read", functools.partial(outcome, folder, code, started))
-    if told and attempts.may_restart(Policy.of(folder.read_job()), attempts.events(folder), summary):
+    if told and attempts.may_restart(Policy.of(_job(folder)), attempts.events(folder), summary):
         summary = cancelled(summary)  # it would have gone on
     then = _requeued(folder, warned) if summary.state == "CANCELLED" else ""
     cause = str(summary.failure or "").partition("\n")[0]
@@ -240,7 +253,7 @@ def _requeued(folder: RunFolder, warned: bool) -> str:
         return ""
     ended_by = "time limit" if warned else requeue.told_by(job_id)
     history = attempts.events(folder)
-    then = attempts.requeue(folder.read_job(), history, ended_by)
+    then = attempts.requeue(_job(folder), history, ended_by)
     if not then:
         return ""
     click.echo(f"hpc-dl: {ended_by}: requeued, to go on from the last checkpoint")

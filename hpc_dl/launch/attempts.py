@@ -7,6 +7,7 @@ a node that nobody reaches finds the later one by its number, and ends.
 from __future__ import annotations
 
 import functools
+import os
 import time
 
 import msgspec
@@ -40,7 +41,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
 def events(run: RunFolder) -> list[Event]:
     """Return all lines so far; one that a full disk has cut off is left out."""
     try:
-        lines = run.attempts.read_bytes().splitlines()
+        lines = insist(f"{run.attempts} can't be read", run.attempts.read_bytes).splitlines()
     except FileNotFoundError:
         return []
     return [event for line in lines if (event := _event(line))]
@@ -57,8 +58,11 @@ def record(run: RunFolder, event: Event) -> None:
     """Append a line, now or once the disk takes it."""
 
     def append() -> None:
-        with run.attempts.open("ab") as file:
-            file.write(msgspec.json.encode(event) + b"\n")
+        with run.attempts.open("a+b") as file:
+            # A line that a full disk has cut off must not spoil this one.
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+            torn = file.read() not in (b"", b"\n")
+            file.write((b"\n" if torn else b"") + msgspec.json.encode(event) + b"\n")
 
     insist(f"{run.attempts} can't be written", append)
 
@@ -74,8 +78,8 @@ def begin(run: RunFolder, slurm_restarts: int = 0, after: int | None = None) -> 
     Raises:
         JobError: another script of this job has begun an attempt after the caller's.
     """
-    number = (run.latest_attempt() if after is None else after) + 1 if run.attempt_file.exists() else 0
     what = "the next attempt can't begin"
+    number = (insist(what, run.latest_attempt) if after is None else after) + 1 if run.attempt_file.exists() else 0
     while True:
         try:
             insist(what, functools.partial(RunFolder(run.path, number).state.mkdir, parents=True))
@@ -84,9 +88,10 @@ def begin(run: RunFolder, slurm_restarts: int = 0, after: int | None = None) -> 
             if after is not None:
                 raise JobError(superseded(after)) from None
             number += 1
-    while run.latest_attempt() < (latest := _latest_folder(run)) or not run.attempt_file.exists():
+    latest = functools.partial(insist, what, functools.partial(_latest_folder, run))
+    while insist(what, run.latest_attempt) < latest() or not run.attempt_file.exists():
         # And again, if a script that was slower has just put a lower number.
-        insist(what, functools.partial(write_text, run.attempt_file, str(latest)))
+        insist(what, functools.partial(write_text, run.attempt_file, str(latest())))
     for file in (run.summary, run.result):
         insist(what, functools.partial(file.unlink, missing_ok=True))
     record(run, Event(number, time.time(), "started", slurm_restarts))
@@ -103,7 +108,7 @@ def check(run: RunFolder) -> None:
     Raises:
         JobError: a later one has begun, maybe on other nodes.
     """
-    if run.latest_attempt() > run.attempt:
+    if insist(f"{run.attempt_file} can't be read", run.latest_attempt) > run.attempt:
         raise JobError(superseded(run.attempt))
 
 

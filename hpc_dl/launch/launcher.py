@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import os
 import re
 import shutil
@@ -19,8 +18,8 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from hpc_dl.disk import PATIENCE, TROUBLE, insist
-from hpc_dl.errors import LOST, UserError
+from hpc_dl.disk import PATIENCE, TROUBLE
+from hpc_dl.errors import LOST, DiskError, JobError, UserError
 from hpc_dl.launch.attempts import superseded
 from hpc_dl.launch.outcome import all_workers_done, mark_done, mark_lost, report_failure, tell_all_to_end
 from hpc_dl.launch.policy import After, Policy
@@ -165,7 +164,6 @@ class Launcher:
         self._guard = Guard()
         self._flags = flags
         try:
-            insist(f"{self._run.logs} can't be made", functools.partial(self._run.logs.mkdir, exist_ok=True))
             self._waiting = [(0.0, line) for line in lines]
             self._start_waiting()
             while self._children or self._waiting or self._unwritten:
@@ -177,7 +175,8 @@ class Launcher:
                 self._look_around()
         except BaseException as error:
             # Its processes die with it: all are to know of what, and may start again.
-            own = Failure("launcher", self._node, LOST, 0, time.time(), (f"{type(error).__name__}: {error}",))
+            code = error.exit_code if isinstance(error, JobError) else LOST
+            own = Failure("launcher", self._node, code, 0, time.time(), (f"{type(error).__name__}: {error}",))
             with contextlib.suppress(OSError):
                 report_failure(self._run, own)
             raise
@@ -202,6 +201,7 @@ class Launcher:
         env["TF_CONFIG"] = tf_config(self._cluster, line.role, line.index)
         command = [*line.command, *(classic_flags(self._cluster, line.role, line.index) if self._flags else ())]
         try:
+            self._run.logs.mkdir(exist_ok=True)
             child = _Child(line, self._run, env, command)
         except OSError as error:
             since = self._unstarted.setdefault(line.name, time.monotonic())
@@ -286,14 +286,16 @@ class Launcher:
         """Write to the run folder, now or once its disk takes it again.
 
         Raises:
-            OSError: it has not for a long time.
+            DiskError: it has not for a long time.
         """
         since = time.monotonic() if since is None else since
         try:
             write()
         except OSError as error:
-            if error.errno not in TROUBLE or time.monotonic() - since > PATIENCE:
+            if error.errno not in TROUBLE:
                 raise
+            if time.monotonic() - since > PATIENCE:
+                raise DiskError(f"{self._run.path} can't be written: {error.strerror}") from error
             self._unwritten.append((since, write))
 
     def _is_over(self) -> bool:

@@ -57,7 +57,8 @@ def outcome(run: RunFolder, code: int, started: float) -> Summary:
         started: Unix seconds.
 
     Returns:
-        The summary; its exit code is that of the first process that failed, else `code`.
+        The summary; its exit code is that of the first process that failed, else `code`; 0 for a job that was told to
+        end when all its workers were done.
     """
     failure = run.read_failure()
     if code == 0 and (run.state / STOP).exists() and not _is_done(run):

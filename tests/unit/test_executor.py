@@ -136,12 +136,14 @@ def test_release_and_cancel_repeat_slurms_words(slurm: FakeSlurm) -> None:
 def test_options_of_the_submitting_command_do_not_reach_the_job(
     slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for key in ("HPC_DL_NODES", "HPC_DL_DRY_RUN", "HPC_DL_MAKE"):
+    for key in ("HPC_DL_NODES", "HPC_DL_DRY_RUN", "HPC_DL_MAKE", "SBATCH_JOB_NAME", "SBATCH_ACCOUNT"):
         monkeypatch.setenv(key, "1")
     monkeypatch.setenv("HPC_DL_CLUSTER_DIR", "/c")
     executor.submit("#!/bin/sh\n")
     passed = {key for key in slurm.environment("sbatch") if key.startswith("HPC_DL_")}
     assert passed == {"HPC_DL_CLUSTER_DIR"}
+    # What the script says and we rely on is not the environment's; the account is.
+    assert {key for key in slurm.environment("sbatch") if key.startswith("SBATCH_")} == {"SBATCH_ACCOUNT"}
 
 
 def test_a_users_own_sbatch_defaults_reach_sbatch_outside_a_job(

@@ -206,13 +206,20 @@ def test_a_job_of_the_same_number_and_another_name_is_not_ours(slurm: FakeSlurm,
     assert cancel([renamed]) == [renamed]
 
 
-def test_a_job_of_another_machine_is_not_taken_for_dead(slurm: FakeSlurm, tmp_path: Path) -> None:
+def test_a_job_of_another_machine_is_not_taken_for_dead(
+    slurm: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpc_dl.job.FORGOTTEN", 0.1)
+    slurm.answer("squeue", listed("7", "RUNNING", "n1", start="2"))
     there = folder(tmp_path, "L1")
     local.save(there, local.LocalProcess(2**22, "1", "login9"))
     (state,) = states([there])
     assert (state.state, state.reason, state.silent) == ("UNKNOWN", "it runs on login9, or has run there", True)
     with pytest.raises(UserError, match="job L1 was started on login9: it can only be ended there"):
-        cancel([Job(there)])
+        cancel([Job(folder(tmp_path, "7")), Job(there)])
+    assert "scancel" not in [call[0] for call in slurm.calls()]
+    with pytest.raises(JobError, match="job L1: it runs on login9, or has run there, and it left no summary"):
+        Job(there).wait(timeout=30)
     there.local.write_text("")
     assert states([there])[0].state == "UNKNOWN"
 

@@ -43,7 +43,12 @@ TRAINING = Totals(step=40, steps_per_s=2.0, images_per_s=64.4, loss=0.5, accurac
     [
         (SlurmState("PENDING", "Resources"), Totals(), "PENDING (Resources)"),
         (SlurmState("PENDING"), Totals(), "PENDING"),
-        (SlurmState("SPECIAL_EXIT", "held"), Totals(), "SPECIAL_EXIT (held)"),
+        (
+            SlurmState("PENDING", "launch_failed_requeued_held"),
+            Totals(),
+            "PENDING (launch_failed_requeued_held)  `scontrol release` lets it go on",
+        ),
+        (SlurmState("SPECIAL_EXIT", "held"), Totals(), "SPECIAL_EXIT (held)  `scontrol release` lets it go on"),
         (SlurmState("PENDING", "Priority", estimated_start=1.0), Totals(), "PENDING (Priority)"),
         (SlurmState("UNKNOWN", silent=True), Totals(), "UNKNOWN  Slurm does not answer"),
         (SlurmState("RUNNING"), Totals(), "RUNNING  starting"),

@@ -77,7 +77,8 @@ while :; do
   code=$?
   [ -z "$told" ] || exit "$code"
   between=yes
-  next=$(PYTHON -m hpc_dl again "$run" --attempt "$attempt" --code "$code") || exit "$code"
+  # What tells this script to end must not end the command that has just made the next attempt the latest.
+  next=$(trap '' TERM INT USR1; PYTHON -m hpc_dl again "$run" --attempt "$attempt" --code "$code") || exit "$code"
   attempt=$next
   between=
   [ -z "$told" ] || exit 143

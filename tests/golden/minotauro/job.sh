@@ -99,6 +99,7 @@ while :; do
     await $!
     [ -z "$told" ] || exit 143
   done
+  [ -z "$told" ] || exit 143
   [ "$code" -eq 0 ] || exit "$code"
   PYTHON -m hpc_dl place "$run" --nodelist "$SLURM_JOB_NODELIST" --job-id "$SLURM_JOB_ID" --attempt "$attempt" || exit
 
@@ -110,7 +111,8 @@ while :; do
   code=$?
   [ -z "$told" ] || exit "$code"
   between=yes
-  next=$(PYTHON -m hpc_dl again "$run" --attempt "$attempt" --code "$code") || exit "$code"
+  # What tells this script to end must not end the command that has just made the next attempt the latest.
+  next=$(trap '' TERM INT USR1; PYTHON -m hpc_dl again "$run" --attempt "$attempt" --code "$code") || exit "$code"
   attempt=$next
   between=
   [ -z "$told" ] || exit 143
