@@ -1,4 +1,4 @@
-"""The private cluster of the table: four nodes on a network, a disk of its own, and a partition that preempts."""
+"""The private cluster of the table: nodes on a network, a disk of its own, and a partition that preempts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from hpc_dl.minicluster import ClusterConfig, MiniCluster, NodeGroup, Partition
@@ -18,7 +18,7 @@ from hpc_dl.minicluster.network import Network
 from hpc_dl.resources import share
 
 CONFIG = ClusterConfig(
-    groups=(NodeGroup(count=4),),
+    groups=(NodeGroup(count=14),),  # a job of three nodes goes on when ten were cut off
     partitions=(Partition("main"), Partition("high")),
     extra=("PreemptType=preempt/partition_prio", "PreemptMode=REQUEUE", "KillWait=20"),
 )
@@ -38,22 +38,10 @@ class Bench:
     network: Network
     site: str
     """The site file of the cluster."""
-    _cut: list[str] = field(default_factory=list)
-
-    def cut(self, node: str) -> None:
-        """Cut a node off until `heal`."""
-        self.network.cut(node)
-        self._cut.append(node)
 
     def heal(self) -> None:
-        """Bring back the nodes that are away; one that was cut off comes back as if it had been started anew.
-
-        Its slurmstepd would try for a minute to tell of its step's end, and Slurm holds a job that it gives such a node
-        again ("Duplicate jobid", launch_failed_requeued_held).
-        """
-        while self._cut:
-            node = self._cut.pop()
-            _kill_steps(Path(self.network.hosts[node].enter[1].partition("=")[2]))
+        """Bring back the nodes that are away."""
+        for node in self.cluster.names:
             self.network.mend(node)
         deadline = time.monotonic() + _PATIENCE
         while away := [line for line in _states() if not line.endswith(("idle", "mixed", "allocated", "completing"))]:
@@ -63,15 +51,6 @@ class Bench:
                 if line.endswith(("down", "drained")):
                     slurm("scontrol", "update", f"nodename={line.split()[0]}", "state=RESUME")
             time.sleep(0.5)
-
-
-def _kill_steps(network: Path) -> None:
-    """Kill the steps of the node that has a network."""
-    its = network.readlink()
-    for process in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):  # no process, or it has ended
-            if (process / "comm").read_text() == "slurmstepd\n" and (process / "ns/net").readlink() == its:
-                os.kill(int(process.name), signal.SIGKILL)
 
 
 def _states() -> list[str]:

@@ -48,7 +48,7 @@ def _node(_bench: Bench, run: Run, rng: random.Random) -> None:
 
 def _cut(bench: Bench, run: Run, rng: random.Random) -> None:
     """Cut a node off: slurmctld and the other nodes hear no more of it, and its processes go on."""
-    bench.cut(rng.choice(run.nodes()))
+    bench.network.cut(rng.choice(run.nodes()))
 
 
 def _preemption(bench: Bench, _run: Run, _rng: random.Random) -> None:

@@ -69,7 +69,10 @@ def hurt_job(bench: Bench, mode: str, fault: str, count: int, rng: random.Random
                 break
             found.append(Found(fault, mode, run.step(), of=steps))
             _hurt(bench, run, found[-1], rng)
-            bench.heal()
+            # A node that was cut off comes back when the job is over: its slurmstepd tries for a minute to tell of its
+            # step's end, and Slurm holds a job that it gives such a node again ("Duplicate jobid").
+            if fault != "cut":
+                bench.heal()
         run.job.wait(timeout=LIMIT)
     except (JobError, TimeoutError) as error:
         run.job.cancel()
@@ -93,7 +96,7 @@ def _seconds_of_steps(mode: str, fault: str) -> float:
     if mode not in GOES_ON:
         return 0
     # The chief must be there for sync; after a new start the first worker is seconds ahead of the last.
-    alone = {"cut": 20, "worker": 7} if mode == "sync+1" else {"cut": 20, "worker": 7, "chief": 7}
+    alone = {"cut": 40, "worker": 7} if mode == "sync+1" else {"cut": 40, "worker": 7, "chief": 7}
     return alone.get(fault, 3)
 
 
