@@ -73,7 +73,7 @@ def hurt_job(bench: Bench, mode: str, fault: str, count: int, rng: random.Random
             # step's end, and Slurm holds a job that it gives such a node again ("Duplicate jobid").
             if fault != "cut":
                 bench.heal()
-        run.job.wait(timeout=LIMIT)
+        run.job.wait(timeout=3 * LIMIT)  # it may have made few of the steps that it could have made
     except (JobError, TimeoutError) as error:
         run.job.cancel()
         found = found or [Found(fault, mode, 0, of=steps)]
@@ -96,7 +96,7 @@ def _seconds_of_steps(mode: str, fault: str) -> float:
     if mode not in GOES_ON:
         return 0
     # The chief must be there for sync; after a new start the first worker is seconds ahead of the last.
-    alone = {"cut": 40, "worker": 7} if mode == "sync+1" else {"cut": 40, "worker": 7, "chief": 7}
+    alone = {"cut": 25, "worker": 7} if mode == "sync+1" else {"cut": 25, "worker": 7, "chief": 7}
     return alone.get(fault, 3)
 
 
