@@ -31,7 +31,7 @@ PS_MODES = ("async", "mixed", "sync", "sync+1")
 # Modes whose workers go on while one of them is away: they need more steps for the same time.
 GOES_ON = ("async", "mixed", "sync+1")
 # Steps per second on two cores, by which a job gets its length.
-RATES = {"async": 110, "mixed": 110, "sync": 60, "sync+1": 60, "multiworker": 60, "horovod": 60, "single": 120}
+RATES = {"async": 110, "mixed": 110, "sync": 60, "sync+1": 60, "multiworker": 60, "horovod": 60, "single": 200}
 
 
 @dataclass
