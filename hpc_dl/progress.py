@@ -67,9 +67,12 @@ class Progress:
         last: dict[str, Any] = {}
         for line in reversed(whole.splitlines()):
             # Most lines are earlier records, which nobody needs.
-            if b'"evaluating"' in line and (record := parse_record(line)):
+            record = parse_record(line) if not last or b'"evaluating"' in line else {}
+            if "time" not in record:
+                continue
+            if b'"evaluating"' in line:
                 self._evaluating[path] = max(record["time"], self._evaluating.get(path, 0.0))
-            elif not last and b'"event"' not in line and "step" in (record := parse_record(line)):
+            elif b'"event"' not in line and "step" in record:
                 last = self._last[path] = record
 
 
@@ -80,7 +83,7 @@ def parse_record(line: bytes) -> dict[str, Any]:
     except ValueError:
         return {}
     numbers = isinstance(record, dict) and all(isinstance(record.get(key, 0), (int, float)) for key in ("time", "step"))
-    return record if numbers and "time" in record else {}
+    return record if numbers else {}
 
 
 def _line_start(file: BinaryIO, offset: int) -> int:

@@ -25,8 +25,8 @@ def report_lines(run: RunFolder) -> Iterator[str]:
         yield f"{'bytes per step':<16}{'sent':>12}{'received':>12}"
         for task, moved in traffic.items():
             yield f"{task:<16}{_bytes(moved['bytes_sent']):>12}{_bytes(moved['bytes_received']):>12}"
-    confusion = (run.read_result() or {}).get("confusion")
-    if not run.read_job().script and confusion:  # a script of the user's own may mean something else by it
+    confusion: Any = (run.read_result() or {}).get("confusion")
+    if _is_matrix(confusion):
         yield from _confusion(confusion)
 
 
@@ -48,6 +48,12 @@ def _histogram(histograms: Sequence[Sequence[tuple[float, int]]]) -> Iterator[st
     yield "steps of all processes by their time, each bin from what it says to the next 1.26 times as much"
     for start, count in sorted(bins.items()):
         yield f"{1000 * start:>13.4g} ms{count:>8} {'#' * max(1, _BAR * count // longest)}"
+
+
+def _is_matrix(value: Any) -> bool:
+    """Say whether these are rows of counts: a script of the user's own may mean something else by the word."""
+    rows = value if isinstance(value, list) else []
+    return bool(rows) and all(isinstance(row, list) and row and all(isinstance(n, int) for n in row) for row in rows)
 
 
 def _confusion(matrix: Sequence[Sequence[int]]) -> Iterator[str]:
