@@ -83,14 +83,25 @@ class Run:
 
     def all_trained_since(self, moment: float) -> bool:
         """Say whether each worker has reported a step of the latest attempt after a time (Unix seconds)."""
-        moment = max(moment, self.job.run.attempt_file.stat().st_mtime)
-        return sum(time > moment for time in self._last_times()) >= self.workers()
+        begun = self._imported()
+        last = dict(self._last_times())
+        return sum(last.get(name, 0.0) > max(moment, time) for name, time in begun.items()) >= self.workers()
 
-    def _last_times(self) -> Iterator[float]:
+    def _imported(self) -> dict[str, float]:
+        """Return when each process of the latest attempt has begun; what was cut off goes on beside it for a second."""
+        attempt = self.job.run.latest_attempt()
+        return {
+            path.stem: record["time"]
+            for path in self.job.run.metrics.glob("*.jsonl")
+            for line in path.read_bytes().split(b"\n")[:-1]
+            if b'"imported"' in line and (record := json.loads(line))["attempt"] == attempt
+        }
+
+    def _last_times(self) -> Iterator[tuple[str, float]]:
         """Yield when each process has reported a step last."""
         for path in self.job.run.metrics.glob("*.jsonl"):
             records = map(json.loads, reversed(path.read_bytes()[-4096:].split(b"\n")[1:-1]))
-            yield next((record["time"] for record in records if "event" not in record), 0.0)
+            yield path.stem, next((record["time"] for record in records if "event" not in record), 0.0)
 
     def wait_for(self, condition: Callable[[], bool], what: str) -> bool:
         """Wait until something is so and return True, or False if the job ends before.
