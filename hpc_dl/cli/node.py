@@ -188,13 +188,18 @@ def rank(run: Path, grace: float, attempt: int | None, quiet_end: bool, command:
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option("--run", "run", type=Path, default=None, help="the job's run folder; default: it is of no job")
 @click.option("--grace", type=float, default=20.0, help="seconds that ranks have to end once they are told")
+@_ATTEMPT
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def mpirun(grace: float, command: tuple[str, ...]) -> int:
+def mpirun(run: Path | None, grace: float, attempt: int | None, command: tuple[str, ...]) -> int:
     """Run COMMAND, which is mpirun, so that its ranks have their time to save when they are told to end."""
     from hpc_dl.launch.mpirun import run_mpirun
+    from hpc_dl.runfolder import RunFolder
 
-    return run_mpirun(command, grace)
+    if run is None:
+        return run_mpirun(command, grace)
+    return run_mpirun(command, grace, RunFolder(run, RunFolder(run, attempt).attempt))
 
 
 @click.command()

@@ -8,6 +8,7 @@ mpirun gets SIGUSR1 and passes it on to all ranks, which end in their own time.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -15,19 +16,26 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hpc_dl.process import die_with_parent
+
+if TYPE_CHECKING:  # it runs on other nodes too, in front of a daemon
+    from hpc_dl.runfolder import RunFolder
 
 _ENDINGS = (signal.SIGTERM, signal.SIGINT)
 _MORE = 10.0  # seconds beyond the ranks' grace after which mpirun itself counts as hung
 
 
-def run_mpirun(command: Sequence[str], grace: float) -> int:
+def run_mpirun(command: Sequence[str], grace: float, run: RunFolder | None = None) -> int:
     """Run mpirun and return its exit code; when told to end, 128 + the signal.
+
+    On a node that was cut off it would wait for its daemons for ever: it ends when a later attempt has begun.
 
     Args:
         command: mpirun and its arguments.
         grace: seconds that ranks have to end once they are told.
+        run: the job's run folder, of its attempt.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, (*_ENDINGS, signal.SIGCHLD))
     agent = f"{Path(sys.executable).name} -m hpc_dl.launch.mpirun"
@@ -47,11 +55,17 @@ def run_mpirun(command: Sequence[str], grace: float) -> int:
         if received and received.si_signo in _ENDINGS and not told:
             told, kill_at = received.si_signo, time.monotonic() + grace + _MORE
             process.send_signal(signal.SIGUSR1)
-        if time.monotonic() > kill_at:
+        if time.monotonic() > kill_at or (run and _superseded(run)):
             process.kill()
     if told:
         return 128 + told
     return process.returncode if process.returncode >= 0 else 128 - process.returncode
+
+
+def _superseded(run: RunFolder) -> bool:
+    with contextlib.suppress(OSError):  # the disk is away for a moment
+        return run.latest_attempt() > run.attempt
+    return False
 
 
 def _child_setup() -> Callable[[], None]:

@@ -6,10 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from hpc_dl.launch.attempts import begin
+from hpc_dl.runfolder import RunFolder
 from tests.unit.fakes.processes import Marker, eventually
 
 # It would end at once on SIGTERM, were that not blocked; a rank of it unblocks all signals, as Open MPI does.
@@ -32,9 +35,9 @@ sys.exit(int(sys.argv[2]))
 """
 
 
-def start(folder: Path, *words: str) -> subprocess.Popen[bytes]:
+def start(folder: Path, *words: str, options: Sequence[str] = ()) -> subprocess.Popen[bytes]:
     (folder / "mpirun.py").write_text(_MPIRUN)
-    keeper = [sys.executable, "-m", "hpc_dl", "mpirun", "--grace", "20", "--"]
+    keeper = [sys.executable, "-m", "hpc_dl", "mpirun", *options, "--grace", "20", "--"]
     return subprocess.Popen(
         [*keeper, sys.executable, str(folder / "mpirun.py"), str(folder), *words], start_new_session=True
     )
@@ -56,6 +59,19 @@ def test_told_to_end_it_tells_the_ranks_and_waits_for_them(tmp_path: Path, numbe
 
 def test_its_own_end_is_passed_on(tmp_path: Path) -> None:
     assert start(tmp_path, "7").wait(30) == 7
+
+
+def test_a_later_attempt_ends_it(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "job-L1")
+    assert begin(run) == 0
+    process = start(tmp_path, "wait", options=("--run", str(run.path), "--attempt", "0"))
+    try:
+        eventually((tmp_path / "ready").exists, 30)
+        assert process.poll() is None
+        assert begin(run) == 1
+        assert process.wait(30) == 137
+    finally:
+        process.kill()
 
 
 def test_it_dies_with_its_keeper(tmp_path: Path) -> None:
