@@ -166,9 +166,9 @@ def slurm_states(runs: Sequence[RunFolder], patience: float = slurm.PATIENCE) ->
     with contextlib.suppress(UserError):  # it does not run
         said = slurm.query([run.job_id for run in own], patience, private_environ()) if own else {}
         found |= {run.path: said[run.job_id] for run in own}
+    ours = {run.path: found[run.path] if _is_of(run, found[run.path]) else UNKNOWN for run in runs if run.path in found}
     nobody = msgspec.structs.replace(UNKNOWN, silent=True)
-    known = {run.path: found[run.path] for run in runs if run.path in found and _is_of(run, found[run.path])}
-    return {run.path: UNKNOWN if run.path in found else nobody for run in runs} | known
+    return {run.path: nobody for run in own} | ours
 
 
 def _is_of(run: RunFolder, said: SlurmState) -> bool:

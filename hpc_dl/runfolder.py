@@ -111,6 +111,11 @@ class RunFolder:
             return 0
 
     @property
+    def superseded(self) -> bool:
+        """Return whether a later attempt than the one that is meant has begun."""
+        return self.latest_attempt() > self.attempt
+
+    @property
     def state(self) -> Path:
         """Return where the launchers of an attempt tell one another what has happened."""
         return self.path / "state" / str(self.attempt)

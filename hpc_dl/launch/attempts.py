@@ -108,7 +108,7 @@ def check(run: RunFolder) -> None:
     Raises:
         JobError: a later one has begun, maybe on other nodes.
     """
-    if insist(f"{run.attempt_file} can't be read", run.latest_attempt) > run.attempt:
+    if insist(f"{run.attempt_file} can't be read", lambda: run.superseded):
         raise JobError(superseded(run.attempt))
 
 

@@ -301,7 +301,7 @@ class Launcher:
     def _is_over(self) -> bool:
         """See whether the attempt has ended elsewhere; end here too then."""
         with contextlib.suppress(OSError):  # the disk is away for a moment
-            if self._run.latest_attempt() > self._run.attempt:
+            if self._run.superseded:
                 # Of a node that was given up: its processes must not go on beside their successors.
                 _say(superseded(self._run.attempt))
                 self._end(LOST, signal.SIGKILL)

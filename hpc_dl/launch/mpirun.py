@@ -64,7 +64,7 @@ def run_mpirun(command: Sequence[str], grace: float, run: RunFolder | None = Non
 
 def _superseded(run: RunFolder) -> bool:
     with contextlib.suppress(OSError):  # the disk is away for a moment
-        return run.latest_attempt() > run.attempt
+        return run.superseded
     return False
 
 
