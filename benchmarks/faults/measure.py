@@ -15,10 +15,11 @@ import msgspec
 
 from benchmarks.faults.cluster import Bench
 from benchmarks.faults.hurt import FAULTS, LASTS, LEAVES
-from benchmarks.faults.jobs import EVERY, GOES_ON, LIMIT, RATES, Run, command
+from benchmarks.faults.jobs import EVERY, GOES_ON, LIMIT, PS_MODES, RATES, Run, command
 from hpc_dl.errors import JobError
 
 PER_JOB = 10  # faults that a job meets at most
+_RESTARTS = 3  # the default, by which a process starts again alone: each time it waits longer
 _SAYS = re.compile(r"hpc-dl: (.*(?:start again|started again|requeued|given up).*)", re.MULTILINE)
 
 
@@ -53,10 +54,11 @@ class Found(msgspec.Struct, forbid_unknown_fields=True):
 
 def hurt_job(bench: Bench, mode: str, fault: str, count: int, rng: random.Random) -> list[Found]:
     """Run a job, hurt it at random steps, and return what each fault has shown; at least one."""
-    count = min(count, PER_JOB)
+    starts_alone = fault in ("worker", "chief") and mode in PS_MODES
+    count = min(count, _RESTARTS if starts_alone else PER_JOB)
     each = _steps_meanwhile(mode, fault)
     steps = count * each + 300
-    often = max(3, count)  # 3 is the default
+    often = max(_RESTARTS, count)
     run = Run.submit(mode, bench.site, steps, restarts=often, requeues=often)
     found: list[Found] = []
     try:

@@ -22,7 +22,7 @@ from hpc_dl.disk import PATIENCE, TROUBLE
 from hpc_dl.errors import LOST, DiskError, JobError, UserError
 from hpc_dl.launch.attempts import superseded
 from hpc_dl.launch.outcome import all_workers_done, mark_done, mark_lost, report_failure, tell_all_to_end
-from hpc_dl.launch.policy import After, Policy
+from hpc_dl.launch.policy import After, Policy, pause
 from hpc_dl.placement import classic_flags, tf_config
 from hpc_dl.process import Guard, adopt_orphans, die_with_parent, kill_group
 from hpc_dl.runfolder import STOP, Failure, RunFolder
@@ -272,7 +272,7 @@ class Launcher:
         else:
             self._restarts[line.name] = restarts + 1
             _say(f"{failure}\nhpc-dl: {line.name} {after.value}, {restarts + 1} of {self._policy.restarts} times")
-            self._waiting.append((time.monotonic() + 2.0**restarts, line))
+            self._waiting.append((time.monotonic() + pause(restarts), line))
 
     def _fail(self, failure: Failure) -> None:
         _say(str(failure))

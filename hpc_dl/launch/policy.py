@@ -16,6 +16,9 @@ from hpc_dl.jobspec import JobSpec
 
 _GOES_ON_WITHOUT = ("async", "mixed")  # modes whose workers don't wait for one another
 _STARTS_ALONE = (*_GOES_ON_WITHOUT, "sync")
+# Seconds before each new start; the last counts for all that follow. Others wait for `restart_timeout`, a minute, of
+# which the start itself may need half.
+_PAUSES = (1.0, 2.0, 4.0, 8.0)
 
 
 class After(Enum):
@@ -66,3 +69,12 @@ class Policy(msgspec.Struct, frozen=True):
         if restarts < self.restarts:
             return After.AGAIN
         return After.WITHOUT if self.mode in _GOES_ON_WITHOUT and process != self.chief else After.FAIL
+
+
+def pause(restarts: int) -> float:
+    """Return for how many seconds a process that has died waits for its new start: longer each time, up to a limit.
+
+    Args:
+        restarts: how often it was started again before.
+    """
+    return _PAUSES[min(restarts, len(_PAUSES) - 1)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hpc_dl.jobspec import JobSpec
-from hpc_dl.launch.policy import After, Policy
+from hpc_dl.launch.policy import After, Policy, pause
 
 
 def policy(mode: str, restarts: int = 2, own: bool = False, chief: str = "worker:0") -> Policy:
@@ -46,6 +46,10 @@ def test_a_ps_takes_its_variables_along() -> None:
 def test_without_restarts_every_failure_is_the_end() -> None:
     assert Policy().after_death("worker:1", 137, 0) is After.FAIL
     assert policy("async", restarts=0).after_death("worker:1", 137, 0) is After.FAIL
+
+
+def test_a_pause_is_longer_each_time_and_never_longer_than_others_wait() -> None:
+    assert [pause(restarts) for restarts in (0, 1, 2, 3, 10, 10_000)] == [1, 2, 4, 8, 8, 8]
 
 
 def test_the_policy_of_a_job() -> None:
