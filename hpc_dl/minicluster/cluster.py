@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import pwd
+import re
 import secrets
 import shutil
 import signal
@@ -260,6 +261,7 @@ class MiniCluster:
             auth=auth or ("munge" if munged else "none"),
             controller_port=controller,
             node_ports=dict(zip(self.names, nodes, strict=True)),
+            version=self._version(),
             plugin_dir=self.programs.plugin_dir,
             user_name=user,
             accounting_port=accounting,
@@ -267,6 +269,15 @@ class MiniCluster:
             controller=self._network.head if self._network else HERE,
             hosts=self._network.hosts if self._network else {},
         )
+
+    def _version(self) -> tuple[int, int]:
+        """Return Slurm's year and month, from a line such as ``slurm-wlm 22.05.8``."""
+        command = [self.programs.find("slurmd") or "slurmd", "-V"]
+        done = subprocess.run(command, env=self.env(), capture_output=True, text=True, timeout=60)
+        if not (found := re.search(r" (\d+)\.(\d+)", done.stdout)):
+            said = (done.stderr or done.stdout).strip()
+            raise UserError(f"private cluster: `{' '.join(command)}` does not tell its version: {said}")
+        return int(found[1]), int(found[2])
 
     def _sweep(self) -> None:
         """Remove what a cluster that was killed has left. Slurm's own state stays: job numbers go on."""

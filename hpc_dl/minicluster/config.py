@@ -1,4 +1,4 @@
-"""What the private cluster looks like, and its slurm.conf and gres.conf. Nothing here touches the machine."""
+"""What the private cluster looks like, and its slurm.conf and other files. Nothing here touches the machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hpc_dl.minicluster.root import FOLDER_VARIABLE, root_problem
 
 Auth = Literal["munge", "none"]
 
-FILES = ("slurm.conf", "gres.conf")
+FILES = ("slurm.conf", "gres.conf", "cgroup.conf")
 ACCOUNTING_FILE = "slurmdbd.conf"
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
@@ -128,9 +128,9 @@ HERE = Host()
 class Place:
     """What is known only on the machine where the cluster starts.
 
-    `plugin_dir` is where Slurm's plugins are, when they are not where Slurm was built to look for them. With accounting
-    there are slurmdbd's port and its plugins' folders too; it wants the user by name. `controller` and `hosts` say
-    where slurmctld and the nodes are.
+    `version` is Slurm's, year and month. `plugin_dir` is where Slurm's plugins are, when they are not where Slurm was
+    built to look for them. With accounting there are slurmdbd's port and its plugins' folders too; it wants the user by
+    name. `controller` and `hosts` say where slurmctld and the nodes are.
     """
 
     root: Path
@@ -138,6 +138,7 @@ class Place:
     auth: Auth
     controller_port: int
     node_ports: Mapping[str, int]
+    version: tuple[int, int]
     plugin_dir: Path | None = None
     user_name: str = ""
     accounting_port: int = 0

@@ -6,6 +6,7 @@ After a change of the templates: RENEW_GOLDEN=1 pytest tests/unit/test_miniclust
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -26,7 +27,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "minicluster"
 
 def place(config: ClusterConfig, **changes: Any) -> Place:
     ports = {name: 10002 + i for i, name in enumerate(config.names)}
-    fields: dict[str, Any] = {"root": Path("/tmp/hd"), "user": "1000", "auth": "munge"}
+    fields: dict[str, Any] = {"root": Path("/tmp/hd"), "user": "1000", "auth": "munge", "version": (22, 5)}
     return Place(**{**fields, "controller_port": 10001, "node_ports": ports, **changes})
 
 
@@ -54,6 +55,21 @@ def test_rendered_files_are_as_agreed(name: str, config: ClusterConfig, changes:
             golden.parent.mkdir(exist_ok=True)
             golden.write_text(text)
         assert text == golden.read_text()
+
+
+@pytest.mark.parametrize(
+    ("version", "says"),
+    [
+        ((20, 11), []),
+        ((21, 8), ["cgroup/v1"]),
+        ((23, 11), ["cgroup/v1"]),
+        ((24, 5), ["disabled"]),
+        ((25, 11), ["disabled"]),
+    ],
+)
+def test_no_slurm_looks_for_cgroups(version: tuple[int, int], says: list[str]) -> None:
+    text = render(ClusterConfig(), place(ClusterConfig(), version=version))["cgroup.conf"]
+    assert re.findall("^CgroupPlugin=(.*)$", text, re.MULTILINE) == says
 
 
 def test_an_extra_line_replaces_ours() -> None:
