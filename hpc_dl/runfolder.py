@@ -79,7 +79,6 @@ class RunFolder:
         self.script = self.path / "job.sh"
         self.log = self.path / "job.log"
         self.templates = self.path / "templates"
-        self.facts = self.path / "nodes.jsonl"
         self.cluster = self.path / "cluster.json"
         self.placement = self.path / "placement.json"
         self.tasks = self.path / "tasks.txt"
@@ -119,6 +118,11 @@ class RunFolder:
     def state(self) -> Path:
         """Return where the launchers of an attempt tell one another what has happened."""
         return self.path / "state" / str(self.attempt)
+
+    @property
+    def facts(self) -> Path:
+        """Return the folder in which each node tells what it has for the job."""
+        return self.state / "facts"
 
     @property
     def done(self) -> Path:
@@ -193,8 +197,8 @@ class RunFolder:
 
     def read_facts(self) -> dict[str, NodeFacts]:
         """Return what each node told, by node name."""
-        lines = self.facts.read_bytes().splitlines() if self.facts.exists() else []
-        return {facts.node: facts for facts in (msgspec.json.decode(line, type=NodeFacts) for line in lines if line)}
+        told = (msgspec.json.decode(path.read_bytes(), type=NodeFacts) for path in self.facts.glob("*.json"))
+        return {facts.node: facts for facts in told}
 
     def read_cluster(self) -> dict[str, list[str]]:
         """Return the cluster spec."""

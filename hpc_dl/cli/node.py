@@ -23,18 +23,23 @@ _ATTEMPT = click.option("--attempt", type=int, default=None, help="which start o
 @click.command()
 @_RUN
 @click.option("--nodelist", default="", help="nodes that are all this machine; default: the node of this Slurm step")
-def facts(run: Path, nodelist: str) -> int:
-    """Print what this node has for the job of run folder RUN, as a line of JSON."""
+@_ATTEMPT
+def facts(run: Path, nodelist: str, attempt: int | None) -> int:
+    """Write into run folder RUN what this node has for its job."""
     import msgspec
 
+    from hpc_dl.disk import insist
     from hpc_dl.launch.facts import local_facts, slurm_facts
     from hpc_dl.nodelist import expand
-    from hpc_dl.runfolder import RunFolder
+    from hpc_dl.runfolder import RunFolder, write_text
 
-    folder = RunFolder(run)
-    job, site = folder.read_job(), folder.read_site()
+    folder = RunFolder(run, attempt)
+    job, site = _job(folder), folder.read_site()
+    what = f"{folder.facts} can't be written"
+    insist(what, functools.partial(folder.facts.mkdir, parents=True, exist_ok=True))
     for found in local_facts(job, site, expand(nodelist)) if nodelist else [slurm_facts(job, site)]:
-        click.echo(msgspec.json.encode(found))
+        path = folder.facts / f"{found.node}.json"
+        insist(what, functools.partial(write_text, path, msgspec.json.encode(found)))
     return 0
 
 

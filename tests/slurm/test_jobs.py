@@ -254,9 +254,9 @@ def test_ten_lines_of_python(bench: Bench) -> None:
 def test_the_facts_of_each_node_are_its_own(bench: Bench) -> None:
     job = bench.submit(nodes=2, gpus=3)
     job.result(timeout=60)
-    facts = [json.loads(line) for line in job.run.facts.read_text().splitlines()]
-    assert sorted(one["node"] for one in facts) == ["mini1", "mini2"]
-    assert all(len(one["gpus"]) == 3 for one in facts)
+    facts = job.run.read_facts()
+    assert sorted(facts) == ["mini1", "mini2"]
+    assert all(len(one.gpus) == 3 for one in facts.values())
 
 
 @pytest.mark.usefixtures("bench")

@@ -43,7 +43,7 @@ class Bench:
             (self.folder / name).write_text(f"#!/bin/sh\n{script}")
             (self.folder / name).chmod(0o755)
         settings = {"name": "own", "args": [self.marker.word], "ps": 1, "script": name, **settings}
-        self.jobs.append(hpc_dl.submit(site="local", **settings))
+        self.jobs.append(hpc_dl.submit(**{"site": "local", **settings}))
         return self.jobs[-1]
 
     def ready(self, job: Job, *names: str) -> None:
@@ -97,6 +97,32 @@ def test_a_job_that_fails_says_what_failed_first(bench: Bench) -> None:
     summary = job.summary()
     assert summary is not None
     assert summary.exit_code == 7
+
+
+def _site(bench: Bench, module_init: str) -> str:
+    """Return a local site with modules; its own file says what `module` is."""
+    (bench.folder / "init.sh").write_text(module_init)
+    lines = ["scheduler = 'local'", "address = '127.0.0.1'", "cores = 1"]
+    lines += ["module_init = 'init.sh'", "modules = ['cuda']"]
+    (bench.folder / "modules.toml").write_text("\n".join(lines))
+    return str(bench.folder / "modules.toml")
+
+
+def test_the_scripts_of_modules_need_not_know_nounset_and_come_before_python(bench: Bench) -> None:
+    init = "module() { if [ -e runs/own-L1/attempt ]; then export WHEN=late; else export WHEN=early$UNSET; fi; }\n"
+    job = bench.submit("echo $WHEN\n", site=_site(bench, init))
+    job.wait(timeout=30)
+    assert job.logs()["worker:0"].read_text() == "early\n", job.stdout()
+
+
+def test_a_module_that_is_not_there_ends_the_job(bench: Bench) -> None:
+    job = bench.submit("echo trained\n", site=_site(bench, "module() { return 1; }\n"))
+    job.wait(timeout=30)
+    assert job.state == "FAILED"
+    assert "module load failed; see modules in the site file: cuda" in job.stdout()
+    summary = job.summary()
+    assert summary is not None
+    assert summary.exit_code == 1
 
 
 def test_a_job_that_goes_on_has_no_exception_and_a_timeout(bench: Bench) -> None:

@@ -19,6 +19,32 @@ umask 077
 run='/FOLDER/w $(touch x) '"'"'q'"'"' "d" # 100%/runs $(x) 100% '"'"'r'"'"''/hostile-"$SLURM_JOB_ID"
 srun=
 
+# Python may need the modules, and their scripts may not know nounset. What fails is told once the outcome can be written.
+modules_failed=
+set +u
+# shellcheck disable=SC1090,SC1091
+source '/etc/module init.sh' || modules_failed=$?
+module load 'a b' || { echo "hpc-dl: module load failed; see modules in the site file:" 'a b' >&2; modules_failed=1; }
+module load '$(touch x)' || { echo "hpc-dl: module load failed; see modules in the site file:" '$(touch x)' >&2; modules_failed=1; }
+module load 'it'"'"'s' || { echo "hpc-dl: module load failed; see modules in the site file:" 'it'"'"'s' >&2; modules_failed=1; }
+set -u
+
+export SITE_VALUE=''"'"'; touch x #'
+export VALUE_0='$(touch x)'
+export VALUE_1='a b'
+export VALUE_2='it'"'"'s'
+export VALUE_3='say "hi"'
+export VALUE_4='back\slash'
+export VALUE_5='a#b'
+export VALUE_6=100%
+export VALUE_7=%j
+export VALUE_8=:::
+export VALUE_9='`id`'
+export VALUE_10=''
+export VALUE_11='*'
+export VALUE_12='tab	here'
+export VALUE_13='é'
+
 # An attempt is one start of the processes; what an earlier one, before a requeue, said of its end does not count.
 attempt=$(PYTHON -m hpc_dl begin "$run") || exit
 
@@ -35,6 +61,7 @@ finish() {
   exit $?  # without a number it would be the code from before the trap
 }
 trap finish EXIT
+[ -z "$modules_failed" ] || exit "$modules_failed"
 
 # A signal goes on to the step, and the script waits on for it; without a step it ends here, or once it knows which attempt
 # is the latest. USR1 comes ahead of the time limit. The launchers find it in the run folder, since srun, told itself, would
@@ -71,35 +98,13 @@ await() {
 
 cd '/FOLDER/w $(touch x) '"'"'q'"'"' "d" # 100%' || exit
 
-# shellcheck disable=SC1090,SC1091
-source '/etc/module init.sh' || exit
-module load 'a b' || { echo "hpc-dl: module load failed; see modules in the site file:" 'a b' >&2; exit 1; }
-module load '$(touch x)' || { echo "hpc-dl: module load failed; see modules in the site file:" '$(touch x)' >&2; exit 1; }
-module load 'it'"'"'s' || { echo "hpc-dl: module load failed; see modules in the site file:" 'it'"'"'s' >&2; exit 1; }
-
-export SITE_VALUE=''"'"'; touch x #'
-export VALUE_0='$(touch x)'
-export VALUE_1='a b'
-export VALUE_2='it'"'"'s'
-export VALUE_3='say "hi"'
-export VALUE_4='back\slash'
-export VALUE_5='a#b'
-export VALUE_6=100%
-export VALUE_7=%j
-export VALUE_8=:::
-export VALUE_9='`id`'
-export VALUE_10=''
-export VALUE_11='*'
-export VALUE_12='tab	here'
-export VALUE_13='é'
-
 
 while :; do
   # What each node has for this job decides the placement, which gives the task file. 1 is what srun says where it can't
   # start a step: slurmctld is away for a moment, or a node has just been lost, for which Slurm requeues the job.
   srun=
   for pause in 5 15 40 60 0; do
-    srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task=16 --export=ALL '--opt=a b' PYTHON -m hpc_dl facts "$run" > "$run/nodes.jsonl" &
+    srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task=16 --export=ALL '--opt=a b' PYTHON -m hpc_dl facts "$run" --attempt "$attempt" &
     await $!
     code=$?
     [ "$code" -eq 1 ] && [ -z "$told" ] && [ "$pause" -gt 0 ] || break

@@ -7,6 +7,12 @@ set -u -o pipefail
 umask 077
 run=/FOLDER/work/runs/train-"$HPC_DL_JOB_ID"
 
+# Python may need the modules, and their scripts may not know nounset. What fails is told once the outcome can be written.
+modules_failed=
+set +u
+set -u
+
+
 # An attempt is one start of the processes; what an earlier one, before a requeue, said of its end does not count.
 attempt=$(PYTHON -m hpc_dl begin "$run") || exit
 
@@ -23,6 +29,7 @@ finish() {
   exit $?  # without a number it would be the code from before the trap
 }
 trap finish EXIT
+[ -z "$modules_failed" ] || exit "$modules_failed"
 
 # A signal goes on to the step, and the script waits on for it; without a step it ends here, or once it knows which attempt
 # is the latest. USR1 comes ahead of the time limit. The launchers find it in the run folder, since srun, told itself, would
@@ -59,15 +66,13 @@ await() {
 
 cd /FOLDER/work || exit
 
-
-
 # The data set is made ready once, before the processes that read it.
 PYTHON -m hpc_dl.data prepare digits --data-dir /FOLDER/work/data &
 await $! || exit
 
 while :; do
   # What this machine has for each node decides the placement, which gives the task file.
-  PYTHON -m hpc_dl facts "$run" --nodelist 'node[1-2]' > "$run/nodes.jsonl" || exit
+  PYTHON -m hpc_dl facts "$run" --nodelist 'node[1-2]' --attempt "$attempt" || exit
   PYTHON -m hpc_dl place "$run" --nodelist 'node[1-2]' --job-id "$HPC_DL_JOB_ID" --attempt "$attempt" || exit
 
   # All nodes are this machine: every line of the task file runs here. A line that fails ends the others.

@@ -20,6 +20,19 @@ umask 077
 run=/FOLDER/work/runs/train-"$SLURM_JOB_ID"
 srun=
 
+# Python may need the modules, and their scripts may not know nounset. What fails is told once the outcome can be written.
+modules_failed=
+set +u
+# shellcheck disable=SC1090,SC1091
+source /etc/profile.d/modules.sh || modules_failed=$?
+module load K80 || { echo "hpc-dl: module load failed; see modules in the site file:" K80 >&2; modules_failed=1; }
+module load cuda/7.5 || { echo "hpc-dl: module load failed; see modules in the site file:" cuda/7.5 >&2; modules_failed=1; }
+module load mkl/2017.0.098 || { echo "hpc-dl: module load failed; see modules in the site file:" mkl/2017.0.098 >&2; modules_failed=1; }
+module load CUDNN/5.1.3 || { echo "hpc-dl: module load failed; see modules in the site file:" CUDNN/5.1.3 >&2; modules_failed=1; }
+module load python/3.5.2 || { echo "hpc-dl: module load failed; see modules in the site file:" python/3.5.2 >&2; modules_failed=1; }
+set -u
+
+
 # An attempt is one start of the processes; what an earlier one, before a requeue, said of its end does not count.
 attempt=$(PYTHON -m hpc_dl begin "$run") || exit
 
@@ -36,6 +49,7 @@ finish() {
   exit $?  # without a number it would be the code from before the trap
 }
 trap finish EXIT
+[ -z "$modules_failed" ] || exit "$modules_failed"
 
 # A signal goes on to the step, and the script waits on for it; without a step it ends here, or once it knows which attempt
 # is the latest. USR1 comes ahead of the time limit. The launchers find it in the run folder, since srun, told itself, would
@@ -72,15 +86,6 @@ await() {
 
 cd /FOLDER/work || exit
 
-# shellcheck disable=SC1090,SC1091
-source /etc/profile.d/modules.sh || exit
-module load K80 || { echo "hpc-dl: module load failed; see modules in the site file:" K80 >&2; exit 1; }
-module load cuda/7.5 || { echo "hpc-dl: module load failed; see modules in the site file:" cuda/7.5 >&2; exit 1; }
-module load mkl/2017.0.098 || { echo "hpc-dl: module load failed; see modules in the site file:" mkl/2017.0.098 >&2; exit 1; }
-module load CUDNN/5.1.3 || { echo "hpc-dl: module load failed; see modules in the site file:" CUDNN/5.1.3 >&2; exit 1; }
-module load python/3.5.2 || { echo "hpc-dl: module load failed; see modules in the site file:" python/3.5.2 >&2; exit 1; }
-
-
 # The data set is made ready once, before the processes that read it.
 PYTHON -m hpc_dl.data prepare digits --data-dir /FOLDER/work/data &
 await $! || exit
@@ -90,7 +95,7 @@ while :; do
   # start a step: slurmctld is away for a moment, or a node has just been lost, for which Slurm requeues the job.
   srun=
   for pause in 5 15 40 60 0; do
-    srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task=16 --export=ALL --cpu-bind=none PYTHON -m hpc_dl facts "$run" > "$run/nodes.jsonl" &
+    srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task=16 --export=ALL --cpu-bind=none PYTHON -m hpc_dl facts "$run" --attempt "$attempt" &
     await $!
     code=$?
     [ "$code" -eq 1 ] && [ -z "$told" ] && [ "$pause" -gt 0 ] || break

@@ -19,6 +19,12 @@ umask 077
 run=/FOLDER/work/runs/train-"$SLURM_JOB_ID"
 srun=
 
+# Python may need the modules, and their scripts may not know nounset. What fails is told once the outcome can be written.
+modules_failed=
+set +u
+set -u
+
+
 # An attempt is one start of the processes; what an earlier one, before a requeue, said of its end does not count.
 attempt=$(PYTHON -m hpc_dl begin "$run") || exit
 
@@ -35,6 +41,7 @@ finish() {
   exit $?  # without a number it would be the code from before the trap
 }
 trap finish EXIT
+[ -z "$modules_failed" ] || exit "$modules_failed"
 
 # A signal goes on to the step, and the script waits on for it; without a step it ends here, or once it knows which attempt
 # is the latest. USR1 comes ahead of the time limit. The launchers find it in the run folder, since srun, told itself, would
@@ -71,8 +78,6 @@ await() {
 
 cd /FOLDER/work || exit
 
-
-
 # The data set is made ready once, before the processes that read it.
 PYTHON -m hpc_dl.data prepare digits --data-dir /FOLDER/work/data &
 await $! || exit
@@ -82,7 +87,7 @@ while :; do
   # start a step: slurmctld is away for a moment, or a node has just been lost, for which Slurm requeues the job.
   srun=
   for pause in 5 15 40 60 0; do
-    srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task=8 --export=ALL PYTHON -m hpc_dl facts "$run" > "$run/nodes.jsonl" &
+    srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task=8 --export=ALL PYTHON -m hpc_dl facts "$run" --attempt "$attempt" &
     await $!
     code=$?
     [ "$code" -eq 1 ] && [ -z "$told" ] && [ "$pause" -gt 0 ] || break
