@@ -43,6 +43,8 @@ class Process(msgspec.Struct, frozen=True):
     port: int
     gpus: tuple[str, ...] = ()
     cores: tuple[int, ...] = ()
+    threads: int = 1
+    """How many threads it may keep busy."""
 
     @property
     def name(self) -> str:
@@ -76,11 +78,6 @@ class Process(msgspec.Struct, frozen=True):
         gpus = f"GPU {self.visible_gpus}" if self.gpus else "no GPU"
         cores = f", cores {self.core_list}" if self.cores else ""
         return f"{self.role} {self.index} ({gpus}{cores}, {self.address})"
-
-    @property
-    def threads(self) -> int:
-        """Return how many threads the process may keep busy."""
-        return len(self.cores) or 1
 
 
 class Placement(msgspec.Struct, frozen=True):
@@ -188,11 +185,14 @@ def place(job: JobSpec, site: Site, nodes: Sequence[NodeFacts], first_port: int 
     for facts, here in zip(nodes, roles, strict=True):
         host = site.address or facts.node + site.interconnect_suffix
         cores = _share_cores(facts.cores, [role for role, _ in here], job.ps_cores)
+        # Who is not bound shares the job's cores with the others; nodes that are one machine have none of their own.
+        unbound = 1 if site.address else max(1, (job.cores or 0) // len(here))
         free_gpus = iter(facts.gpus)
         share = gpus_per_node // job.per_node
         for (role, index), own in zip(here, cores, strict=True):
             gpus = tuple(next(free_gpus) for _ in range(share)) if role == "worker" else ()
-            processes.append(Process(role, index, facts.node, host, ports.take(facts), gpus, own))
+            threads = len(own) or unbound
+            processes.append(Process(role, index, facts.node, host, ports.take(facts), gpus, own, threads))
     return Placement(tuple(facts.node for facts in nodes), tuple(processes))
 
 

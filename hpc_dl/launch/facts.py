@@ -28,10 +28,20 @@ def node_name() -> str:
 def slurm_facts(job: JobSpec, site: Site) -> NodeFacts:
     """Return the facts of the node of this Slurm step."""
     cores = tuple(sorted(os.sched_getaffinity(0)))
-    # More cores than the job asked for: Slurm does not confine jobs here, and others use these cores too.
-    ours = not site.address and (site.exclusive or len(cores) <= (job.cores or 0))
+    # More cores than the job asked for, rounded up to whole physical ones: Slurm does not confine jobs here, and others
+    # use these cores too.
+    ours = not site.address and (site.exclusive or len(cores) < (job.cores or 0) + _threads_of_core(cores[0]))
     gpus = visible_gpus(os.environ) if job.gpus else ()
     return NodeFacts(node_name(), gpus, cores if ours else (), ports_in_use(site.ports))
+
+
+def _threads_of_core(cpu: int) -> int:
+    """Return how many CPUs, in Slurm's sense, are the physical core of one of them."""
+    try:
+        mask = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings").read_text()
+    except FileNotFoundError:  # some virtual machines say nothing of physical cores
+        return 1
+    return int(mask.replace(",", ""), 16).bit_count()
 
 
 def local_facts(job: JobSpec, site: Site, nodes: Sequence[str]) -> list[NodeFacts]:

@@ -11,6 +11,7 @@ import pytest
 
 from hpc_dl.errors import UserError
 from hpc_dl.jobspec import JobSpec
+from hpc_dl.launch import facts
 from hpc_dl.launch.facts import local_facts, local_gpus, node_name, ports_in_use, slurm_facts, visible_gpus
 from hpc_dl.site import Site
 
@@ -54,14 +55,28 @@ def test_a_listening_socket_is_a_port_in_use(family: socket.AddressFamily, host:
     assert port not in ports_in_use((port, port))
 
 
-def _slurm_cores(monkeypatch: pytest.MonkeyPatch, allowed: set[int], cores: int, **site: Any) -> tuple[int, ...]:
+def _slurm_cores(
+    monkeypatch: pytest.MonkeyPatch, allowed: set[int], cores: int, threads: int = 1, **site: Any
+) -> tuple[int, ...]:
     monkeypatch.setenv("SLURMD_NODENAME", "n1")
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: allowed)
+    monkeypatch.setattr(facts, "_threads_of_core", lambda cpu: threads)
     return slurm_facts(JobSpec(cores=cores, gpus=0), Site(cores=8, **site)).cores
 
 
 def test_cores_that_slurm_confines_the_job_to_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _slurm_cores(monkeypatch, {6, 4, 5, 7}, 4) == (4, 5, 6, 7)
+
+
+def test_what_slurm_rounds_up_to_a_whole_physical_core_is_the_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _slurm_cores(monkeypatch, set(range(4)), 3, threads=2) == (0, 1, 2, 3)
+    assert _slurm_cores(monkeypatch, set(range(5)), 3, threads=2) == ()
+
+
+def test_a_physical_core_of_this_machine_has_its_threads() -> None:
+    shared = Path("/sys/devices/system/cpu/cpu0/topology/thread_siblings_list").read_text().strip()
+    runs = [part.partition("-") for part in shared.split(",")]
+    assert facts._threads_of_core(0) == sum(int(last or first) - int(first) + 1 for first, _, last in runs)
 
 
 def test_cores_that_others_use_too_are_not_given_out(monkeypatch: pytest.MonkeyPatch) -> None:

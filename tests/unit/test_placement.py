@@ -234,6 +234,12 @@ def test_no_core_belongs_to_a_node_where_all_nodes_are_one_machine() -> None:
     assert {process.host for process in placement.processes} == {"127.0.0.1"}
 
 
+def test_processes_that_are_not_bound_share_the_jobs_cores() -> None:
+    job = resolve(JobSpec(nodes=1, gpus=2, cores=9), K80)
+    placement = place(job, K80, [NodeFacts("n1", ("0", "1"))])
+    assert [(process.core_list, process.threads) for process in placement.processes] == [("", 3)] * 3
+
+
 def test_nodes_of_a_local_run_share_the_gpus_of_this_machine() -> None:
     site = Site(name="local", cores=8, gpus=4, scheduler="local", address="127.0.0.1")
     assert resolve(JobSpec(nodes=2), site).gpus == 2
