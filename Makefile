@@ -64,6 +64,8 @@ $(HOROVOD): $(READY) $(HOROVOD_LOCKS)
 	@case $(MPI) in wheel) ;; \
 	  site) command -v mpicc >/dev/null || { echo "make: MPI=site: no mpicc on PATH; load the module of the site's MPI first" >&2; exit 2; } ;; \
 	  *) echo "make: MPI=$(MPI) is not known: wheel or site" >&2; exit 2 ;; esac
+# CMake and Open MPI's compiler split their options at blanks.
+	@case $$PWD in *[[:space:]]*) echo "make: Horovod can't be built in a folder whose name has a blank: $$PWD" >&2; exit 2 ;; esac
 	@echo "Building Horovod into $(VENV), once; this takes a minute or two"
 	@rm -f $(VENV)/.horovod*
 # The site's MPI in place of the wheel: its commands would come first on PATH, here and in the job.
@@ -135,4 +137,6 @@ lock: ## renew the lock files (needs uv)
 wheel: $(READY) ## build dist/*.whl
 	$(BIN)/python -m hatchling build -t wheel
 clean: ## remove the environment and caches; run folders and data stay
+# The private cluster's files are in .cache: without them it would run on, and nothing could end it.
+	@[ ! -x $(BIN)/hpc-dl ] || [ ! -e .cache/minicluster/lock ] || env -u HPC_DL_CLUSTER_DIR $(BIN)/hpc-dl cluster stop
 	rm -rf $(VENV) .cache dist build .mypy_cache .pytest_cache .ruff_cache
