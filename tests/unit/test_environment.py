@@ -90,6 +90,12 @@ def test_nothing_of_a_job_around_us_is_inherited(inside: str) -> None:
     assert inheritable({**USERS, **OUTSIDE, **ANYWAY, "TF_CONFIG": "{}", "SLURMD_NODENAME": "n", inside: "1"}) == USERS
 
 
+def test_what_sbatch_would_take_in_place_of_the_script_is_dropped_by_its_whole_name() -> None:
+    kept = {"SBATCH_WAIT_ALL_NODES": "1", "SBATCH_WAIT4SWITCH": "1", "SBATCH_ACCOUNT": "a"}
+    # A held job never ends, and sbatch would wait for its end.
+    assert inheritable({**kept, "SBATCH_WAIT": "1", "SBATCH_OUTPUT": "x"}) == kept
+
+
 def test_files_are_private_within_and_as_before_afterwards(tmp_path: Path) -> None:
     before = os.umask(0o022)
     try:
