@@ -35,6 +35,10 @@ _OWN_OPTIONS = {
 }
 _FIXED_OPTIONS = {"ntasks", "ntasks-per-node", "output", "error", "open-mode", "array", "wrap", "parsable", "test-only"}
 _FIXED_OPTIONS |= {"hold", "wait", "help", "usage", "version"}
+# They send a job to a cluster where scontrol and scancel don't look for it, and may meet another of its number here.
+_CLUSTER_OPTIONS = {"clusters", "cluster", "M"}
+OTHER_CLUSTER = "set SLURM_CLUSTERS to the cluster's name: sbatch, squeue, scontrol and scancel all follow it"
+"""What to do in place of an option that sbatch alone follows."""
 # Variables that the job script needs for itself, and those that bash lets nobody set.
 _TAKEN_VARIABLES = {"run", "step", "started", "code", "attempt", "told", "warned", "between", "signalled"}
 _TAKEN_VARIABLES |= {"srun", "next", "pause"}
@@ -201,10 +205,12 @@ def check_slurm_options(options: Mapping[str, Scalar]) -> None:
     """Check the sbatch options that are passed through.
 
     Raises:
-        BadValueError: not the form of an option, or one that hpc_dl sets itself.
+        BadValueError: not the form of an option, one that hpc_dl sets itself, or one that names another cluster.
     """
     for key in options:
-        if not re.fullmatch(r"[a-z][a-z0-9-]+", key):
+        if key in _CLUSTER_OPTIONS:
+            reason = f"moves sbatch alone to another cluster; {OTHER_CLUSTER}"
+        elif not re.fullmatch(r"[a-z][a-z0-9-]+", key):
             reason = "is not an sbatch option; expected its long name without dashes, such as 'qos'"
         elif key in _OWN_OPTIONS:
             reason = f"has the job key {_OWN_OPTIONS[key]!r} in its place"

@@ -20,6 +20,7 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from hpc_dl.errors import UserError
 from hpc_dl.process import for_slurms_commands, inheritable
+from hpc_dl.site import OTHER_CLUSTER
 
 
 class ScriptExecutor(submitit.SlurmExecutor):
@@ -135,8 +136,17 @@ def cancel(*job_ids: str, environ: Mapping[str, str] | None = None) -> None:
 
 @contextlib.contextmanager
 def _outside_any_job() -> Iterator[None]:
-    """Hide what is of a job around us, or of our command: sbatch would take it as options, or pass it on."""
+    """Hide what is of a job around us, or of our command: sbatch would take it as options, or pass it on.
+
+    Raises:
+        UserError: SBATCH_CLUSTERS moves sbatch alone to another cluster.
+    """
     passed = inheritable(os.environ)
+    cluster = passed.get("SBATCH_CLUSTERS")
+    if cluster and cluster != passed.get("SLURM_CLUSTERS"):
+        raise UserError(
+            f"SBATCH_CLUSTERS={cluster} moves sbatch alone to another cluster; unset it and {OTHER_CLUSTER}"
+        )
     hidden = {k: v for k, v in os.environ.items() if k not in passed}
     for key in hidden:
         del os.environ[key]

@@ -153,3 +153,20 @@ def test_a_users_own_sbatch_defaults_reach_sbatch_outside_a_job(
     monkeypatch.setenv("SBATCH_ACCOUNT", "project1")
     executor.submit("#!/bin/sh\n")
     assert slurm.environment("sbatch")["SBATCH_ACCOUNT"] == "project1"
+
+
+@pytest.mark.parametrize("other", ["", "cm3"])
+def test_a_cluster_that_sbatch_alone_follows_is_refused(
+    slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.setenv("SBATCH_CLUSTERS", "cm2")
+    monkeypatch.setenv("SLURM_CLUSTERS", other)
+    (slurm.folder / "test.sh").write_text(SCRIPT)
+    message = "SBATCH_CLUSTERS=cm2 moves sbatch alone to another cluster; unset it and set SLURM_CLUSTERS"
+    for act in (lambda: executor.submit(SCRIPT), lambda: executor.test_only(slurm.folder / "test.sh")):
+        with pytest.raises(UserError, match=message):
+            act()
+    assert slurm.calls() == []
+    monkeypatch.setenv("SLURM_CLUSTERS", "cm2")
+    assert executor.submit(SCRIPT) == "4711"

@@ -83,6 +83,14 @@ def test_an_unknown_site_shows_the_nearest() -> None:
         ("cores = 1\npartition = '''a\nid'''", 2, "can't stand in a line of a script"),
         ("cores = 1\n[slurm]\nqos = 'a'\n'x\\ny' = 1", 2, "is not an sbatch option"),
         ("cores = 1\n[slurm]\nnodes = 3", 3, "'nodes' has the job key 'nodes' in its place"),
+        *(
+            (
+                f"cores = 1\n[slurm]\n{key} = 'cm2'",
+                3,
+                f"slurm: {key!r} moves sbatch alone to another cluster; set SLURM_",
+            )
+            for key in ("clusters", "cluster", "M")
+        ),
         ("cores = 1\n[env]\nA = 'a'\n'a b' = 'x'", 2, "'a b' is not a name of an environment variable"),
         ("cores = 1\n[env]\nrun = 'x'", 3, "'run' is a variable that the job script can't change"),
     ],
