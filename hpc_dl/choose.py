@@ -15,6 +15,8 @@ from hpc_dl.site import Site, load_site, site_file, site_files, site_folders
 from hpc_dl.slurm.cluster import cluster_name, describe
 from hpc_dl.whichslurm import PRIVATE, private_environ
 
+_USUAL_FOLDERS = tuple(map(Path, ("/etc/slurm", "/etc/slurm-llnl", "/run/slurm/conf")))
+
 
 def choose_site(name: str = "") -> tuple[Site, Path]:
     """Return a site and its file.
@@ -31,15 +33,16 @@ def choose_site(name: str = "") -> tuple[Site, Path]:
     if "SLURM_CONF" not in os.environ and running():
         return _load(site_file(PRIVATE))
     sbatch = shutil.which("sbatch")
-    if sbatch and _configured(Path(sbatch)):
-        cluster = cluster_name()
-        if not cluster:
-            raise UserError(f"Slurm is here ({sbatch}) and does not answer: try again; SITE=local runs on this machine")
-        for path in site_files().values():
-            if read_toml(path).values.get("cluster") == cluster:
-                return _load(path)
-        return describe(cluster), next(iter(site_folders())) / f"{cluster}.toml"
-    return _load(site_file("local"))
+    # Asked wherever there is an sbatch: it may be a wrapper, or find its configuration by the DNS alone.
+    cluster = cluster_name() if sbatch else ""
+    if sbatch and not cluster and _configured(Path(sbatch)):
+        raise UserError(f"Slurm is here ({sbatch}) and does not answer: try again; SITE=local runs on this machine")
+    if not cluster:
+        return _load(site_file("local"))
+    for path in site_files().values():
+        if read_toml(path).values.get("cluster") == cluster:
+            return _load(path)
+    return describe(cluster), next(iter(site_folders())) / f"{cluster}.toml"
 
 
 def _load(path: Path) -> tuple[Site, Path]:
@@ -57,8 +60,9 @@ def _load(path: Path) -> tuple[Site, Path]:
 
 
 def _configured(sbatch: Path) -> bool:
-    """Return whether Slurm's clients have a configuration; without one they look for a minute before they give up."""
+    """Return whether Slurm's clients have a configuration here, so that no answer means a Slurm that is away."""
+    if os.environ.get("SLURM_CONF") or os.environ.get("SLURM_CONF_SERVER"):
+        return True
     prefixes = {sbatch.parent.parent, sbatch.resolve().parent.parent}
     own = (prefix / folder for prefix in prefixes for folder in ("etc", "etc/slurm"))
-    usual = map(Path, ("/etc/slurm", "/etc/slurm-llnl", "/run/slurm/conf"))
-    return bool(os.environ.get("SLURM_CONF")) or any((folder / "slurm.conf").exists() for folder in (*own, *usual))
+    return any((folder / "slurm.conf").exists() for folder in (*own, *_USUAL_FOLDERS))

@@ -43,7 +43,9 @@ def inheritable(environ: Mapping[str, str]) -> dict[str, str]:
     """Return an environment for a job, of which a job around us and the options of `hpc-dl` are no part."""
     inside = any(key in environ for key in _INSIDE)
     foreign = (*_FOREIGN, *(_FOREIGN_INSIDE if inside else ()))
-    return {k: v for k, v in environ.items() if k in _KEPT or not (k in _OF_SBATCH or k.startswith(foreign))}
+    # Without it the commands of a configless Slurm find no configuration.
+    kept = (*_KEPT, "SLURM_CONF_SERVER")
+    return {k: v for k, v in environ.items() if k in kept or not (k in _OF_SBATCH or k.startswith(foreign))}
 
 
 # By these the user's own settings change what Slurm's commands list, show or ask (man squeue, "ENVIRONMENT VARIABLES").
