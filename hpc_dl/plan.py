@@ -18,6 +18,7 @@ from hpc_dl.nodelist import expand, fold
 from hpc_dl.placement import NodeFacts, Placement, expected_facts, place, resolve
 from hpc_dl.rendering import Renderer, shell, template_folders
 from hpc_dl.site import Scalar, Site, config_home
+from hpc_dl.slurm.cluster import in_partition
 from hpc_dl.start import resolve_start
 
 
@@ -44,12 +45,15 @@ class Plan(msgspec.Struct, frozen=True):
         return Path(self.job.workdir, self.site.runs)
 
     def preview_nodes(self) -> list[str]:
-        """Return the node names to assume where Slurm has not assigned any.
+        """Return the node names to assume where Slurm has not assigned any; some are made up if the site has too few.
 
         Raises:
-            UserError: the site has fewer nodes than the job wants.
+            UserError: a local run's site has fewer nodes than the job wants.
         """
         names = expand(self.site.nodes)
+        if self.site.scheduler == "slurm":
+            # How many there are only Slurm knows: the site's key may be its default, or of another partition.
+            names = list(dict.fromkeys([*names, *expand(f"node[1-{self.job.nodes}]")]))
         if len(names) < self.job.nodes:
             raise UserError(f"nodes = {self.job.nodes}: site {self.site.name!r} has {len(names)} ({self.site.nodes})")
         return names[: self.job.nodes]
@@ -88,7 +92,7 @@ def make_plan(
 
     Args:
         job: name or path of a job file; None: the defaults.
-        site: where to run.
+        site: where to run; one without a file is described anew for the job's partition.
         site_path: the site's file, beside which its templates stand.
         overrides: what the command line, make or keywords change, weakest first.
         nodelist: nodes of a preview; they set the number of nodes, unless `overrides` do.
@@ -100,6 +104,7 @@ def make_plan(
     if nodelist:
         overrides = [Layer({"nodes": len(expand(nodelist))}, "node list"), *overrides]
     spec = load_job(path, overrides)
+    site = in_partition(site, spec.partition)
     folders = tuple(template_folders(path, site_path, config_home()))
     return Plan(resolve(resolve_start(spec), site), spec, site, str(path.absolute()) if path else "keywords", folders)
 

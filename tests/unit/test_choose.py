@@ -8,7 +8,9 @@ import pytest
 
 from hpc_dl import choose
 from hpc_dl.choose import choose_site
+from hpc_dl.config import Layer
 from hpc_dl.errors import UserError
+from hpc_dl.plan import Plan, directives, make_plan
 from tests.unit.fakes.slurm import FakeSlurm
 
 
@@ -52,3 +54,28 @@ def test_a_configured_slurm_that_does_not_answer_is_an_error(
     monkeypatch.setenv(variable, "somewhere")
     with pytest.raises(UserError, match=r"Slurm is here .* and does not answer: try again; SITE=local"):
         choose_site()
+
+
+SINFO = "cpu*|128|2|256000|(null)|c1\ngpu|32|2|512000|gpu:a100:4|g1\n"
+
+
+def planned(**settings: str) -> Plan:
+    return make_plan(None, *choose_site(), [Layer(settings, "keyword {key}")])
+
+
+def test_without_a_site_file_the_jobs_partition_is_described(slurm: FakeSlurm) -> None:
+    answers(slurm, "unknown")
+    slurm.answer("sinfo", SINFO)
+    plan = planned(partition="gpu")
+    options = directives(plan.job, plan.site, plan.runs)
+    assert (options["partition"], options["gres"], options["cpus-per-task"]) == ("gpu", "gpu:a100:4", 32)
+    assert "--all" in slurm.calls("sinfo")[-1]
+    assert planned().site.partition == "cpu"
+    with pytest.raises(UserError, match=r"partition = 'gpus': Slurm has no 'gpus' \(did you mean 'gpu'\?\)"):
+        planned(partition="gpus")
+
+
+def test_what_a_site_file_says_holds_in_any_partition(slurm: FakeSlurm) -> None:
+    answers(slurm, "minotauro")
+    assert planned(partition="debug").site.partition == "projects"
+    assert slurm.calls("sinfo") == []

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import asdict
 
 from hpc_dl.errors import UserError
 from hpc_dl.nodelist import expand
@@ -33,7 +34,7 @@ def test_a_cluster_of_equal_nodes(tmp_path: Path) -> None:
     assert site.nodes == "nvb[1-3]"
     file = tmp_path / "minotauro.toml"
     file.write_text(to_toml(site))
-    assert load_site(file) == site, "what is printed is a site file"
+    assert asdict(load_site(file)) == asdict(site), "what is printed is a site file"
 
 
 @pytest.mark.parametrize(
@@ -65,6 +66,22 @@ def test_the_default_partition_counts() -> None:
     )
     site = parse_sinfo(text, "c")
     assert (site.partition, site.nodes, site.cores, site.gpus) == ("gpu", "g1", 32, 4)
+
+
+PARTITIONS = lines("cpu*|128|2|256000|(null)|c1", "cpu*|128|2|256000|(null)|c2", "gpu|32|2|512000|gpu:a100:4|g1")
+
+
+@pytest.mark.parametrize("partition", ["gpu", "gpu,cpu"])
+def test_the_partition_that_is_named_counts(partition: str) -> None:
+    site = parse_sinfo(PARTITIONS, "c", partition)
+    assert (site.partition, site.nodes, site.cores, site.gpus, site.gres) == (partition, "g1", 32, 4, "gpu:a100")
+
+
+@pytest.mark.parametrize("partition", ["gpus", "cpu,gpus"])
+def test_an_unknown_partition_shows_the_nearest(partition: str) -> None:
+    message = rf"partition = '{partition}': Slurm has no 'gpus' \(did you mean 'gpu'\?\); it has 'cpu', 'gpu'"
+    with pytest.raises(UserError, match=message):
+        parse_sinfo(PARTITIONS, "c", partition)
 
 
 def test_without_a_default_the_first_partition_counts() -> None:

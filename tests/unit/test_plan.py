@@ -141,8 +141,16 @@ def test_a_node_list_sets_the_number_of_nodes_unless_it_is_given() -> None:
 
 def test_without_a_node_list_the_sites_first_nodes_are_assumed() -> None:
     assert plan(nodes=2).placement().nodes == ("nvb1", "nvb2")
-    with pytest.raises(UserError, match=r"nodes = 40: site 'minotauro' has 39 \(nvb\[1-39\]\)"):
-        plan(nodes=40).placement()
+
+
+def test_slurm_alone_says_how_many_nodes_there_are() -> None:
+    site = msgspec.structs.replace(K80, nodes="node[2-3]")
+    names = make_plan(None, site, Path("k80.toml"), [Layer({"nodes": 4}, "test")]).placement().nodes
+    assert names == ("node2", "node3", "node1", "node4")
+    with pytest.raises(UserError, match="more than 100000 nodes"):
+        make_plan(None, site, Path("k80.toml"), [Layer({"nodes": 10**9}, "test")]).placement()
+    with pytest.raises(UserError, match=r"nodes = 65: site 'local' has 64 \(node\[1-64\]\)"):
+        plan(site="local", nodes=65).placement()
 
 
 def test_the_built_in_program_gets_every_setting() -> None:
