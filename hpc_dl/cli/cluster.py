@@ -25,6 +25,7 @@ def cluster() -> None:
 @click.option("--accounting", is_flag=True, help="With slurmdbd, so that sacct knows its jobs.")
 def start(nodes: int, gpus: int, cpus: int, accounting: bool) -> None:
     """Start the cluster; it runs until `stop`."""
+    import os
     import shlex
 
     from hpc_dl.minicluster import ClusterConfig, MiniCluster, NodeGroup
@@ -36,8 +37,12 @@ def start(nodes: int, gpus: int, cpus: int, accounting: bool) -> None:
     else:
         mini.start(detach=True)
         click.echo(f"Slurm is up in {mini.root}: {nodes} nodes, each with {cpus} CPUs and {gpus} GPUs")
-    command = shlex.join([sys.executable, "-m", "hpc_dl"])
-    click.echo(f'`make submit` uses it from now on; in this shell: eval "$({command} cluster env)"')
+    here = f'eval "$({shlex.join([sys.executable, "-m", "hpc_dl"])} cluster env)"'
+    other = os.environ.get("SLURM_CONF", str(mini.slurm_conf))
+    if other == str(mini.slurm_conf):
+        click.echo(f"`make submit` uses it from now on; in this shell: {here}")
+    else:
+        click.echo(f"SLURM_CONF={other} is set, and names the Slurm that is used; for this one, in this shell: {here}")
 
 
 @cluster.command()

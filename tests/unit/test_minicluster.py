@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from hpc_dl.cli.main import main
 from hpc_dl.errors import UserError
 from hpc_dl.minicluster import MiniCluster, programs, root
 from hpc_dl.minicluster import config as conf
@@ -196,6 +197,25 @@ def test_the_command_imports_only_click() -> None:
     code = "import sys, click; old = set(sys.modules); import hpc_dl.cli.cluster; print(sorted(set(sys.modules) - old))"
     new = subprocess.check_output([sys.executable, "-c", code], text=True)
     assert new == "['hpc_dl', 'hpc_dl.cli', 'hpc_dl.cli.cluster']\n"
+
+
+@pytest.mark.parametrize("conf", ["", "own", "/site/slurm.conf"])
+def test_who_starts_it_is_told_which_slurm_is_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], conf: str
+) -> None:
+    monkeypatch.setenv(root.FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(MiniCluster, "is_up", lambda _: True)
+    monkeypatch.delenv("SLURM_CONF", raising=False)
+    if conf:
+        monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf") if conf == "own" else conf)
+    with pytest.raises(SystemExit):
+        main(["cluster", "start"])
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.endswith(f'in this shell: eval "$({sys.executable} -m hpc_dl cluster env)"')
+    other = conf.startswith("/")
+    assert said.startswith(
+        "SLURM_CONF=/site/slurm.conf is set, and names the Slurm" if other else "`make submit` uses it"
+    )
 
 
 def fake_slurm(prefix: Path, folder: str = "sbin", plugins: str = "lib/slurm") -> None:
