@@ -190,7 +190,10 @@ def _install_in_system(packages: Sequence[str], say: Callable[[str], None]) -> N
 
 
 def _unpack(packages: Sequence[str], prefix: Path, say: Callable[[str], None]) -> None:
-    """Unpack Debian's packages, and what they need that is not installed, into `prefix`. Needs no root."""
+    """Unpack Debian's packages, all of Slurm that they need, and what else is not installed, into `prefix`.
+
+    Needs no root.
+    """
     if prefix.exists():
         raise UserError(f"{prefix}: exists, but is not complete; remove it or set {PREFIX_VARIABLE} to another folder")
     try:
@@ -200,9 +203,7 @@ def _unpack(packages: Sequence[str], prefix: Path, say: Callable[[str], None]) -
         raise UserError(f"can't write to {prefix.parent}: {error.strerror}") from error
     with work as name:
         folder = Path(name)
-        options, names = _missing_packages(packages, folder, say)
-        if not names:
-            raise UserError(f"all of {' '.join(packages)} are installed already: nothing to unpack into {prefix}")
+        options, names = _packages_of_copy(packages, folder, say)
         (folder / "debs").mkdir()
         # APT::Sandbox::User: root's apt would download as a user that can't write here.
         _apt(["apt-get", *options, "-o", "APT::Sandbox::User=", "download", *names], say, cwd=folder / "debs")
@@ -214,21 +215,33 @@ def _unpack(packages: Sequence[str], prefix: Path, say: Callable[[str], None]) -
         (folder / "copy").rename(prefix)
 
 
-def _missing_packages(packages: Sequence[str], folder: Path, say: Callable[[str], None]) -> tuple[list[str], list[str]]:
+def _packages_of_copy(packages: Sequence[str], folder: Path, say: Callable[[str], None]) -> tuple[list[str], list[str]]:
     """Return options for apt-get and the packages to download."""
-    command = ["-s", "install", "--no-install-recommends", *packages]
-    options: list[str] = []
     try:
-        plan = _apt(["apt-get", *command], say)
+        return [], _names(packages, [], say)
     except UserError:
         # A fresh container has no package lists, and only root can fetch the system's: fetch them into our folder.
         (folder / "lists/partial").mkdir(parents=True)
         (folder / "cache/archives/partial").mkdir(parents=True)
         options = ["-o", f"Dir::State::lists={folder}/lists", "-o", f"Dir::Cache={folder}/cache"]
         _apt(["apt-get", *options, "-o", "APT::Sandbox::User=", "update"], say)
-        plan = _apt(["apt-get", *options, *command], say)
+        return options, _names(packages, options, say)
+
+
+def _names(packages: Sequence[str], options: Sequence[str], say: Callable[[str], None]) -> list[str]:
+    """Return these packages, all of Slurm that they need, and what else they need that is not installed."""
+    install = ["-s", "install", "--no-install-recommends", *packages]
+    missing = _planned(_apt(["apt-get", *options, *install], say))
+    # As if nothing were installed: a copy without what is would be incomplete, or mix two versions of Slurm.
+    needed = _planned(_apt(["apt-get", *options, "-o", "Dir::State::status=/dev/null", *install], say))
+    own = [name for name in needed if name in packages or "slurm" in name]
+    return list(dict.fromkeys([*missing, *own]))
+
+
+def _planned(text: str) -> list[str]:
+    """Return the packages that ``apt-get -s install`` would install anew."""
     # "Inst munge (0.5.15 …)" is new; "Inst libc6 [2.36-9] (2.36-10 …)" is an upgrade: the installed one serves.
-    return options, re.findall(r"^Inst (\S+) \(", plan, flags=re.MULTILINE)
+    return re.findall(r"^Inst (\S+) \(", text, flags=re.MULTILINE)
 
 
 def _apt(command: Sequence[str], say: Callable[[str], None] | None, cwd: Path | None = None) -> str:

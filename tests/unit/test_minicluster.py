@@ -311,6 +311,35 @@ def test_an_incomplete_copy_is_not_overwritten(monkeypatch: pytest.MonkeyPatch, 
     assert [path.name for path in tmp_path.iterdir()] == ["apt-get"]
 
 
+_APT = """#!/bin/sh
+case "$*" in
+  *status=/dev/null*) for name in libc6 libhwloc15 munge slurm-plugins slurm-client slurmctld slurmd; do
+      echo "Inst $name (1.0 Debian:12)"; done;;
+  -s*) printf 'Inst %s (1.0 Debian:12)\\n' libhwloc15 munge slurmctld slurmd; echo 'Inst libc6 [0.9] (1.0 Debian:12)';;
+  *download*) shift 3; touch "$@";;
+esac
+"""
+_DPKG = """#!/bin/sh
+mkdir -p "$3/usr/bin" && cd "$3/usr/bin"
+name=${2##*/}
+case $name in slurm-client) set -- srun sbatch squeue sinfo scontrol scancel;; *) set -- "$name";; esac
+touch "$@" && chmod +x "$@"
+"""
+
+
+def test_a_copy_is_whole_where_a_part_of_slurm_is_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, text in (("apt-get", _APT), ("dpkg", _DPKG)):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv(programs.PREFIX_VARIABLE, str(tmp_path / "copy"))
+    copy = programs.install(lambda _: None)
+    assert copy.find("srun") == str(tmp_path / "copy/usr/bin/srun")
+    unpacked = {path.name for path in (tmp_path / "copy/usr/bin").iterdir()}
+    # Another libc beside the system's would break every program.
+    assert unpacked == {"libhwloc15", "munge", "slurm-plugins", *programs.COMMANDS}
+
+
 def test_the_last_words_are_the_fatal_ones(tmp_path: Path) -> None:
     (tmp_path / "a.log").write_text("[12:00] fatal: no such user\n[12:01] error: later\n")
     assert last_words(tmp_path) == "no such user"
