@@ -80,11 +80,19 @@ def held(script: str) -> Iterator[str]:
         yield job_id
         release(job_id)
     except UserError as error:
-        cancel(job_id)
-        raise UserError(f"{error}; job {job_id} was cancelled") from None
+        raise UserError(f"{error}; {_give_up(job_id)}") from None
     except BaseException:
         cancel(job_id)
         raise
+
+
+def _give_up(job_id: str) -> str:
+    """Cancel a job that must not start; return what became of it, which must not hide why."""
+    try:
+        cancel(job_id)
+    except UserError as error:
+        return f"job {job_id} may still exist: {error}"
+    return f"job {job_id} was cancelled"
 
 
 def test_only(script: Path) -> str:

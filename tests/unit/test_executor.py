@@ -135,6 +135,17 @@ def test_release_and_cancel_repeat_slurms_words(slurm: FakeSlurm) -> None:
             act("7")
 
 
+def test_the_first_cause_is_seen_where_cancelling_fails_too(slurm: FakeSlurm) -> None:
+    slurm.answer("scontrol", err="Unable to contact slurm controller\n", code=1)
+    slurm.answer("scancel", err="Invalid job id\n", code=1)
+    with pytest.raises(UserError) as caught, executor.held(SCRIPT):
+        pass
+    assert str(caught.value) == (
+        "scontrol release 4711: Unable to contact slurm controller;"
+        " job 4711 may still exist: scancel 4711: Invalid job id"
+    )
+
+
 def test_options_of_the_submitting_command_do_not_reach_the_job(
     slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
