@@ -102,10 +102,12 @@ def _local_number(path: Path) -> int:
 
 @contextlib.contextmanager
 def _new_folder(parent: Path) -> Iterator[RunFolder]:
-    """Yield a run folder without its name yet; it goes again if the block fails."""
+    """Yield a run folder without its name yet; it goes again if the block fails, unless its job may still start."""
     run = RunFolder.create(parent / f".new-{os.getpid()}-{uuid.uuid4().hex[:8]}")
     try:
         yield run
+    except executor.StrayJobError:
+        raise
     except BaseException:
         shutil.rmtree(run.path, ignore_errors=True)
         raise

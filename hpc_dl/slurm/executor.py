@@ -23,6 +23,10 @@ from hpc_dl.process import for_slurms_commands, inheritable
 from hpc_dl.site import OTHER_CLUSTER
 
 
+class StrayJobError(UserError):
+    """A job could be neither released nor cancelled: it may still start, and needs its run folder then."""
+
+
 class ScriptExecutor(submitit.SlurmExecutor):
     """Submits one script as it is, held, so that its run folder can get its name before it starts.
 
@@ -80,19 +84,19 @@ def held(script: str) -> Iterator[str]:
         yield job_id
         release(job_id)
     except UserError as error:
-        raise UserError(f"{error}; {_give_up(job_id)}") from None
+        raise _given_up(job_id, error) from None
     except BaseException:
         cancel(job_id)
         raise
 
 
-def _give_up(job_id: str) -> str:
-    """Cancel a job that must not start; return what became of it, which must not hide why."""
+def _given_up(job_id: str, cause: UserError) -> UserError:
+    """Cancel a job that must not start; return the error that says why, and what became of it."""
     try:
         cancel(job_id)
     except UserError as error:
-        return f"job {job_id} may still exist: {error}"
-    return f"job {job_id} was cancelled"
+        return StrayJobError(f"{cause}; job {job_id} may still exist: {error}")
+    return UserError(f"{cause}; job {job_id} was cancelled")
 
 
 def test_only(script: Path) -> str:

@@ -59,6 +59,14 @@ def test_a_job_that_is_not_released_is_cancelled_and_leaves_nothing(slurm: FakeS
     assert left() == []
 
 
+def test_the_folder_of_a_job_that_may_still_start_stays(slurm: FakeSlurm) -> None:
+    for name in ("scontrol", "scancel"):
+        slurm.answer(name, err="Unable to contact slurm controller\n", code=1)
+    with pytest.raises(hpc_dl.UserError, match=r"scontrol release 4711: Unable .*; job 4711 may still exist: scancel"):
+        submit_plan(plan())
+    assert left() == ["one-4711"]
+
+
 def test_a_folder_of_another_job_with_this_number_stays(slurm: FakeSlurm) -> None:
     Path("runs/one-4711").mkdir(parents=True)
     Path("runs/one-4711/job.toml").write_text("old")
