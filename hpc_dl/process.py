@@ -33,7 +33,14 @@ def die_with_parent(number: int = signal.SIGKILL) -> Callable[[], None]:
 _FOREIGN = ("HPC_DL_", "SLURM_", "SRUN_", "PMI_")
 # Of sbatch, which would take them in place of what the script says and we rely on (man sbatch, "INPUT ENVIRONMENT").
 _OF_SBATCH = ("SBATCH_JOB_NAME", "SBATCH_OUTPUT", "SBATCH_ERROR", "SBATCH_OPEN_MODE", "SBATCH_ARRAY_INX", "SBATCH_WAIT")
-_KEPT = ("HPC_DL_CLUSTER_DIR", "HPC_DL_SLURM_PREFIX", "SLURM_CONF", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT")
+_KEPT = (
+    "HPC_DL_CLUSTER_DIR",
+    "HPC_DL_SLURM_PREFIX",
+    "SLURM_CONF",
+    "SLURM_CONF_SERVER",
+    "SLURM_CLUSTERS",
+    "SLURM_TIME_FORMAT",
+)
 # Outside a job these are the user's own settings.
 _FOREIGN_INSIDE = ("SBATCH_", "SLURMD_", "SALLOC_", "PMIX_", "OMPI_", "OPAL_", "PRTE_", "TF_CONFIG")
 _INSIDE = ("SLURM_JOB_ID", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "HPC_DL_RUN")
@@ -43,9 +50,7 @@ def inheritable(environ: Mapping[str, str]) -> dict[str, str]:
     """Return an environment for a job, of which a job around us and the options of `hpc-dl` are no part."""
     inside = any(key in environ for key in _INSIDE)
     foreign = (*_FOREIGN, *(_FOREIGN_INSIDE if inside else ()))
-    # Without it the commands of a configless Slurm find no configuration.
-    kept = (*_KEPT, "SLURM_CONF_SERVER")
-    return {k: v for k, v in environ.items() if k in kept or not (k in _OF_SBATCH or k.startswith(foreign))}
+    return {k: v for k, v in environ.items() if k in _KEPT or not (k in _OF_SBATCH or k.startswith(foreign))}
 
 
 # By these the user's own settings change what Slurm's commands list, show or ask (man squeue, "ENVIRONMENT VARIABLES").
