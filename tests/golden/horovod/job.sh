@@ -21,15 +21,16 @@ run=/FOLDER/work/runs/train-"$SLURM_JOB_ID"
 srun=
 
 # Python may need the modules, and their scripts may not know nounset. What fails is told once the outcome can be written.
-modules_failed=
+unready=
+cd /FOLDER/work || unready=$?
 set +u
 # shellcheck disable=SC1090,SC1091
-source /etc/profile.d/modules.sh || modules_failed=$?
-module load K80 || { echo "hpc-dl: module load failed; see modules in the site file:" K80 >&2; modules_failed=1; }
-module load cuda/7.5 || { echo "hpc-dl: module load failed; see modules in the site file:" cuda/7.5 >&2; modules_failed=1; }
-module load mkl/2017.0.098 || { echo "hpc-dl: module load failed; see modules in the site file:" mkl/2017.0.098 >&2; modules_failed=1; }
-module load CUDNN/5.1.3 || { echo "hpc-dl: module load failed; see modules in the site file:" CUDNN/5.1.3 >&2; modules_failed=1; }
-module load python/3.5.2 || { echo "hpc-dl: module load failed; see modules in the site file:" python/3.5.2 >&2; modules_failed=1; }
+source /etc/profile.d/modules.sh || unready=$?
+module load K80 || { echo "hpc-dl: module load failed; see modules in the site file:" K80 >&2; unready=1; }
+module load cuda/7.5 || { echo "hpc-dl: module load failed; see modules in the site file:" cuda/7.5 >&2; unready=1; }
+module load mkl/2017.0.098 || { echo "hpc-dl: module load failed; see modules in the site file:" mkl/2017.0.098 >&2; unready=1; }
+module load CUDNN/5.1.3 || { echo "hpc-dl: module load failed; see modules in the site file:" CUDNN/5.1.3 >&2; unready=1; }
+module load python/3.5.2 || { echo "hpc-dl: module load failed; see modules in the site file:" python/3.5.2 >&2; unready=1; }
 set -u
 
 
@@ -49,7 +50,7 @@ finish() {
   exit $?  # without a number it would be the code from before the trap
 }
 trap finish EXIT
-[ -z "$modules_failed" ] || exit "$modules_failed"
+[ -z "$unready" ] || exit "$unready"
 
 # A signal goes on to the step, and the script waits on for it; without a step it ends here, or once it knows which attempt
 # is the latest. USR1 comes ahead of the time limit. The launchers find it in the run folder, since srun, told itself, would
@@ -84,7 +85,6 @@ await() {
   return "$code"
 }
 
-cd /FOLDER/work || exit
 
 # The data set is made ready once, before the processes that read it.
 PYTHON -m hpc_dl.data prepare digits --data-dir /FOLDER/work/data &

@@ -20,7 +20,8 @@ run=/FOLDER/work/runs/train-"$SLURM_JOB_ID"
 srun=
 
 # Python may need the modules, and their scripts may not know nounset. What fails is told once the outcome can be written.
-modules_failed=
+unready=
+cd /FOLDER/work || unready=$?
 set +u
 set -u
 
@@ -41,7 +42,7 @@ finish() {
   exit $?  # without a number it would be the code from before the trap
 }
 trap finish EXIT
-[ -z "$modules_failed" ] || exit "$modules_failed"
+[ -z "$unready" ] || exit "$unready"
 
 # A signal goes on to the step, and the script waits on for it; without a step it ends here, or once it knows which attempt
 # is the latest. USR1 comes ahead of the time limit. The launchers find it in the run folder, since srun, told itself, would
@@ -76,7 +77,6 @@ await() {
   return "$code"
 }
 
-cd /FOLDER/work || exit
 
 # The data set is made ready once, before the processes that read it.
 PYTHON -m hpc_dl.data prepare digits --data-dir /FOLDER/work/data &

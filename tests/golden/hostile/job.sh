@@ -20,13 +20,14 @@ run='/FOLDER/w $(touch x) '"'"'q'"'"' "d" # 100%/runs $(x) 100% '"'"'r'"'"''/hos
 srun=
 
 # Python may need the modules, and their scripts may not know nounset. What fails is told once the outcome can be written.
-modules_failed=
+unready=
+cd '/FOLDER/w $(touch x) '"'"'q'"'"' "d" # 100%' || unready=$?
 set +u
 # shellcheck disable=SC1090,SC1091
-source '/etc/module init.sh' || modules_failed=$?
-module load 'a b' || { echo "hpc-dl: module load failed; see modules in the site file:" 'a b' >&2; modules_failed=1; }
-module load '$(touch x)' || { echo "hpc-dl: module load failed; see modules in the site file:" '$(touch x)' >&2; modules_failed=1; }
-module load 'it'"'"'s' || { echo "hpc-dl: module load failed; see modules in the site file:" 'it'"'"'s' >&2; modules_failed=1; }
+source '/etc/module init.sh' || unready=$?
+module load 'a b' || { echo "hpc-dl: module load failed; see modules in the site file:" 'a b' >&2; unready=1; }
+module load '$(touch x)' || { echo "hpc-dl: module load failed; see modules in the site file:" '$(touch x)' >&2; unready=1; }
+module load 'it'"'"'s' || { echo "hpc-dl: module load failed; see modules in the site file:" 'it'"'"'s' >&2; unready=1; }
 set -u
 
 export SITE_VALUE=''"'"'; touch x #'
@@ -61,7 +62,7 @@ finish() {
   exit $?  # without a number it would be the code from before the trap
 }
 trap finish EXIT
-[ -z "$modules_failed" ] || exit "$modules_failed"
+[ -z "$unready" ] || exit "$unready"
 
 # A signal goes on to the step, and the script waits on for it; without a step it ends here, or once it knows which attempt
 # is the latest. USR1 comes ahead of the time limit. The launchers find it in the run folder, since srun, told itself, would
@@ -96,7 +97,6 @@ await() {
   return "$code"
 }
 
-cd '/FOLDER/w $(touch x) '"'"'q'"'"' "d" # 100%' || exit
 
 
 while :; do
