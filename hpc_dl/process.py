@@ -6,11 +6,13 @@ import contextlib
 import ctypes
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_LAST = 5.0  # seconds for the guard to see that what it has killed is gone
 
 
 def die_with_parent(number: int = signal.SIGKILL) -> Callable[[], None]:
@@ -83,7 +85,7 @@ def adopt_orphans() -> None:
 
 
 class Guard:
-    """A process that kills process groups when this one dies, however it dies.
+    """A process that kills sessions when this one dies, however it dies.
 
     PR_SET_PDEATHSIG reaches children only, not what they have started. Start it while there is one thread.
     """
@@ -101,22 +103,25 @@ class Guard:
             nowhere = os.open(os.devnull, os.O_RDWR)
             for number in range(3):  # else a reader of our output would wait for it
                 os.dup2(nowhere, number)
-            groups: set[int] = set()
+            sessions: set[int] = set()
             with os.fdopen(read) as pipe:
                 for line in pipe:
-                    (groups.add if line[0] == "+" else groups.discard)(int(line[1:]))
-            for group in groups:
-                kill_group(group)
+                    (sessions.add if line[0] == "+" else sessions.discard)(int(line[1:]))
+            deadline = time.monotonic() + _LAST
+            # One that starts another just now is not alone at the next look.
+            while sessions and time.monotonic() < deadline:
+                sessions = kill_sessions(sessions)
+                time.sleep(0.01 if sessions else 0)
         finally:
             os._exit(0)
 
-    def add(self, group: int) -> None:
-        """Kill this process group at our death."""
-        self._tell(b"+%d\n" % group)
+    def add(self, session: int) -> None:
+        """Kill this session at our death."""
+        self._tell(b"+%d\n" % session)
 
-    def drop(self, group: int) -> None:
-        """Forget a process group: it is gone, and its number may be given out again."""
-        self._tell(b"-%d\n" % group)
+    def drop(self, session: int) -> None:
+        """Forget a session: nobody is in it, and its number may be given out again."""
+        self._tell(b"-%d\n" % session)
 
     def _tell(self, line: bytes) -> None:
         with contextlib.suppress(BrokenPipeError):  # killed itself: what it guards goes on
@@ -136,6 +141,46 @@ def kill_group(group: int, number: int = signal.SIGKILL) -> bool:
     except (ProcessLookupError, PermissionError):
         return False
     return True
+
+
+def kill_sessions(sessions: Collection[int], number: int = signal.SIGKILL) -> set[int]:
+    """Send a signal to all process groups of sessions; return the sessions that had someone, zombies aside.
+
+    A shell with job control, and timeout, make groups of their own; few programs leave their session.
+    """
+    groups: set[int] = set()
+    found: set[int] = set()
+    for entry in os.scandir("/proc") if sessions else ():
+        if not entry.name.isdigit():
+            continue
+        try:
+            state, _, group, session = Path(entry.path, "stat").read_bytes().rpartition(b")")[2].split()[:4]
+        except OSError:  # it has just ended
+            continue
+        if int(session) in sessions:
+            groups.add(int(group))
+            if state not in (b"Z", b"X"):
+                found.add(int(session))
+    for one in groups:
+        kill_group(one, number)
+    return found
+
+
+def sessions_left(sessions: Collection[int], others: Collection[int] = ()) -> set[int]:
+    """Return the sessions that have someone, where this process adopts the orphans of their leaders, which have ended.
+
+    It is far cheaper than a look at all processes: who is left there has an ancestor that is our child now.
+
+    Args:
+        sessions: which to look at.
+        others: children of ours that are not in them.
+    """
+    pid = os.getpid()
+    try:
+        children = set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_bytes().split()))
+    except OSError:  # a kernel without CONFIG_PROC_CHILDREN
+        return kill_sessions(sessions, 0)
+    return {os.getsid(child) for child in children.difference(others)} & set(sessions)
 
 
 def start_time(pid: int) -> str:

@@ -24,7 +24,7 @@ from hpc_dl.launch.attempts import superseded
 from hpc_dl.launch.outcome import all_workers_done, mark_done, mark_lost, report_failure, tell_all_to_end
 from hpc_dl.launch.policy import After, Policy, pause
 from hpc_dl.placement import classic_flags, tf_config
-from hpc_dl.process import Guard, adopt_orphans, die_with_parent, kill_group
+from hpc_dl.process import Guard, adopt_orphans, die_with_parent, kill_sessions
 from hpc_dl.runfolder import STOP, Failure, RunFolder
 
 _TOLD = 0.5  # seconds in which a SIGTERM that has ended a process reaches the launcher too, if it was meant for all
@@ -78,7 +78,7 @@ def _parse_process(words: Sequence[str]) -> ProcessLine:
 
 
 class _Child:
-    """A started process, leader of a process group of its own."""
+    """A started process, leader of a session of its own."""
 
     def __init__(self, line: ProcessLine, run: RunFolder, env: dict[str, str], command: Sequence[str]) -> None:
         self.line = line
@@ -94,10 +94,6 @@ class _Child:
                 start_new_session=True,
                 preexec_fn=_child_setup(),
             )
-
-    def signal(self, number: int) -> bool:
-        """Send a signal to the whole process group, also when its leader is gone; return whether anyone is left."""
-        return kill_group(self.popen.pid, number)
 
     def tail(self) -> tuple[str, ...]:
         """Return its last lines; none if they can't be read."""
@@ -228,12 +224,12 @@ class Launcher:
             if child := self._children.get(pid):
                 child.popen.returncode = os.waitstatus_to_exitcode(status)
                 self._ended(child, child.popen.returncode)
-        for pid, child in list(self._children.items()):
-            # What a process has started has the grace too.
-            if child.popen.returncode is not None and not (self._kill_at is not None and child.signal(0)):
-                child.signal(signal.SIGKILL)
-                self._guard.drop(pid)
-                del self._children[pid]
+        ended = {pid for pid, child in self._children.items() if child.popen.returncode is not None}
+        # What a process has started has the grace too.
+        left = kill_sessions(ended, signal.SIGKILL if self._kill_at is None else 0)
+        for pid in ended - left:
+            self._guard.drop(pid)
+            del self._children[pid]
 
     def _ended(self, child: _Child, status: int) -> None:
         if self._kill_at is not None:
@@ -324,8 +320,7 @@ class Launcher:
         now = time.monotonic()
         if self._kill_at is not None:
             if now > self._kill_at:
-                for child in self._children.values():
-                    child.signal(signal.SIGKILL)
+                kill_sessions(self._children, signal.SIGKILL)
         elif self._is_over():
             pass
         elif self._ps_until is not None:
@@ -339,8 +334,7 @@ class Launcher:
         if self._kill_at is None:
             self._kill_at = time.monotonic() + self._grace
             self._exit_code = code
-            for child in self._children.values():
-                child.signal(number)
+            kill_sessions(self._children, number)
 
 
 def _say(text: str) -> None:

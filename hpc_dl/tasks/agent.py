@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from hpc_dl.launch.facts import local_gpus, visible_gpus
-from hpc_dl.process import Guard, kill_group
+from hpc_dl.process import Guard, adopt_orphans, kill_group, kill_sessions, sessions_left
 from hpc_dl.tasks.environment import Environment
 from hpc_dl.tasks.protocol import Ended, Hello, Order, decode_order, encode
 from hpc_dl.tasks.records import lock, open_to_append
@@ -34,6 +34,18 @@ class _Running:
         self.deadline = time.monotonic() + order.time if order.time else None
         self.reason = ""
         self.stopped = False
+        self.status = 0
+        self.usage: resource.struct_rusage | None = None  # set once its own process has ended
+
+    @property
+    def told(self) -> bool:
+        """Return whether it was told to end."""
+        return self.stopped or bool(self.reason)
+
+    @property
+    def on_its_own(self) -> bool:
+        """Return whether its own process has ended before it was told to."""
+        return self.usage is not None and not self.told
 
 
 class Agent:
@@ -60,6 +72,8 @@ class Agent:
         self._environment = Environment(folder, os.environ, step)
         self._running: dict[int, _Running] = {}
         self._stopping = False
+        self._ended: set[int] = set()  # of those that run: their own process is gone, not all that it started
+        adopt_orphans()
         self._guard = Guard()
         self._wake, write = os.pipe()
         for end in (self._wake, write):
@@ -90,10 +104,8 @@ class Agent:
                     order = decode_order(line)
                     if isinstance(order, Order):
                         self._start(order)
-                    elif order.task is None:
-                        self._stop(order.grace)
                     else:
-                        self._stop_task(order.task, order.grace)
+                        self._stop(order.grace, order.task)
             self._sync()
         self._sync(last=True)
         self._guard.close()
@@ -147,67 +159,81 @@ class Agent:
         self._running[pid] = _Running(order, started)
 
     def _reap(self) -> None:
-        while self._running:
-            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            if found is None:
-                return
+        """Take note of every process that has ended, our own and the orphans that they left."""
+        with contextlib.suppress(ChildProcessError):  # not even the guard
+            while found := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                self._wait_for(found.si_pid)
+        if not self._ended:
+            return
+        left = sessions_left(self._ended, self._running)
+        for pid in self._ended - left:
+            self._finish(pid)
+        self._ended = left
+        # One that was told to end has the grace for all that it started.
+        kill_sessions({pid for pid in left if self._running[pid].on_its_own})
+
+    def _wait_for(self, pid: int) -> None:
+        one = self._running.get(pid)
+        if one is not None and not one.told:
             # What a task leaves behind would use the cores and GPUs of the next one. Its number is still taken now.
-            kill_group(found.si_pid)
-            pid, status, usage = os.wait4(found.si_pid, 0)
-            one = self._running.pop(pid, None)
-            if one is None:
-                continue
-            self._guard.drop(pid)
-            self._environment.end_steps(one.order.task)
-            code = os.waitstatus_to_exitcode(status)
-            order = one.order
-            memory = usage.ru_maxrss // 1024
-            self._note(
-                Ended(
-                    order.task,
-                    order.key,
-                    order.attempt,
-                    self._node,
-                    one.started,
-                    time.time(),
-                    code if code >= 0 else 128 - code,
-                    -code if code < 0 else 0,
-                    one.reason,
-                    one.stopped,
-                    order.shares,
-                    round(usage.ru_utime + usage.ru_stime, 6),
-                    # A child never seems smaller than the process that it was copied from.
-                    memory if memory > _peak_memory() else 0,
-                )
+            kill_group(pid)
+        _, status, usage = os.wait4(pid, 0)
+        if one is not None:
+            one.status, one.usage = status, usage
+            self._ended.add(pid)
+            if one.on_its_own:
+                one.deadline = None
+
+    def _finish(self, pid: int) -> None:
+        """Give the slots of a task back: nobody is left of it."""
+        one = self._running.pop(pid)
+        assert one.usage is not None  # noqa: S101 - for mypy
+        self._guard.drop(pid)
+        self._environment.end_steps(one.order.task)
+        code = os.waitstatus_to_exitcode(one.status)
+        order = one.order
+        memory = one.usage.ru_maxrss // 1024
+        self._note(
+            Ended(
+                order.task,
+                order.key,
+                order.attempt,
+                self._node,
+                one.started,
+                time.time(),
+                code if code >= 0 else 128 - code,
+                -code if code < 0 else 0,
+                one.reason,
+                one.stopped,
+                order.shares,
+                round(one.usage.ru_utime + one.usage.ru_stime, 6),
+                # A child never seems smaller than the process that it was copied from.
+                memory if memory > _peak_memory() else 0,
             )
+        )
 
     def _end_late(self) -> None:
         """End the tasks whose time is up: first with SIGTERM, after the grace time with SIGKILL."""
         now = time.monotonic()
-        for pid, one in self._running.items():
-            if one.deadline is None or one.deadline > now:
-                continue
-            if one.reason or one.stopped:
-                kill_group(pid)
-                one.deadline = now + 1
-            else:
+        late = {pid for pid, one in self._running.items() if one.deadline is not None and one.deadline <= now}
+        told = {pid for pid in late if self._running[pid].told}
+        for pid in late:
+            one = self._running[pid]
+            if pid not in told:
                 one.reason = f"was ended after its time limit of {one.order.time} s"
-                one.deadline = now + self._grace
-                kill_group(pid, signal.SIGTERM)
+            one.deadline = now + (1 if pid in told else self._grace)
+        kill_sessions(told)
+        kill_sessions(late - told, signal.SIGTERM)
 
-    def _stop(self, grace: float) -> None:
-        """End all tasks. Those that have ended by themselves are taken note of first."""
+    def _stop(self, grace: float, task: int | None = None) -> None:
+        """End all tasks, or the one. Those that have ended by themselves are taken note of first."""
         self._reap()
-        self._stopping = True
-        for task in [one.order.task for one in self._running.values()]:
-            self._stop_task(task, grace)
-
-    def _stop_task(self, task: int, grace: float) -> None:
-        for pid, one in self._running.items():
-            if one.order.task == task:
-                one.stopped = True
-                one.deadline = time.monotonic() + grace
-                kill_group(pid, signal.SIGTERM if grace else signal.SIGKILL)
+        self._stopping = self._stopping or task is None
+        ones = {pid: one for pid, one in self._running.items() if task in (None, one.order.task) and not one.on_its_own}
+        for one in ones.values():
+            one.stopped = True
+            one.deadline = time.monotonic() + grace
+        kill_sessions(ones, signal.SIGTERM if grace else signal.SIGKILL)
 
     def _note(self, ended: Ended) -> None:
         line = encode(ended)

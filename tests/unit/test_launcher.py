@@ -268,6 +268,19 @@ def test_grandchildren_are_gone_when_their_parent_has_ended(job: Job, code: int)
     eventually(job.marker.gone)
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_a_process_group_of_its_own_ends_with_its_process(job: Job, told: bool) -> None:
+    """timeout makes one, and so does a shell with job control."""
+    script = f"timeout 1h sh -c 'echo ready; sleep 300; :' {job.marker.word} & "
+    ends = f"until grep -q ready {job.run.log_of('worker:0')}; do sleep 0.05; done"
+    node = job.spec(worker=1).start(*job.sh(worker_0=script + ("wait" if told else ends)))
+    job.ready("worker:0")
+    if told:
+        node.popen.terminate()
+    assert node.end() == (143 if told else 0)
+    assert job.marker.gone()
+
+
 def test_a_command_that_is_not_there_is_127(job: Job) -> None:
     job.spec(worker=2)
     node = job.start(*job.sh(worker_0=_FOREVER), ":::", "worker:1", "no-such-program", "x")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from hpc_dl.process import Guard, kill_group, start_time
+from hpc_dl.process import Guard, kill_group, kill_sessions, start_time
 from tests.unit.fakes.processes import Marker, eventually
 
 
@@ -49,6 +49,37 @@ def test_kill_group_says_whether_there_is_one() -> None:
     assert not kill_group(process.pid)
 
 
+def test_kill_sessions_reaches_every_group_and_counts_no_zombie(marker: Marker) -> None:
+    script = f"set -m; sh -c 'echo; sleep 300; :' {marker.word} & wait"
+    with subprocess.Popen(["bash", "-c", script], stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        groups = {os.getpgid(pid) for pid in marker.pids()}
+        left = kill_sessions({process.pid, 1 << 30}, 0), kill_sessions(set()), kill_sessions({process.pid})
+        eventually(lambda: not kill_sessions({process.pid}))  # though nobody has waited for its leader yet
+    assert len(groups) == 2
+    assert left == ({process.pid}, set(), {process.pid})
+    assert marker.gone()
+
+
+_ADOPTS = """
+import os, subprocess, sys
+from hpc_dl.process import adopt_orphans, kill_sessions, sessions_left
+adopt_orphans()
+scripts = ["true", "sleep 300 >&- 2>&- & true", "sleep 300 & wait"]
+first, second, third = [subprocess.Popen(["bash", "-c", f"set -m; {one}"], start_new_session=True) for one in scripts]
+first.wait(), second.wait()
+print(sessions_left({first.pid, second.pid}, {third.pid}) == {second.pid})
+while kill_sessions({second.pid, third.pid}):
+    pass
+"""
+
+
+def test_sessions_left_are_those_of_adopted_orphans() -> None:
+    done = subprocess.run([sys.executable, "-c", _ADOPTS], capture_output=True, text=True, check=True, timeout=20)
+    assert done.stdout == "True\n"
+
+
 @pytest.mark.parametrize("end", ["os.kill(os.getpid(), 9)", "os._exit(0)", "raise SystemExit"])
 def test_the_guard_kills_what_is_left_however_its_maker_ends(marker: Marker, end: str) -> None:
     code = f"""
@@ -56,8 +87,8 @@ import os, subprocess, sys
 from hpc_dl.process import Guard
 guard = Guard()
 for _ in range(2):
-    child = subprocess.Popen(["sh", "-c", "sleep 300 & echo; wait", sys.argv[1]], stdout=subprocess.PIPE,
-                             start_new_session=True)
+    child = subprocess.Popen(["bash", "-c", "set -m; sh -c 'sleep 300; :' $0 & echo; wait", sys.argv[1]],
+                             stdout=subprocess.PIPE, start_new_session=True)
     child.stdout.readline()
     guard.add(child.pid)
 {end}

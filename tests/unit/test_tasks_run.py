@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,15 @@ from hpc_dl.tasks.pool import Share
 from hpc_dl.tasks.protocol import Order
 from hpc_dl.tasks.scheduler import State
 from hpc_dl.tasks.status import Status, follow
+from tests.unit.fakes.processes import Marker
 from tests.unit.fakes.tasks import background, eventually, output, run, states, tasks
+
+
+@pytest.fixture
+def marker() -> Iterator[Marker]:
+    one = Marker()
+    yield one
+    one.kill()
 
 
 def test_the_whole_line_runs_in_a_shell(tmp_path: Path) -> None:
@@ -159,6 +168,68 @@ def test_a_time_limit_ends_the_task_and_all_that_it_started(tmp_path: Path) -> N
     assert states(report) == {2: "FAILED", 3: "OK"}
     assert report["tasks"][0]["reason"] == "was ended after its time limit of 1 s"
     assert subprocess.run(["pgrep", "-f", "^sleep 7[78]$"], check=False, capture_output=True).stdout == b""
+
+
+_SAVES = (
+    """sh -c 'trap "sleep 0.7; echo saved >> log; exit 0" TERM; touch up; while :; do sleep 0.05; done' && echo on"""
+)
+
+
+def test_what_a_task_has_started_has_the_grace_too_and_keeps_its_slots(tmp_path: Path) -> None:
+    text = f"#@ time=1s\n{_SAVES}\n#@ time=1s\n{_SAVES} | cat\necho next >> log\n"
+    report = run(tmp_path, text, "--workers=1")
+    assert states(report) == {2: "FAILED", 4: "FAILED", 5: "OK"}
+    assert (tmp_path / "log").read_text() == "saved\nsaved\nnext\n"
+    (tmp_path / "up").unlink()
+    (tmp_path / "t.txt").write_text(f"{_SAVES}\n")
+    runner = background(tmp_path, "run", "t.txt")
+    eventually((tmp_path / "up").exists)
+    runner.terminate()
+    runner.communicate(timeout=30)
+    assert runner.returncode == 128 + signal.SIGTERM
+    assert (tmp_path / "log").read_text() == "saved\nsaved\nnext\nsaved\n"
+
+
+def test_the_grace_of_what_a_task_has_started_is_no_longer_than_that_of_its_shell(tmp_path: Path) -> None:
+    text = "#@ time=1s\nsh -c \"trap '' TERM; while :; do sleep 0.05; done\" && true\n"
+    (row,) = run(tmp_path, text, "--grace=0.5")["tasks"]
+    assert 1.5 <= row["seconds"] < 5
+
+
+# Each of them makes process groups of its own.
+_OWN_GROUPS = [
+    "timeout 1h sh -c 'touch up; sleep 300; :' {0} || echo bad",
+    "set -m; sh -c 'touch up; sleep 300; :' {0}",
+]
+
+
+@pytest.mark.parametrize("command", _OWN_GROUPS)
+@pytest.mark.parametrize("end", ["limit", "end", "signal", "kill runner", "kill agent"])
+def test_no_process_group_outlives_its_task(tmp_path: Path, marker: Marker, command: str, end: str) -> None:
+    text = command.format(marker.word)
+    if end in ("limit", "end"):
+        ends = f"({text}) & while ! test -e up; do sleep 0.05; done"
+        report = run(tmp_path, f"#@ time=1s\n{text}\n" if end == "limit" else f"{ends}\n")
+        assert set(states(report).values()) == {"FAILED" if end == "limit" else "OK"}
+        assert marker.gone()
+        return
+    (tmp_path / "t.txt").write_text(f"{text}\n")
+    runner = background(tmp_path, "run", "t.txt")
+    eventually((tmp_path / "up").exists)
+    if end == "signal":
+        runner.send_signal(signal.SIGINT)
+    else:
+        agent = subprocess.run(["pgrep", "-P", str(runner.pid)], capture_output=True, text=True, check=True).stdout
+        os.kill(runner.pid if end == "kill runner" else int(agent), signal.SIGKILL)
+    runner.communicate(timeout=30)
+    eventually(marker.gone)
+
+
+def test_an_agent_waits_for_the_orphans_that_it_adopts(tmp_path: Path) -> None:
+    # The first leaves its session, so that it stays; the second looks at it.
+    text = "setsid sh -c 'echo $$ > pid; sleep 1' & while ! test -s pid; do sleep 0.02; done\n"
+    text += "[# 1 #] while test -e /proc/$(cat pid); do sleep 0.1; done\n"
+    assert states(run(tmp_path, text)) == {1: "OK", 2: "OK"}
 
 
 def test_a_signal_and_a_missing_folder_are_named(tmp_path: Path) -> None:
