@@ -75,6 +75,7 @@ class Agents:
     def __init__(self, commands: Mapping[str, Sequence[str]]) -> None:
         self._agents: dict[str, subprocess.Popen[bytes]] = {}
         self._rest: dict[str, bytes] = {}
+        self._unsent: dict[str, bytes] = {}
         self._selector = selectors.DefaultSelector()
         self._wake, self._waker = os.pipe()
         for end in (self._wake, self._waker):
@@ -91,9 +92,12 @@ class Agents:
                 env=environment,
                 start_new_session=True,  # a Ctrl-C is for us to pass on
             )
+            assert process.stdin is not None  # noqa: S101 - for mypy
             assert process.stdout is not None  # noqa: S101 - for mypy
+            # An agent that waits for us to read what it says reads no orders.
+            os.set_blocking(process.stdin.fileno(), False)
             self._agents[node] = process
-            self._rest[node] = b""
+            self._rest[node] = self._unsent[node] = b""
             self._selector.register(process.stdout, selectors.EVENT_READ, node)
 
     def greet(self, timeout: float) -> list[Hello]:
@@ -102,26 +106,40 @@ class Agents:
         Raises:
             JobError: none came.
         """
-        hellos: list[Hello] = []
+        hellos: dict[str, Hello] = {}
         deadline = time.monotonic() + timeout
-        while len(hellos) < len(self._agents) and time.monotonic() < deadline:
-            hellos += [event for event in self.wait(1) if isinstance(event, Hello)]
-        for node in set(self._agents) - {hello.node for hello in hellos}:
+        while hellos.keys() != self._agents.keys() and time.monotonic() < deadline:
+            for event in self.wait(1):
+                if isinstance(event, Hello):
+                    hellos[event.node] = event
+                elif isinstance(event, Lost):
+                    hellos.pop(event.node, None)
+        for node in self._agents.keys() - hellos.keys():
             self._drop(node)
         if not hellos:
             raise JobError("no agent came up on any node; what srun or the agent said is above")
-        return hellos
+        return list(hellos.values())
 
     def order(self, node: str, orders: Sequence[Order | Stop]) -> None:
         """Send orders to the agent of a node; one that is gone is reported by `wait`."""
-        if process := self._agents.get(node):
-            assert process.stdin is not None  # noqa: S101 - for mypy
-            data = memoryview(b"".join(encode(order) + b"\n" for order in orders))
-            try:
-                while data:
-                    data = data[process.stdin.write(data) or 0 :]
-            except BrokenPipeError:
-                pass
+        if node in self._agents:
+            self._unsent[node] += b"".join(encode(order) + b"\n" for order in orders)
+            self._send(node)
+
+    def _send(self, node: str) -> None:
+        """Send what an agent takes now; `wait` goes on with the rest."""
+        stdin = self._agents[node].stdin
+        assert stdin is not None  # noqa: S101 - for mypy
+        try:
+            sent = stdin.write(self._unsent[node]) or 0
+        except BrokenPipeError:
+            sent = len(self._unsent[node])
+        self._unsent[node] = self._unsent[node][sent:]
+        waits = stdin.fileno() in self._selector.get_map()
+        if self._unsent[node] and not waits:
+            self._selector.register(stdin, selectors.EVENT_WRITE, node)
+        elif not self._unsent[node] and waits:
+            self._selector.unregister(stdin)
 
     def stop(self, grace: float) -> None:
         """Tell all agents to end their tasks."""
@@ -131,9 +149,13 @@ class Agents:
     def wait(self, timeout: float | None) -> list[Event | Lost]:
         """Return what agents said; empty after the timeout (seconds) or after a signal."""
         events: list[Event | Lost] = []
-        for key, _ in self._selector.select(timeout):
+        for key, ready in self._selector.select(timeout):
             if key.data == "":
                 os.read(self._wake, 4096)
+                continue
+            if ready == selectors.EVENT_WRITE:
+                if key.data in self._agents:
+                    self._send(key.data)
                 continue
             data = os.read(key.fd, 1 << 16)
             if not data:
@@ -150,6 +172,8 @@ class Agents:
         assert process.stdin is not None  # noqa: S101 - for mypy
         assert process.stdout is not None  # noqa: S101 - for mypy
         self._selector.unregister(process.stdout)
+        if process.stdin.fileno() in self._selector.get_map():
+            self._selector.unregister(process.stdin)
         process.stdin.close()
         process.stdout.close()
         process.terminate()

@@ -17,12 +17,15 @@ import pytest
 from rich.console import Console
 
 from hpc_dl.rendering import Renderer
+from hpc_dl.site import load_site
 from hpc_dl.tasks.agents import Agents, agent_command
+from hpc_dl.tasks.allocation import binds, nodes
 from hpc_dl.tasks.environment import Environment
 from hpc_dl.tasks.pool import Share
-from hpc_dl.tasks.protocol import Order
+from hpc_dl.tasks.protocol import Hello, Order
 from hpc_dl.tasks.scheduler import State
 from hpc_dl.tasks.status import Status, follow
+from hpc_dl.tasks.submit import Request, directives
 from tests.unit.fakes.processes import Marker
 from tests.unit.fakes.tasks import background, eventually, output, run, states, tasks
 
@@ -390,3 +393,63 @@ def test_per_node_files_start_all_lines_at_once(tmp_path: Path) -> None:
         "touch a; while ! test -e b; do sleep 0.05; done\ntouch b; test -e a || sleep 1\n" * 4
     )
     assert tasks(tmp_path, "all", "t.txt").returncode == 0
+
+
+def test_more_orders_and_answers_than_a_pipe_holds(tmp_path: Path) -> None:
+    report = run(tmp_path, "[@ /none @] true\n" * 2000, "--workers=1000")
+    assert set(states(report).values()) == {"FAILED"}
+
+
+def test_an_agent_that_is_gone_while_another_starts_is_dropped() -> None:
+    hello = 'echo \'{"type":"hello","node":"%s","cores":[0],"gpus":[],"memory":1}\''
+    agents = Agents({"n1": ["sh", "-c", hello % "n1"], "n2": ["sh", "-c", f"sleep 1; {hello % 'n2'}; cat"]})
+    try:
+        assert [one.node for one in agents.greet(20)] == ["n2"]
+    finally:
+        agents.close()
+
+
+@pytest.mark.parametrize(
+    ("workers", "cores", "bound"), [(None, (3, 5, 7), True), (2, (3, 5), True), (4, (0, 1, 2, 3), False)]
+)
+def test_slots_are_cores_of_the_node_where_it_has_enough(
+    monkeypatch: pytest.MonkeyPatch, workers: int | None, cores: tuple[int, ...], bound: bool
+) -> None:
+    hello = Hello("n", (3, 5, 7), (), 100)
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    (node,) = nodes([hello], {"n": workers}, {})
+    assert (node.cores, binds(hello, node)) == (cores, bound)
+
+
+def test_a_job_runs_whatever_the_modules_in_its_folder_are_called(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text('test $HPC_DL_TASK = 1 && test -z "${PYTHONSAFEPATH-}"\n')
+    done = tasks(tmp_path, "submit", "t.txt", f"--site={_plain_site(tmp_path)}", "--dry-run")
+    for name in ("random", "queue", "hpc_dl", "click"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit(77)\n")
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")}
+    job = environ | {"SLURM_JOB_ID": "7"}
+    ran = subprocess.run(["bash", "-c", done.stdout], cwd="/", env=job, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert "1 OK" in ran.stdout
+
+
+def _plain_site(folder: Path) -> Path:
+    """Return a site without modules."""
+    path = folder / "plain.toml"
+    path.write_text('nodes = "n1"\ncores = 2\ngpus = 0\n')
+    return path
+
+
+@pytest.mark.parametrize(
+    ("limit", "notice"), [("1", 12), ("0:30", 12), ("5", 60), ("1:00:00", 60), ("1-0", 60), ("0", 60)]
+)
+def test_a_short_job_is_not_told_to_end_before_it_starts(tmp_path: Path, limit: str, notice: int) -> None:
+    site = load_site(_plain_site(tmp_path))
+    assert directives(tmp_path / "t.txt", Request(1, time=limit), site)["signal"] == f"B:USR2@{notice}"
+
+
+def test_a_time_that_is_none_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("true\n")
+    done = tasks(tmp_path, "submit", "t.txt", "--site=minotauro", "--time=1h", "--dry-run")
+    assert done.returncode == 2
+    assert done.stderr == "hpc-dl: error: --time: time = '1h': expected minutes, HH:MM:SS or D-HH:MM:SS\n"
