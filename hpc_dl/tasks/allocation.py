@@ -67,7 +67,7 @@ def _spread(nodes: Mapping[str, int | None], workers: int) -> dict[str, int | No
 def nodes(hellos: Iterable[Hello], wanted: Mapping[str, int | None], environ: Mapping[str, str]) -> list[Node]:
     """Return the nodes that are there, with their slots as cores.
 
-    Core numbers are the node's own where there is a slot for each; else they only count.
+    Core numbers are the node's own where it has one for each slot; else they only count.
     """
     job = job_cores(environ)
     memory = int(environ.get("SLURM_MEM_PER_NODE") or 0)
@@ -75,7 +75,7 @@ def nodes(hellos: Iterable[Hello], wanted: Mapping[str, int | None], environ: Ma
     found = []
     for hello in hellos:
         count = wanted[hello.node] or len(hello.cores)
-        cores = hello.cores if count == len(hello.cores) else tuple(range(count))
+        cores = hello.cores[:count] if count <= len(hello.cores) else tuple(range(count))
         limit = memory or per_core * job.get(hello.node, 0)
         found.append(Node(hello.node, cores, hello.gpus, limit or hello.memory))
     order = list(wanted)
@@ -84,4 +84,4 @@ def nodes(hellos: Iterable[Hello], wanted: Mapping[str, int | None], environ: Ma
 
 def binds(hello: Hello, node: Node) -> bool:
     """Return whether the core numbers of a node are its own, so that tasks can be bound to them."""
-    return bool(os.environ.get("SLURM_JOB_ID")) and node.cores == hello.cores
+    return bool(os.environ.get("SLURM_JOB_ID")) and set(node.cores) <= set(hello.cores)
