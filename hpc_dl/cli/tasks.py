@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,7 @@ def submit(file: Path, site: str, dry_run: bool, **given: Any) -> int:
     strict = load_settings(Path.cwd(), os.environ).strict if given["strict"] is None else given["strict"]
     chosen, path = choose_site(site)
     if chosen.scheduler == "local":
-        raise UserError(f"no Slurm answers here; `hpc-dl tasks run {file}` runs it on this machine")
+        raise UserError(f"no Slurm answers here; `hpc-dl tasks run {shlex.quote(str(file))}` runs it on this machine")
     options = [f"--cores={given['task_cores']}", f"--gpus={given['task_gpus']}"]
     options += [] if given["strict"] is None else ["--strict" if given["strict"] else "--no-strict"]
     options += [] if given["retries"] is None else [f"--retries={given['retries']}"]
@@ -138,9 +139,8 @@ def submit(file: Path, site: str, dry_run: bool, **given: Any) -> int:
         return 0
     job_id = send(text)
     click.echo(f"Submitted batch job {job_id}")
-    click.echo(
-        f"Log: {file.absolute()}-{job_id}.log; hpc-dl tasks status {file} --records {file}-{job_id}.records --follow"
-    )
+    look = ["hpc-dl", "tasks", "status", str(file), "--records", f"{file}-{job_id}.records", "--follow"]
+    click.echo(f"Log: {file.absolute()}-{job_id}.log; {shlex.join(look)}")
     return 0
 
 

@@ -9,14 +9,18 @@ from pathlib import Path
 
 import msgspec
 
+from hpc_dl.config import Layer, build
 from hpc_dl.errors import UserError
-from hpc_dl.plan import with_site
+from hpc_dl.jobspec import JobSpec
+from hpc_dl.plan import minutes, with_site
 from hpc_dl.rendering import Renderer, template_folders
 from hpc_dl.site import Scalar, Site, config_home
 from hpc_dl.slurm import executor
 from hpc_dl.tasks.demand import Options, without_impossible
 from hpc_dl.tasks.model import TaskFile
 from hpc_dl.tasks.pool import Demand, Node, Pool
+
+_NOTICE = 60  # seconds before the time limit
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -70,8 +74,9 @@ def directives(path: Path, request: Request, site: Site) -> Mapping[str, Scalar]
     """Return the ``#SBATCH`` options (man sbatch); True stands for an option without a value.
 
     Raises:
-        UserError: Slurm can't write a log at this path.
+        UserError: Slurm can't write a log at this path, or the time is none.
     """
+    build(JobSpec, [Layer({"time": request.time}, "--time")], "job")
     if "\\" in str(path):
         raise UserError(f"{str(path)!r}: Slurm replaces no %j in a path with a backslash; rename it")
     options: dict[str, Scalar] = {
@@ -83,8 +88,8 @@ def directives(path: Path, request: Request, site: Site) -> Mapping[str, Scalar]
         "time": request.time,
         "output": f"{str(path).replace('%', '%%')}-%j.log",
         "open-mode": "append",
-        # Time to end the tasks in order and to write the restart file.
-        "signal": "B:USR2@60",
+        # Time to end the tasks in order and to write the restart file, but not most of a short job.
+        "signal": f"B:USR2@{min(_NOTICE, minutes(request.time) * 60 // 5) or _NOTICE}",
     }
     return with_site(options, site, site.gpus if request.gpus is None else request.gpus, request.partition)
 

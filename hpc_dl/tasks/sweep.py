@@ -67,8 +67,9 @@ def read_table(path: Path) -> list[Row]:
         raise UserError(f"{path}: expected a table in .csv or .toml")
     if not rows:
         raise UserError(f"{path}: has no row of values")
-    if "number" in rows[0].values:
-        raise UserError(f"{path}: 'number' is the row's own number; choose another name")
+    for name, meaning in (("number", "the row's own number"), ("template", "the template's own name")):
+        if name in rows[0].values:
+            raise UserError(f"{path}: {name!r} is {meaning}; choose another name")
     for row in rows:
         for key, value in row.values.items():
             if isinstance(value, str) and ("\n" in value or "\0" in value):

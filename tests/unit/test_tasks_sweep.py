@@ -88,6 +88,7 @@ def test_any_value_reaches_its_command_as_it_is(
         ("x", 'lr,tag\n1,2\n3,"x\ny"\n', ".csv", "t.csv, line 4: tag = 'x\\ny': a task is one line"),
         ("x", "lr\n", ".csv", "t.csv: has no row of values"),
         ("x", "number\n1\n", ".csv", "t.csv: 'number' is the row's own number"),
+        ("x", "lr,template\n1,2\n", ".csv", "t.csv: 'template' is the template's own name"),
         ("x", "lr = [1, [2]]", ".toml", "t.toml: lr: expected a list of values"),
         ("x", 'lr = [1, "a\\nb"]', ".toml", "t.toml, combination 2: lr = 'a\\nb': a task is one line"),
         ("x", "lr = [1,\n2 3]", ".toml", "line 2"),

@@ -25,5 +25,6 @@ module load python/3.5.2 || { echo "hpc-dl: module load failed; see modules in t
 
 cd /FOLDER || exit
 # The runner takes the place of this shell, so that it gets the signals of scancel and --signal. Records are of this job:
-# if it is requeued, it goes on where it was.
-exec PYTHON -m hpc_dl tasks run '/FOLDER/it'"'"'s.txt' --records '/FOLDER/it'"'"'s.txt'-"$SLURM_JOB_ID".records --resume --cores=1 --gpus=1
+# if it is requeued, it goes on where it was. A random.py in this folder must not be taken for Python's own.
+main='import sys; sys.path[:] = filter(None, sys.path); from hpc_dl.cli.main import main; main()'
+exec PYTHON -c "$main" tasks run '/FOLDER/it'"'"'s.txt' --records '/FOLDER/it'"'"'s.txt'-"$SLURM_JOB_ID".records --resume --cores=1 --gpus=1
