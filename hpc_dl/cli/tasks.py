@@ -63,7 +63,11 @@ def run(file: Path, records: Path | None, as_json: bool, local: bool, **given: A
     )
     options = Options(records, given["resume"], given["cores"], given["gpus"], given["grace"])
     report = run_file(file, settings, options)
-    click.echo(report.json() if as_json else report.text())
+    try:
+        click.echo(report.json() if as_json else report.text())
+    except OSError:
+        # The exit code is that of the run, not of Python's second try to print at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return report.exit_code
 
 

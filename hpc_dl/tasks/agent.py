@@ -1,12 +1,13 @@
 """Agent: starts tasks on one node as the runner orders, watches their time, ends them, writes down how they ended.
 
-It reads `Order` and `Stop` on stdin and says `Hello` and `Ended` on stdout. When the runner is gone it ends its tasks
-and goes too.
+It reads `Begin`, `Order` and `Stop` on stdin and says `Hello`, `Ready`, `Ended` and `Stuck` on stdout. When the runner
+is gone it ends its tasks and goes too.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import resource
 import select
@@ -15,13 +16,17 @@ import sys
 import time
 from pathlib import Path
 
+from hpc_dl.disk import PATIENCE, TROUBLE
+from hpc_dl.errors import DiskError
 from hpc_dl.launch.facts import local_gpus, visible_gpus
 from hpc_dl.process import Guard, adopt_orphans, kill_group, kill_sessions, sessions_left
+from hpc_dl.tasks.appender import Appender
 from hpc_dl.tasks.environment import Environment
-from hpc_dl.tasks.protocol import Ended, Hello, Order, decode_order, encode
-from hpc_dl.tasks.records import lock, open_to_append
+from hpc_dl.tasks.protocol import Begin, Ended, Hello, Order, Ready, Stuck, decode_order, encode
+from hpc_dl.tasks.records import lock
 
 _SYNC = 1.0  # seconds between two fsync of the journal: a crash of the machine loses no more than that
+_NO_DISK = (errno.EACCES, errno.EPERM)  # of a task: a folder that it may not enter
 _MIB = 1024 * 1024
 
 
@@ -63,10 +68,10 @@ class Agent:
         self._step = step
         self._grace = grace
         self._output = f"{folder}/output/"
-        self._journal = open_to_append(folder / f"{node}.jsonl")
-        lock(self._journal, wait=True)  # who resumes waits for this agent's end
-        self._synced = 0.0
-        self._dirty = False
+        self._journal = Appender(folder / f"{node}.jsonl", again=True)
+        self._next: float | None = None  # when to look after the journal and what the disk has delayed
+        self._delayed: list[tuple[float, Order]] = []  # since when, and what to start
+        self._stuck = ""
         self._home = str(Path.cwd())
         self._cores = os.sched_getaffinity(0)
         self._environment = Environment(folder, os.environ, step)
@@ -85,7 +90,7 @@ class Agent:
     def serve(self) -> None:
         """Work until the runner closes our stdin; then end what still runs."""
         gpus = visible_gpus(os.environ) if self._step else local_gpus()
-        self._say(encode(Hello(self._node, tuple(sorted(self._cores)), gpus, _total_memory())))
+        self._say(encode(Hello(self._node, tuple(sorted(self._cores)), gpus, _total_memory())) + b"\n")
         rest = b""
         inputs = [0, self._wake]
         while self._running or 0 in inputs:
@@ -104,22 +109,29 @@ class Agent:
                     order = decode_order(line)
                     if isinstance(order, Order):
                         self._start(order)
+                    elif isinstance(order, Begin):
+                        self._begin()
                     else:
                         self._stop(order.grace, order.task)
-            self._sync()
-        self._sync(last=True)
+            self._look_after()
+        self._end()
         self._guard.close()
+
+    def _begin(self) -> None:
+        self._journal.open()
+        lock(self._journal.file, wait=True)  # who resumes waits for this agent's end
+        self._say(encode(Ready(self._node)) + b"\n")
 
     def _timeout(self) -> float | None:
         times = [one.deadline for one in self._running.values() if one.deadline is not None]
-        if self._dirty:
-            times.append(self._synced + _SYNC)
+        if self._next is not None:
+            times.append(self._next)
         return max(0.0, min(times) - time.monotonic()) if times else None
 
-    def _start(self, order: Order) -> None:
+    def _start(self, order: Order, since: float | None = None) -> None:
         started = time.time()
         if self._stopping:
-            self._note(Ended(order.task, order.key, order.attempt, self._node, started, started, stopped=True))
+            self._note_stopped(order)
             return
         output = f"{self._output}{order.task}.out"
         opened = os.O_WRONLY | os.O_CREAT | os.O_APPEND
@@ -142,6 +154,9 @@ class Agent:
                 setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
             )
         except OSError as error:
+            if error.errno in TROUBLE and error.errno not in _NO_DISK:
+                self._delay(order, time.monotonic() if since is None else since, f"{output}: {error.strerror}")
+                return
             reason = f"could not start: {error.filename or output}: {error.strerror}"
             code = 127 if isinstance(error, FileNotFoundError) else 126
             with contextlib.suppress(OSError):
@@ -189,7 +204,8 @@ class Agent:
         one = self._running.pop(pid)
         assert one.usage is not None  # noqa: S101 - for mypy
         self._guard.drop(pid)
-        self._environment.end_steps(one.order.task)
+        with contextlib.suppress(OSError):  # of a disk that is away
+            self._environment.end_steps(one.order.task)
         code = os.waitstatus_to_exitcode(one.status)
         order = one.order
         memory = one.usage.ru_maxrss // 1024
@@ -234,25 +250,84 @@ class Agent:
             one.stopped = True
             one.deadline = time.monotonic() + grace
         kill_sessions(ones, signal.SIGTERM if grace else signal.SIGKILL)
+        delayed, self._delayed = self._delayed, []
+        for since, order in delayed:
+            if task in (None, order.task):
+                self._note_stopped(order)
+            else:
+                self._delayed.append((since, order))
+        self._write()
+
+    def _delay(self, order: Order, since: float, why: str) -> None:
+        """Start a task later, when the disk takes its output."""
+        if time.monotonic() - since > PATIENCE:
+            self._stuck = self._stuck or why
+        self._delayed.append((since, order))
+        self._look_soon()
 
     def _note(self, ended: Ended) -> None:
-        line = encode(ended)
-        os.write(self._journal, line + b"\n")
-        if not self._dirty:
-            self._dirty, self._synced = True, time.monotonic()
-        self._say(line)
+        self._write(encode(ended) + b"\n")
+        self._look_soon()
 
-    def _say(self, line: bytes) -> None:
-        line += b"\n"
+    def _note_stopped(self, order: Order) -> None:
+        now = time.time()
+        self._note(Ended(order.task, order.key, order.attempt, self._node, now, now, stopped=True))
+
+    def _write(self, lines: bytes = b"") -> None:
+        """Write ends to the journal, and tell the runner of those that it has.
+
+        So nothing starts after a task, and no report names one as ended, that a resume would run again. Only a run that
+        is ending does not wait for the disk.
+        """
+        try:
+            written = self._journal.write(lines)
+        except DiskError as error:
+            written, self._stuck = b"", str(error)
+        if self._stopping:
+            written += self._journal.tell()
+        self._say(written)
+
+    def _say(self, lines: bytes) -> None:
         # The runner may be gone: the journal has it.
         with contextlib.suppress(BrokenPipeError):
-            while line:
-                line = line[os.write(1, line) :]
+            while lines:
+                lines = lines[os.write(1, lines) :]
 
-    def _sync(self, last: bool = False) -> None:
-        if self._dirty and (last or time.monotonic() >= self._synced + _SYNC):
-            os.fsync(self._journal)
-            self._dirty = False
+    def _look_soon(self) -> None:
+        if self._next is None:
+            self._next = time.monotonic() + _SYNC
+
+    def _look_after(self) -> None:
+        """Get the journal to its disk, and start what that has delayed; all again later if the disk is in trouble."""
+        if self._next is None or time.monotonic() < self._next:
+            return
+        self._next = None
+        self._write()
+        self._sync()
+        delayed, self._delayed = self._delayed, []
+        for since, order in delayed:
+            self._start(order, since)
+        if self._stuck and not self._stopping:
+            self._say(encode(Stuck(self._node, self._stuck)) + b"\n")
+            self._stop(self._grace)
+        if self._journal.trouble:
+            self._look_soon()
+
+    def _sync(self) -> None:
+        try:
+            self._journal.sync()
+        except DiskError as error:
+            self._stuck = str(error)
+
+    def _end(self) -> None:
+        """Give the disk a last chance to take what it has not."""
+        deadline = time.monotonic() + self._grace
+        while self._journal.file >= 0:
+            self._write()
+            self._sync()
+            if not self._journal.trouble or time.monotonic() > deadline:
+                return
+            time.sleep(_SYNC)
 
 
 def _ends(numbers: bytes) -> bool:

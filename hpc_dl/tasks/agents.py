@@ -14,14 +14,16 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from hpc_dl.errors import JobError
 from hpc_dl.tasks.environment import without_step
-from hpc_dl.tasks.protocol import Ended, Hello, Order, Stop, decode_event, encode
+from hpc_dl.tasks.protocol import Begin, Ended, Hello, Order, Ready, Stop, Stuck, decode_event, encode
 
-Event = Hello | Ended
+T = TypeVar("T", Hello, Ready)
+Event = Hello | Ready | Stuck | Ended
 
 
 class Lost(msgspec.Struct, frozen=True):
@@ -106,21 +108,34 @@ class Agents:
         Raises:
             JobError: none came.
         """
-        hellos: dict[str, Hello] = {}
-        deadline = time.monotonic() + timeout
-        while hellos.keys() != self._agents.keys() and time.monotonic() < deadline:
-            for event in self.wait(1):
-                if isinstance(event, Hello):
-                    hellos[event.node] = event
-                elif isinstance(event, Lost):
-                    hellos.pop(event.node, None)
-        for node in self._agents.keys() - hellos.keys():
-            self._drop(node)
-        if not hellos:
-            raise JobError("no agent came up on any node; what srun or the agent said is above")
-        return list(hellos.values())
+        return self._answers(Hello, timeout)
 
-    def order(self, node: str, orders: Sequence[Order | Stop]) -> None:
+    def begin(self, timeout: float) -> set[str]:
+        """Let the agents open their journals; return the nodes where they have. Before that no task may start.
+
+        Raises:
+            JobError: no agent has.
+        """
+        for node in list(self._agents):
+            self.order(node, [Begin()])
+        return {ready.node for ready in self._answers(Ready, timeout)}
+
+    def _answers(self, kind: type[T], timeout: float) -> list[T]:
+        answers: dict[str, T] = {}
+        deadline = time.monotonic() + timeout
+        while answers.keys() != self._agents.keys() and time.monotonic() < deadline:
+            for event in self.wait(1):
+                if isinstance(event, kind):
+                    answers[event.node] = event
+                elif isinstance(event, Lost):
+                    answers.pop(event.node, None)
+        for node in self._agents.keys() - answers.keys():
+            self._drop(node)
+        if not answers:
+            raise JobError("no agent came up on any node; what srun or the agent said is above")
+        return list(answers.values())
+
+    def order(self, node: str, orders: Sequence[Order | Stop | Begin]) -> None:
         """Send orders to the agent of a node; one that is gone is reported by `wait`."""
         if node in self._agents:
             self._unsent[node] += b"".join(encode(order) + b"\n" for order in orders)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
-from typing import TextIO
+import os
 
 from hpc_dl.tasks.model import Task
 from hpc_dl.tasks.protocol import Ended
@@ -17,19 +18,22 @@ class TaskLog:
     """Writes lines up to a level to an open file.
 
     Args:
-        file: where to.
+        file: descriptor of the open file.
         level: as in `Settings`.
     """
 
-    def __init__(self, file: TextIO, level: int) -> None:
+    def __init__(self, file: int, level: int) -> None:
         self._file = file
+        self._cut = False  # a full disk has taken only a part of the last line
         self._level = level
 
     def line(self, level: int, text: str) -> None:
         """Write a line with the time before it; an error is written at all levels but 0."""
         if level <= self._level:
-            self._file.write(f"[{datetime.datetime.now():%Y-%m-%d %H:%M:%S}] {_NAMES[level]}{text}\n")
-            self._file.flush()
+            line = f"[{datetime.datetime.now():%Y-%m-%d %H:%M:%S}] {_NAMES[level]}{text}\n"
+            data = ("\n" * self._cut + line).encode(errors="backslashreplace")
+            with contextlib.suppress(OSError):  # the log may go to a full disk, or to nobody: the tasks don't
+                self._cut = os.write(self._file, data) < len(data)
 
     def starts(self, start: Start) -> None:
         """A task starts."""

@@ -31,6 +31,10 @@ class Stop(msgspec.Struct, frozen=True, omit_defaults=True, tag="stop"):
     task: int | None = None
 
 
+class Begin(msgspec.Struct, frozen=True, tag="begin"):
+    """To an agent: the run begins; open the journal."""
+
+
 class Hello(msgspec.Struct, frozen=True, tag="hello"):
     """From an agent: it is there. `cores` is where it may run, `memory` is in MiB."""
 
@@ -38,6 +42,19 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
     cores: tuple[int, ...]
     gpus: tuple[str, ...]
     memory: int
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
+    """From an agent: it has its journal, and who resumes this run waits for its end."""
+
+    node: str
+
+
+class Stuck(msgspec.Struct, frozen=True, tag="stuck"):
+    """From an agent: its disk is in trouble for long, so it ends its tasks."""
+
+    node: str
+    reason: str
 
 
 class Ended(msgspec.Struct, frozen=True, omit_defaults=True, tag="ended"):
@@ -93,5 +110,5 @@ class Ended(msgspec.Struct, frozen=True, omit_defaults=True, tag="ended"):
 
 
 encode = msgspec.json.Encoder().encode
-decode_order = msgspec.json.Decoder(Order | Stop).decode
-decode_event = msgspec.json.Decoder(Hello | Ended).decode
+decode_order = msgspec.json.Decoder(Order | Stop | Begin).decode
+decode_event = msgspec.json.Decoder(Hello | Ready | Stuck | Ended).decode

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,7 +17,8 @@ from typing import TypeVar
 
 import msgspec
 
-from hpc_dl.errors import UserError
+from hpc_dl.errors import DiskError, UserError
+from hpc_dl.tasks.appender import Appender
 from hpc_dl.tasks.environment import HOSTS, PROLOG
 from hpc_dl.tasks.model import Task
 from hpc_dl.tasks.pool import Share
@@ -72,44 +72,64 @@ class Records:
     Args:
         path: the folder.
         restart: the restart file's run, as in `TaskFile`.
-        resume: go on from what is there; else, or if it is of another run's restart file, that is moved aside.
+        resume: go on from what is there; else, or if it is of another run's restart file, `begin` moves that aside.
 
     Raises:
         UserError: another run uses the folder now.
     """
 
     def __init__(self, path: Path, restart: str, resume: bool) -> None:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._lock(path)
-        _await_agents(path)
-        if (runs := Journal(path).runs) and not (resume and runs[-1].restart == restart):
-            os.close(self._file)
-            path.rename(_free_name(path))
-            path.mkdir(mode=0o700)
-            self._lock(path)
         self.path = path
-        (path / "output").mkdir(exist_ok=True)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock()
+        _await_agents(path)
+        runs = Journal(path).runs
+        self._aside = bool(runs) and not (resume and runs[-1].restart == restart)
 
-    def _lock(self, path: Path) -> None:
-        self._file = open_to_append(path / "journal")
+    def _lock(self) -> None:
+        self._journal = Appender(self.path / "journal")
+        self._journal.open()
         for _ in range(_TRIES):
             with contextlib.suppress(BlockingIOError):
-                lock(self._file, wait=False)
+                lock(self._journal.file, wait=False)
                 return
             time.sleep(0.05)  # it may be one who only asks, see `in_use`
-        os.close(self._file)
-        raise UserError(f"{path}: another run uses it now; wait for its end, or choose --records")
+        self._journal.close()
+        raise UserError(f"{self.path}: another run uses it now; wait for its end, or choose --records")
 
     def begin(self, run: Run) -> None:
-        """Write that a run begins."""
-        os.write(self._file, encode(run) + b"\n")
-        os.fsync(self._file)
+        """Move aside what the run does not go on from, and write that it begins.
+
+        Raises:
+            UserError: the disk does not take it.
+        """
+        if self._aside:
+            self._journal.close()
+            self.path.rename(_free_name(self.path))
+            self.path.mkdir(mode=0o700)
+            self._lock()
+        (self.path / "output").mkdir(exist_ok=True)
+        self._journal.write(encode(run) + b"\n")
+        self._journal.sync()
+        if self._journal.trouble:
+            raise UserError(self._journal.trouble)
 
     def started(self, starts: Sequence[Start]) -> None:
-        """Write which tasks start."""
+        """Write which tasks start; what the disk does not take, `write` tries again."""
         now = time.time()
         lines = [encode(Started(one.task.number, one.attempt, one.shares, now)) for one in starts]
-        os.write(self._file, b"".join(line + b"\n" for line in lines))
+        with contextlib.suppress(DiskError):
+            self._journal.write(b"".join(line + b"\n" for line in lines))
+
+    def write(self) -> None:
+        """Write what waits since the disk has not taken it.
+
+        Raises:
+            DiskError: it has not for long.
+        """
+        if self._journal.trouble:
+            self._journal.write()
+            self._journal.sync()
 
     def allow_steps(self) -> None:
         """Write what tasks inside a Slurm job need to start steps of their own; see `hpc_dl.tasks.environment`."""
@@ -122,8 +142,10 @@ class Records:
 
     def close(self) -> None:
         """Let others use the folder."""
-        os.fsync(self._file)
-        os.close(self._file)
+        with contextlib.suppress(OSError, DiskError):  # that tasks started is not what a resume needs
+            self._journal.write()
+            self._journal.sync()
+        self._journal.close()
 
 
 class Journal:
@@ -182,14 +204,6 @@ class Journal:
         # A later start of a task tells that an earlier one was lost with its node.
         latest = {one.task: one for one in self.starts if one.time >= since}
         return {number: one for number, one in latest.items() if (number, one.attempt) not in ended}
-
-
-def open_to_append(path: Path) -> int:
-    """Open a journal; what a crash has cut gets a line of its own, so that it spoils nothing that follows."""
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-    if (size := os.fstat(file).st_size) and os.pread(file, 1, size - 1) != b"\n":
-        os.write(file, b"\n")
-    return file
 
 
 def lock(file: int, wait: bool) -> None:

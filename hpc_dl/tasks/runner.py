@@ -8,9 +8,10 @@ from collections.abc import Callable, Collection
 from types import FrameType
 from typing import Protocol
 
+from hpc_dl.errors import DISK, DiskError
 from hpc_dl.tasks.agents import Event, Lost
 from hpc_dl.tasks.model import Task
-from hpc_dl.tasks.protocol import Ended, Order, Stop
+from hpc_dl.tasks.protocol import Begin, Ended, Order, Stop, Stuck
 from hpc_dl.tasks.records import Records
 from hpc_dl.tasks.scheduler import Scheduler, Start, State
 
@@ -20,7 +21,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 class Executor(Protocol):
     """What starts and ends tasks on nodes; see `hpc_dl.tasks.agents.Agents`."""
 
-    def order(self, node: str, orders: list[Order | Stop]) -> None:
+    def order(self, node: str, orders: list[Order | Stop | Begin]) -> None:
         """Send orders to a node."""
 
     def stop(self, grace: float) -> None:
@@ -86,7 +87,8 @@ class Runner:
         self._told = 0
         self.ended_by = ""
         """Why the run ended early; empty if it didn't."""
-        self.signal = 0
+        self.code = 0
+        """Exit code of a run that ended early: 128 + the signal, or that of a `DiskError`."""
         self.ends: list[Ended] = []
 
     def run(self) -> None:
@@ -101,6 +103,12 @@ class Runner:
                         self._ended(event)
                     elif isinstance(event, Lost):
                         self._lost(event.node)
+                    elif isinstance(event, Stuck):
+                        self._stop(DISK, f"{event.node}: {event.reason}")
+                try:
+                    self._records.write()
+                except DiskError as error:
+                    self._stop(DISK, str(error))
                 self._look_at_signals()
                 self._start()
         finally:
@@ -115,12 +123,17 @@ class Runner:
     def _look_at_signals(self) -> None:
         for number in self._signals[self._told :]:
             self._told += 1
-            if not self.signal:
-                self.signal = number
-                self._end(signal.Signals(number).name)
-                self._executor.stop(self._grace)
-            else:
+            if not self._stop(128 + number, signal.Signals(number).name):
                 self._executor.stop(0)  # told twice: at once
+
+    def _stop(self, code: int, why: str) -> bool:
+        """End the tasks in order; return False if they have been told already."""
+        if self.code:
+            return False
+        self.code = code
+        self._end(why)
+        self._executor.stop(self._grace)
+        return True
 
     def _end(self, why: str) -> None:
         self.ended_by = why
@@ -134,7 +147,7 @@ class Runner:
         if not starts:
             return
         self._records.started(starts)
-        orders: dict[str, list[Order | Stop]] = {}
+        orders: dict[str, list[Order | Stop | Begin]] = {}
         for start in starts:
             task = start.task
             self._tasks[task.number] = task
@@ -204,8 +217,6 @@ class Runner:
             self._scheduler.lost(number)
 
 
-def exit_code(states: Collection[State], invalid: bool, by_signal: int) -> int:
-    """Return the exit code of a run: 0 if all tasks ended well, 128 + the signal that ended it, else 1."""
-    if by_signal:
-        return 128 + by_signal
+def exit_code(states: Collection[State], invalid: bool) -> int:
+    """Return the exit code of a run that nothing has ended early: 0 if all tasks ended well, else 1."""
     return int(invalid or any(state is not State.OK for state in states))

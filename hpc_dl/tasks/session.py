@@ -52,24 +52,28 @@ def run_file(path: Path, settings: Settings, options: Options) -> Report:
             for node, cores in allocation.job_cores(os.environ).items():
                 if node in wanted:
                     commands[node] = srun_command(node, cores, agent_command(folder, options.grace, node, step=True))
-            records.allow_steps()
         agents = Agents(commands)
         try:
             hellos = agents.greet(_GREETING)
-            for node in set(wanted) - {hello.node for hello in hellos}:
-                log.lost(node, [])
             pool = Pool(allocation.nodes(hellos, wanted, os.environ))
             file = without_impossible(file, pool.problem, options)
             if settings.strict:
                 file.check()
             for problem in file.problems:
                 log.line(2, problem.show(file.name))
+            cores = sum(len(node.cores) for node in pool.nodes)
+            gpus = sum(len(node.gpus) for node in pool.nodes)
+            # What has stood in the way of a run until here has left the records of an earlier one as they were.
+            records.begin(Run(time.time(), job, file.restart, cores, gpus))
+            if settings.remote != "none":
+                records.allow_steps()
+            ready = agents.begin(_GREETING)
+            for node in set(wanted) - ready:
+                pool.lose(node)
+                log.lost(node, [])
             earlier = Journal(folder).last(file.tasks)
             done = frozenset(number for number, end in earlier.items() if end.ok)
             scheduler = Scheduler(file.tasks, pool, lambda task: demand(task, options), settings.retries, done)
-            cores = sum(len(node.cores) for node in pool.nodes)
-            gpus = sum(len(node.gpus) for node in pool.nodes)
-            records.begin(Run(time.time(), job, file.restart, cores, gpus))
             log.line(3, f"Start of {path}: {len(file.tasks) - len(done)} tasks to run with {cores} workers")
             bound = [node.name for hello in hellos for node in pool.nodes if allocation.binds(hello, node)]
             runner = Runner(
@@ -84,7 +88,7 @@ def run_file(path: Path, settings: Settings, options: Options) -> Report:
         table = rows(file, scheduler.states, last, scheduler.attempts, folder)
         report = Report(
             str(path),
-            exit_code(scheduler.states.values(), bool(file.invalid), runner.signal),
+            runner.code or exit_code(scheduler.states.values(), bool(file.invalid)),
             counts(table),
             total,
             cores,
@@ -104,10 +108,10 @@ def run_file(path: Path, settings: Settings, options: Options) -> Report:
 @contextmanager
 def _log(settings: Settings) -> Iterator[TaskLog]:
     if settings.log_file:
-        with Path(settings.log_file).open("a", encoding="utf-8") as file:
-            yield TaskLog(file, settings.log_level)
+        with Path(settings.log_file).open("ab", buffering=0) as file:
+            yield TaskLog(file.fileno(), settings.log_level)
     else:
-        yield TaskLog(sys.stderr, settings.log_level)
+        yield TaskLog(sys.stderr.fileno(), settings.log_level)
 
 
 def _write_restart(

@@ -6,6 +6,7 @@ import json
 import random
 import signal
 import subprocess
+import sys
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from hpc_dl.tasks.records import Journal, lock
-from tests.unit.fakes.tasks import background, eventually, run, states, tasks
+from tests.unit.fakes.tasks import background, eventually, output, run, states, tasks
 
 
 def graph(chance: random.Random, size: int) -> tuple[str, dict[int, list[int]], dict[int, str]]:
@@ -152,3 +153,37 @@ def test_a_journal_that_a_crash_has_cut_is_read(tmp_path: Path) -> None:
     assert [row.get("attempts", 0) for row in report["tasks"]] in ([0, 1], [1, 0])
     # What was written after the cut counts.
     assert [row.get("attempts", 0) for row in run(tmp_path, "true\ntrue\n", "--resume")["tasks"]] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    "words", [["--cores=9999"], ["--log-file=/none/log"], ["--workers=1", "--log-level=6"]], ids=lambda words: words[0]
+)
+def test_a_run_that_is_refused_leaves_the_records_of_the_last_one(tmp_path: Path, words: list[str]) -> None:
+    text = "echo x >> ran\ntest -e mended\n"
+    run(tmp_path, text)
+    assert tasks(tmp_path, "run", "t.txt", *words).returncode == 2
+    (tmp_path / "mended").touch()
+    assert set(states(run(tmp_path, text, "--resume")).values()) == {"OK"}
+    assert (tmp_path / "ran").read_text() == "x\n"
+    assert not (tmp_path / "t.txt.records.1").exists()
+
+
+def test_a_run_that_is_killed_before_it_begins_leaves_the_records_of_the_last_one(tmp_path: Path) -> None:
+    text = "echo x >> ran\n"
+    run(tmp_path, text)
+    code = "import os; from hpc_dl.tasks.agents import Agents; Agents.greet = lambda *_: os.kill(os.getpid(), 9)"
+    code += "; from hpc_dl.cli.main import main; main()"
+    words = [sys.executable, "-c", code, "tasks", "run", "t.txt"]
+    assert subprocess.run(words, cwd=tmp_path, check=False, timeout=30).returncode == -signal.SIGKILL
+    run(tmp_path, text, "--resume")
+    assert (tmp_path / "ran").read_text() == "x\n"
+
+
+def test_a_new_run_moves_the_records_of_the_last_one_aside(tmp_path: Path) -> None:
+    for number in (1, 2):
+        run(tmp_path, "echo x >> ran; echo $(grep -c x ran)\n")
+        (journal,) = (tmp_path / "t.txt.records").glob("*.jsonl")
+        assert len(journal.read_text().splitlines()) == 1
+        assert output(tmp_path, 1) == f"{number}\n"
+    assert (tmp_path / "t.txt.records.1" / "output" / "1.out").read_text() == "1\n"
+    assert len((tmp_path / "t.txt.records.1" / journal.name).read_text().splitlines()) == 1

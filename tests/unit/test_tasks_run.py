@@ -373,6 +373,7 @@ def test_an_agent_binds_a_task_to_its_cores(tmp_path: Path) -> None:
     agents = Agents({"n": agent_command(tmp_path, 1.0, "n")})
     (hello,) = agents.greet(60)
     assert hello.cores == tuple(sorted(os.sched_getaffinity(0)))
+    assert agents.begin(60) == {"n"}
     command = "grep Cpus_allowed_list /proc/self/status; echo [$CUDA_VISIBLE_DEVICES]"
     orders = [
         Order(1, "k", 1, command, shares=(Share("n", (core,), ("2", "3")),), bind=True),
