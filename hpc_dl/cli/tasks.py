@@ -118,6 +118,7 @@ def submit(file: Path, site: str, dry_run: bool, **given: Any) -> int:
     """Submit FILE as a batch job that runs it on its nodes."""
     from hpc_dl.choose import choose_site
     from hpc_dl.errors import UserError
+    from hpc_dl.slurm.cluster import in_partition
     from hpc_dl.tasks.demand import Options
     from hpc_dl.tasks.parser import read
     from hpc_dl.tasks.settings import load_settings
@@ -128,6 +129,7 @@ def submit(file: Path, site: str, dry_run: bool, **given: Any) -> int:
     parsed = read(file)
     strict = load_settings(Path.cwd(), os.environ).strict if given["strict"] is None else given["strict"]
     chosen, path = choose_site(site)
+    chosen = in_partition(chosen, given["partition"])
     if chosen.scheduler == "local":
         raise UserError(f"no Slurm answers here; `hpc-dl tasks run {shlex.quote(str(file))}` runs it on this machine")
     options = [f"--cores={given['task_cores']}", f"--gpus={given['task_gpus']}"]

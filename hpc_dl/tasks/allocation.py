@@ -83,5 +83,8 @@ def nodes(hellos: Iterable[Hello], wanted: Mapping[str, int | None], environ: Ma
 
 
 def binds(hello: Hello, node: Node) -> bool:
-    """Return whether the core numbers of a node are its own, so that tasks can be bound to them."""
-    return bool(os.environ.get("SLURM_JOB_ID")) and set(node.cores) <= set(hello.cores)
+    """Return whether tasks are bound to their cores: not where others than all cores of the node are given out.
+
+    With fewer workers a task may use more cores than one; with more, numbers of cores only count.
+    """
+    return bool(os.environ.get("SLURM_JOB_ID")) and node.cores == hello.cores

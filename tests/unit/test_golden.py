@@ -1,6 +1,6 @@
 """The files of whole jobs, word for word, and what a shell makes of them.
 
-After a change of a template, look at the difference and renew: pytest tests/unit/test_golden.py --renew-golden
+After a change of a template, look at the difference and renew: pytest tests/unit --renew-golden
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ def test_files_are_as_agreed(case: str, tmp_path: Path, request: pytest.FixtureR
             )
         )
         if diff:
-            pytest.fail(f"{diff}\nif this is wanted: pytest tests/unit/test_golden.py --renew-golden", pytrace=False)
+            pytest.fail(f"{diff}\nif this is wanted: pytest tests/unit --renew-golden", pytrace=False)
 
 
 def test_golden_files_hold_nothing_of_one_machine(case: str) -> None:

@@ -47,13 +47,14 @@ MIXED = ClusterConfig(
         ("mixed", MIXED, {"auth": "none", "plugin_dir": Path("/home/ada/my slurm/lib/slurm-wlm")}),
     ],
 )
-def test_rendered_files_are_as_agreed(name: str, config: ClusterConfig, changes: dict[str, Any]) -> None:
+def test_rendered_files_are_as_agreed(
+    name: str, config: ClusterConfig, changes: dict[str, Any], request: pytest.FixtureRequest
+) -> None:
     texts = render(config, place(config, **changes))
     assert set(texts) == {*conf.FILES, *([conf.ACCOUNTING_FILE] if config.accounting else [])}
     for file, text in texts.items():
         golden = GOLDEN / f"{name}.{file}"
-        if os.environ.get("RENEW_GOLDEN"):
-            golden.parent.mkdir(exist_ok=True)
+        if request.config.getoption("--renew-golden"):
             golden.write_text(text)
         assert text == golden.read_text()
 

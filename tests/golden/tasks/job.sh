@@ -15,6 +15,7 @@
 
 set -u -o pipefail
 umask 077
+set +u  # scripts of modules may not know it
 # shellcheck disable=SC1090,SC1091
 source /etc/profile.d/modules.sh || exit
 module load K80 || { echo "hpc-dl: module load failed; see modules in the site file:" K80 >&2; exit 1; }
@@ -22,6 +23,7 @@ module load cuda/7.5 || { echo "hpc-dl: module load failed; see modules in the s
 module load mkl/2017.0.098 || { echo "hpc-dl: module load failed; see modules in the site file:" mkl/2017.0.098 >&2; exit 1; }
 module load CUDNN/5.1.3 || { echo "hpc-dl: module load failed; see modules in the site file:" CUDNN/5.1.3 >&2; exit 1; }
 module load python/3.5.2 || { echo "hpc-dl: module load failed; see modules in the site file:" python/3.5.2 >&2; exit 1; }
+set -u
 
 cd /FOLDER || exit
 # The runner takes the place of this shell, so that it gets the signals of scancel and --signal. Records are of this job:
