@@ -138,5 +138,6 @@ wheel: $(READY) ## build dist/*.whl
 	$(BIN)/python -m hatchling build -t wheel
 clean: ## remove the environment and caches; run folders and data stay
 # The private cluster's files are in .cache: without them it would run on, and nothing could end it.
-	@[ ! -x $(BIN)/hpc-dl ] || [ ! -e .cache/minicluster/lock ] || env -u HPC_DL_CLUSTER_DIR $(BIN)/hpc-dl cluster stop
+	@[ ! -x $(BIN)/hpc-dl ] || [ ! -e .cache/minicluster/lock ] || env -u HPC_DL_CLUSTER_DIR $(BIN)/hpc-dl cluster stop || \
+	  echo "make: $(VENV) does not work any more: if a private cluster runs in .cache, it runs on" >&2
 	rm -rf $(VENV) .cache dist build .mypy_cache .pytest_cache .ruff_cache

@@ -45,7 +45,8 @@ class Logs:
                 offset = 0 if self._last is None else last_lines_start(path, self._last)
             # A file that has become shorter was begun anew.
             file.seek(offset if offset <= size else 0)
-            while line := file.readline(_LONGEST):
+            # No further than it was: one that is written all the time must not keep the others waiting.
+            while file.tell() < size and (line := file.readline(_LONGEST)):
                 if not (line.endswith(b"\n") or final or len(line) == _LONGEST):
                     file.seek(-len(line), 1)
                     break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -186,6 +187,11 @@ def check(job: JobSpec) -> None:
     """
     check_env(job.env)  # first: other messages show values
     check_lines(msgspec.structs.asdict(job))
+    if not all(a < b for a, b in itertools.pairwise((0, *job.lr_boundaries))):
+        steps = ",".join(map(str, job.lr_boundaries))
+        raise BadValueError(
+            "lr_boundaries", f"lr_boundaries = {steps}: must be rising global steps such as 32000,48000"
+        )
     if job.mode == "single":
         others = {"nodes": job.nodes > 1, "workers": (job.workers or 1) > 1, "ps": job.ps, "chief": job.chief}
         for key in filter(others.get, others):

@@ -51,7 +51,8 @@ class Progress:
             begun = self._run.attempt_file.stat().st_mtime
         except OSError:
             begun = 0.0
-        last = {path: record for path, record in self._last.items() if record["time"] >= begun}
+        lost = {path.name for path in self._run.lost.glob("*")}
+        last = {path: one for path, one in self._last.items() if one["time"] >= begun and path.stem not in lost}
         return totals(last, any(time >= begun for time in self._evaluating.values()))
 
     def _read(self, path: Path) -> None:

@@ -34,8 +34,9 @@ def submit_plan(plan: Plan) -> Job:
     """
     check_mpi(plan.job, plan.site, nodes_python(plan.site))
     script = plan.script()
-    if not plan.job.script and data.describe(plan.job.data).needs_download:
-        data.fetch(plan.job.data, Path(plan.job.workdir, plan.site.data))
+    folder = Path(plan.job.workdir, plan.site.data)
+    if not plan.job.script and data.describe(plan.job.data).needs_download and not data.is_there(plan.job.data, folder):
+        data.fetch(plan.job.data, folder)
     with private_files(), _new_folder(plan.runs) as run:
         run.freeze(plan.job, plan.asked, plan.site, script, Renderer(plan.templates).folders)
         if plan.site.scheduler == "local":

@@ -115,6 +115,7 @@ def _follow(job: Job, show: Callable[[str, Totals], None], steps: int | None, ev
     while True:
         now = time.monotonic()
         totals = progress.look()
+        looked = time.monotonic() - now
         state, ended = asking.look().state, asking.over
         mark = (f"{state.state} {state.reason} {state.silent} {totals.evaluating}", totals.step)
         if mark[0] != shown[0] or ended or (mark != shown and now - shown_at >= every):
@@ -122,7 +123,8 @@ def _follow(job: Job, show: Callable[[str, Totals], None], steps: int | None, ev
             shown, shown_at = mark, now
         if ended:
             return state
-        time.sleep(_FRAME)
+        # With the metrics of a thousand workers on a shared disk, most of the time is for others.
+        time.sleep(max(_FRAME, 10 * looked))
 
 
 def summary_lines(job: Job, state: SlurmState, summary: Summary | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -40,6 +41,8 @@ def _say(name: str, folder: Path | None) -> None:
 
 
 if __name__ == "__main__":
+    # Else it would leave what it has not finished beside the data sets.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         main(prog_name="python -m hpc_dl.data")
     except UserError as error:

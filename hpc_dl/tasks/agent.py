@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from hpc_dl.disk import PATIENCE, TROUBLE
-from hpc_dl.errors import DiskError
+from hpc_dl.errors import DISK, DiskError
 from hpc_dl.launch.facts import local_gpus, visible_gpus
 from hpc_dl.process import Guard, adopt_orphans, kill_group, kill_sessions, sessions_left
 from hpc_dl.tasks.appender import Appender
@@ -26,6 +26,7 @@ from hpc_dl.tasks.protocol import Begin, Ended, Hello, Order, Ready, Stuck, deco
 from hpc_dl.tasks.records import lock
 
 _SYNC = 1.0  # seconds between two fsync of the journal: a crash of the machine loses no more than that
+_UNKILLABLE = 5.0  # seconds of SIGKILL after which a task is over, whoever is left of it
 _NO_DISK = (errno.EACCES, errno.EPERM)  # of a task: a folder that it may not enter
 _MIB = 1024 * 1024
 
@@ -39,6 +40,7 @@ class _Running:
         self.deadline = time.monotonic() + order.time if order.time else None
         self.reason = ""
         self.stopped = False
+        self.killed_at: float | None = None
         self.status = 0
         self.usage: resource.struct_rusage | None = None  # set once its own process has ended
 
@@ -118,7 +120,11 @@ class Agent:
         self._guard.close()
 
     def _begin(self) -> None:
-        self._journal.open()
+        try:
+            self._journal.open()
+        except OSError as error:  # the runner says that no agent came up here
+            print(f"hpc-dl: {self._journal.path}: {error.strerror}", file=sys.stderr, flush=True)
+            sys.exit(DISK)
         lock(self._journal.file, wait=True)  # who resumes waits for this agent's end
         self._say(encode(Ready(self._node)) + b"\n")
 
@@ -135,10 +141,12 @@ class Agent:
             return
         output = f"{self._output}{order.task}.out"
         opened = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        entered = False
         try:
             # The child has our folder and our cores at its start.
             if order.workdir:
                 os.chdir(os.path.expanduser(os.path.expandvars(order.workdir)))  # noqa: PTH111 - text, not a path
+            entered = True
             if order.bind:
                 os.sched_setaffinity(0, order.shares[0].cores)
             pid = os.posix_spawn(
@@ -154,7 +162,7 @@ class Agent:
                 setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
             )
         except OSError as error:
-            if error.errno in TROUBLE and error.errno not in _NO_DISK:
+            if entered and error.errno in TROUBLE and error.errno not in _NO_DISK:
                 self._delay(order, time.monotonic() if since is None else since, f"{output}: {error.strerror}")
                 return
             reason = f"could not start: {error.filename or output}: {error.strerror}"
@@ -197,7 +205,7 @@ class Agent:
             one.status, one.usage = status, usage
             self._ended.add(pid)
             if one.on_its_own:
-                one.deadline = None
+                one.deadline = one.killed_at = time.monotonic()
 
     def _finish(self, pid: int) -> None:
         """Give the slots of a task back: nobody is left of it."""
@@ -232,7 +240,7 @@ class Agent:
         """End the tasks whose time is up: first with SIGTERM, after the grace time with SIGKILL."""
         now = time.monotonic()
         late = {pid for pid, one in self._running.items() if one.deadline is not None and one.deadline <= now}
-        told = {pid for pid in late if self._running[pid].told}
+        told = {pid for pid in late if self._running[pid].told or self._running[pid].usage is not None}
         for pid in late:
             one = self._running[pid]
             if pid not in told:
@@ -240,6 +248,13 @@ class Agent:
             one.deadline = now + (1 if pid in told else self._grace)
         kill_sessions(told)
         kill_sessions(late - told, signal.SIGTERM)
+        for pid in told:
+            one = self._running[pid]
+            one.killed_at = one.killed_at or now
+            # A process of another user, or one that waits for a dead disk, must not keep the run from its end.
+            if one.usage is not None and now > one.killed_at + _UNKILLABLE:
+                self._ended.discard(pid)
+                self._finish(pid)
 
     def _stop(self, grace: float, task: int | None = None) -> None:
         """End all tasks, or the one. Those that have ended by themselves are taken note of first."""
@@ -260,6 +275,8 @@ class Agent:
 
     def _delay(self, order: Order, since: float, why: str) -> None:
         """Start a task later, when the disk takes its output."""
+        if not self._delayed:
+            print(f"hpc-dl: {why}; trying again", file=sys.stderr, flush=True)
         if time.monotonic() - since > PATIENCE:
             self._stuck = self._stuck or why
         self._delayed.append((since, order))
@@ -310,7 +327,7 @@ class Agent:
         if self._stuck and not self._stopping:
             self._say(encode(Stuck(self._node, self._stuck)) + b"\n")
             self._stop(self._grace)
-        if self._journal.trouble:
+        if self._journal.trouble or self._journal.behind:
             self._look_soon()
 
     def _sync(self) -> None:
@@ -325,7 +342,7 @@ class Agent:
         while self._journal.file >= 0:
             self._write()
             self._sync()
-            if not self._journal.trouble or time.monotonic() > deadline:
+            if not (self._journal.trouble or self._journal.behind) or time.monotonic() > deadline:
                 return
             time.sleep(_SYNC)
 

@@ -36,7 +36,7 @@ class Appender:
         """Open the file; what a crash has cut gets a line of its own, so that it spoils nothing that follows."""
         self.file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         if (size := os.fstat(self.file).st_size) and os.pread(self.file, 1, size - 1) != b"\n":
-            os.write(self.file, b"\n")
+            self._told = b"\n"
 
     @property
     def behind(self) -> bool:
@@ -90,8 +90,10 @@ class Appender:
         return lines
 
     def close(self) -> None:
-        """Close the file."""
-        os.close(self.file)
+        """Close the file, if it is open."""
+        if self.file >= 0:
+            os.close(self.file)
+            self.file = -1
 
     def _in_trouble(self, error: OSError) -> None:
         if error.errno not in TROUBLE:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -80,6 +82,8 @@ class Records:
 
     def __init__(self, path: Path, restart: str, resume: bool) -> None:
         self.path = path
+        # What was moved aside stays locked until the end: who has opened it before that waits for its lock.
+        self._earlier = Appender(path / "journal")
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock()
         _await_agents(path)
@@ -103,16 +107,25 @@ class Records:
         Raises:
             UserError: the disk does not take it.
         """
-        if self._aside:
-            self._journal.close()
-            self.path.rename(_free_name(self.path))
-            self.path.mkdir(mode=0o700)
-            self._lock()
-        (self.path / "output").mkdir(exist_ok=True)
-        self._journal.write(encode(run) + b"\n")
-        self._journal.sync()
-        if self._journal.trouble:
-            raise UserError(self._journal.trouble)
+        new = self.path.with_name(f".{self.path.name}-{os.getpid()}") if self._aside else self.path
+        try:
+            new.mkdir(mode=0o700, exist_ok=True)
+            (new / "output").mkdir(exist_ok=True)
+            if self._aside:
+                self._earlier, self._journal = self._journal, Appender(new / "journal")
+                self._journal.open()
+                lock(self._journal.file, wait=True)
+            self._journal.write(encode(run) + b"\n")
+            self._journal.sync()
+            if self._journal.behind or self._journal.trouble:
+                raise UserError(self._journal.trouble or f"{self._journal.path} can't be written now")
+            if self._aside:
+                self.path.rename(_free_name(self.path))
+                new.rename(self.path)
+                self._journal.path = self.path / "journal"
+        finally:
+            if new != self.path:
+                shutil.rmtree(new, ignore_errors=True)
 
     def started(self, starts: Sequence[Start]) -> None:
         """Write which tasks start; what the disk does not take, `write` tries again."""
@@ -127,7 +140,7 @@ class Records:
         Raises:
             DiskError: it has not for long.
         """
-        if self._journal.trouble:
+        if self._journal.trouble or self._journal.behind:
             self._journal.write()
             self._journal.sync()
 
@@ -146,6 +159,7 @@ class Records:
             self._journal.write()
             self._journal.sync()
         self._journal.close()
+        self._earlier.close()
 
 
 class Journal:

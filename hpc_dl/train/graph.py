@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from hpc_dl import models
 from hpc_dl.data import describe
 from hpc_dl.data.pipeline import test_batches, train_batches
 from hpc_dl.errors import UserError
+from hpc_dl.train.attempt import Attempt
 from hpc_dl.train.options import Options
 from hpc_dl.train.towers import Step, compute, read_once
 
@@ -66,7 +68,8 @@ def training(
     dataset = describe(options.data)
     with tf1.device(device):
         with tf1.device("/cpu:0"):
-            batches = train_batches(options.data, options.data_dir, options.worker_batch, options.seed, workers, index)
+            seed = _order_seed(options)
+            batches = train_batches(options.data, options.data_dir, options.worker_batch, seed, workers, index)
             iterator = tf1.data.make_initializable_iterator(batches)
             images, labels = iterator.get_next()
         global_step = tf1.train.get_or_create_global_step()
@@ -182,3 +185,12 @@ def read(variable: Any) -> Any:
 def count(model: Any) -> int:
     """Return the number of trained parameters."""
     return sum(int(variable.shape.num_elements()) for variable in model.trainable_variables)
+
+
+def _order_seed(options: Options) -> int:
+    """Return the seed of order and augmentation, another one for each start from a checkpoint.
+
+    With one seed, a job that is requeued again and again would train on the first images of its order alone.
+    """
+    start = f"{Attempt(options.run_dir).number} {options.start_from or ''}"
+    return options.seed if start == "0 " else zlib.crc32(f"{options.seed} {start}".encode()) >> 1

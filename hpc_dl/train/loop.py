@@ -64,11 +64,11 @@ def train(
         step, loss, accuracy = step_function()
         step_seconds.append(time.perf_counter() - step_begin)
         local_steps += 1
+        if not math.isfinite(loss):  # before it is saved
+            raise JobError(f"the loss is {loss} at step {step}: try a lower --learning-rate")
         if local_steps == 1 or local_steps % options.log_every == 0:
             if local_steps == 1:
                 metrics.event("first_step", after=int(start_step))
-            if not math.isfinite(loss):
-                raise JobError(f"the loss is {loss} at step {step}: try a lower --learning-rate")
             metrics.line(int(step), local_steps, float(loss), float(accuracy))
             logged = local_steps
         if save and (step >= next_save or time.monotonic() > save_again):

@@ -115,6 +115,18 @@ def test_the_scripts_of_modules_need_not_know_nounset_and_come_before_python(ben
     assert job.logs()["worker:0"].read_text() == "early\n", job.stdout()
 
 
+def test_a_job_that_is_told_to_end_while_modules_load_says_how_it_ended(bench: Bench) -> None:
+    job = bench.submit("echo trained\n", site=_site(bench, "module() { touch loading; sleep 1; }\n"))
+    eventually((bench.folder / "loading").exists)
+    job.cancel()
+    job.wait(timeout=30)
+    assert job.state == "CANCELLED"
+    summary = job.summary()
+    assert summary is not None
+    assert (summary.state, summary.exit_code) == ("CANCELLED", 143)
+    assert not job.logs()
+
+
 def test_a_module_that_is_not_there_ends_the_job(bench: Bench) -> None:
     job = bench.submit("echo trained\n", site=_site(bench, "module() { return 1; }\n"))
     job.wait(timeout=30)

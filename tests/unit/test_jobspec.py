@@ -120,6 +120,8 @@ def test_an_invalid_file_is_named_with_the_line(file: Path, text: str, line: int
 def test_an_option_or_keyword_is_named() -> None:
     assert message(nodes=-1) == "keyword nodes: nodes = -1: expected int >= 1"
     assert message(lr_boundaries=[0]) == "keyword lr_boundaries: lr_boundaries = [0]: expected int >= 1"
+    rising = "lr_boundaries = 48000,32000: must be rising global steps such as 32000,48000"
+    assert message(lr_boundaries=[48000, 32000]) == f"keyword lr_boundaries: {rising}"
     with pytest.raises(UserError, match=r"^--model: unknown model 'smal' \(did you mean 'small'\?\)"):
         load_job(None, [Layer({"model": "smal"}, "--model")])
 
@@ -219,7 +221,7 @@ JOBS = st.builds(
     args=st.lists(TEXT, max_size=4).map(tuple),
     chief=st.booleans(),
     learning_rate=st.floats(min_value=0, exclude_min=True, allow_infinity=False),
-    lr_boundaries=st.lists(st.integers(1, 10**9), max_size=3).map(tuple),
+    lr_boundaries=st.sets(st.integers(1, 10**9), max_size=3).map(sorted).map(tuple),
     workdir=TEXT,
 )
 

@@ -120,6 +120,16 @@ def test_events_are_no_steps(run: RunFolder) -> None:
     assert (now.step, now.workers, now.evaluating) == (5, 1, True)
 
 
+def test_a_worker_that_was_given_up_counts_no_more(run: RunFolder) -> None:
+    for number in range(2):
+        append(run, f"worker-{number}", line(5))
+    progress = Progress(run)
+    assert progress.look().workers == 2
+    run.lost.mkdir(parents=True)
+    (run.lost / "worker-1").touch()
+    assert progress.look().workers == 1
+
+
 def test_only_the_current_attempt_counts(run: RunFolder) -> None:
     old, new = 1000.0, 3000.0
     append(run, "worker-0", line(500, time=old), json.dumps({"time": old, "event": "evaluating"}) + "\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -13,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from hpc_dl.tasks.records import Journal, lock
+from hpc_dl.errors import UserError
+from hpc_dl.tasks.records import Journal, Records, Run, lock
 from tests.unit.fakes.tasks import background, eventually, output, run, states, tasks
+from tests.unit.test_tasks_disk import no_space
 
 
 def graph(chance: random.Random, size: int) -> tuple[str, dict[int, list[int]], dict[int, str]]:
@@ -177,6 +180,32 @@ def test_a_run_that_is_killed_before_it_begins_leaves_the_records_of_the_last_on
     assert subprocess.run(words, cwd=tmp_path, check=False, timeout=30).returncode == -signal.SIGKILL
     run(tmp_path, text, "--resume")
     assert (tmp_path / "ran").read_text() == "x\n"
+
+
+def test_a_disk_that_is_full_at_the_beginning_leaves_the_records_of_the_last_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path, "echo x\n")
+    folder = tmp_path / "t.txt.records"
+    records = Records(folder, "", resume=False)
+    monkeypatch.setattr(os, "write", no_space)
+    with pytest.raises(UserError, match="No space left on device"):
+        records.begin(Run(1.0, "1", "", 1, 0))
+    records.close()
+    assert output(tmp_path, 1) == "x\n"
+    assert [path.name for path in tmp_path.iterdir() if "records" in path.name] == ["t.txt.records"]
+
+
+def test_who_has_opened_what_was_moved_aside_waits_as_before(tmp_path: Path) -> None:
+    run(tmp_path, "echo x\n")
+    folder = tmp_path / "t.txt.records"
+    records = Records(folder, "", resume=False)
+    with (folder / "journal").open("rb+") as waiting:
+        records.begin(Run(1.0, "1", "", 1, 0))
+        with pytest.raises(BlockingIOError):
+            lock(waiting.fileno(), wait=False)
+        records.close()
+        lock(waiting.fileno(), wait=False)
 
 
 def test_a_new_run_moves_the_records_of_the_last_one_aside(tmp_path: Path) -> None:

@@ -164,6 +164,26 @@ def test_loop_ends_when_the_loss_is_lost(tmp_path: Path) -> None:
         run_loop(tmp_path, Options(tmp_path, 10, log_every=2), [1.0, float("nan")])
 
 
+@pytest.mark.parametrize("steps", [2, 10])
+def test_a_loss_that_is_lost_between_two_lines_is_not_saved_and_is_no_end(tmp_path: Path, steps: int) -> None:
+    saved: list[int] = []
+    options = Options(tmp_path, steps, log_every=5, checkpoint_every=2)
+    losses = iter(enumerate([1.0] + [float("nan")] * 9, 1))
+
+    def step() -> tuple[int, float, float]:
+        number, loss = next(losses)
+        return number, loss, 0.5
+
+    def save(number: int) -> str:
+        saved.append(number)
+        return "prefix"
+
+    metrics = Metrics(tmp_path, "worker-0", steps, 128)
+    with pytest.raises(JobError, match="the loss is nan at step 2"):
+        train(step, 0, options, metrics, Stop(), save)
+    assert saved == []
+
+
 def test_a_run_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"^--run-dir: .*file.* can't be written: "):

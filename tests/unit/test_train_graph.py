@@ -28,6 +28,16 @@ def build(ps: int, **settings: Any) -> list[Any]:
         return variables
 
 
+def test_each_start_from_a_checkpoint_has_an_order_of_its_own(tmp_path: Path) -> None:
+    first = Options(tmp_path, 10, seed=7)
+    assert graph._order_seed(first) == 7
+    resumed = graph._order_seed(Options(tmp_path, 10, seed=7, start_from=Path("earlier")))
+    (tmp_path / "attempt").write_text("1")
+    again = graph._order_seed(first)
+    assert len({7, resumed, again}) == 3
+    assert again == graph._order_seed(first)
+
+
 def test_variables_have_the_agreed_names() -> None:
     names = [variable.name.removesuffix(":0") for variable in build(0)]
     slots = {name for name in names if name.endswith("/Momentum")}

@@ -15,12 +15,18 @@
 #SBATCH --partition=main
 
 set -u -o pipefail
+usual=$(umask)
 umask 077
 run=/FOLDER/work/runs/train-"$SLURM_JOB_ID"
 srun=
 
-# Python may need the modules, and their scripts may not know nounset. What fails is told once the outcome can be written.
+# Python may need the modules, and their scripts may not know nounset. What fails, or a signal, is told once the outcome
+# can be written.
+told=
+warned=
 unready=
+trap 'told=yes' TERM INT
+trap 'told=yes; warned=yes' USR1
 cd /FOLDER/work || unready=$?
 set +u
 set -u
@@ -32,8 +38,6 @@ attempt=$(PYTHON -m hpc_dl begin "$run") || exit
 # However the script ends, it writes the outcome; its exit code is that of the first process that failed. If the job has to
 # end before its training does, it is requeued there.
 started=$(date +%s.%N)
-told=
-warned=
 finish() {
   local code=$?
   trap - EXIT
@@ -42,6 +46,7 @@ finish() {
   exit $?  # without a number it would be the code from before the trap
 }
 trap finish EXIT
+[ -z "$told" ] || exit 143
 [ -z "$unready" ] || exit "$unready"
 
 # A signal goes on to the step, and the script waits on for it; without a step it ends here, or once it knows which attempt
@@ -78,8 +83,8 @@ await() {
 }
 
 
-# The data set is made ready once, before the processes that read it.
-PYTHON -m hpc_dl.data prepare digits --data-dir /FOLDER/work/data &
+# The data set is made ready once, before the processes that read it; others may share it, as the user's umask says.
+(umask "$usual"; exec PYTHON -m hpc_dl.data prepare digits --data-dir /FOLDER/work/data) &
 await $! || exit
 
 while :; do
