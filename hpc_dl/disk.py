@@ -18,6 +18,8 @@ TROUBLE = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM,
     errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ESHUTDOWN,
 )  # fmt: skip
+# The same of a command that may not be run, or a folder that may not be entered: nothing that passes.
+FORBIDDEN = (errno.EACCES, errno.EPERM)
 PATIENCE = 600.0  # seconds in which a run folder that can't be written may become writable again
 _PAUSE = 1.0
 

@@ -7,7 +7,6 @@ first failure, the wish to end. So the same line works under srun, under Greasy 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import shutil
@@ -18,7 +17,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from hpc_dl.disk import PATIENCE, TROUBLE
+from hpc_dl.disk import FORBIDDEN, PATIENCE, TROUBLE
 from hpc_dl.errors import LOST, DiskError, JobError, UserError
 from hpc_dl.launch.attempts import superseded
 from hpc_dl.launch.outcome import all_workers_done, mark_done, mark_lost, report_failure, tell_all_to_end
@@ -29,7 +28,6 @@ from hpc_dl.runfolder import STOP, Failure, RunFolder
 
 _TOLD = 0.5  # seconds in which a SIGTERM that has ended a process reaches the launcher too, if it was meant for all
 _POLL = 1.0  # seconds between looks at the run folder, on a disk that many nodes share
-_NO_DISK = (errno.EACCES, errno.EPERM)  # of a process: a command that may not be run
 _TAIL = 8  # lines of a failed process's log that a message repeats
 
 
@@ -201,7 +199,7 @@ class Launcher:
             child = _Child(line, self._run, env, command)
         except OSError as error:
             since = self._unstarted.setdefault(line.name, time.monotonic())
-            if error.errno in TROUBLE and error.errno not in _NO_DISK and time.monotonic() - since < PATIENCE:
+            if error.errno in TROUBLE and error.errno not in FORBIDDEN and time.monotonic() - since < PATIENCE:
                 self._waiting.append((time.monotonic() + _POLL, line))  # its log can't be opened now
                 return
             # As shells say it; a closed folder on PATH does not make a missing command a forbidden one.

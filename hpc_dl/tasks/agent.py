@@ -7,7 +7,6 @@ is gone it ends its tasks and goes too.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import resource
 import select
@@ -16,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from hpc_dl.disk import PATIENCE, TROUBLE
+from hpc_dl.disk import FORBIDDEN, PATIENCE, TROUBLE
 from hpc_dl.errors import DISK, DiskError
 from hpc_dl.launch.facts import local_gpus, visible_gpus
 from hpc_dl.process import Guard, adopt_orphans, kill_group, kill_sessions, sessions_left
@@ -27,7 +26,6 @@ from hpc_dl.tasks.records import lock
 
 _SYNC = 1.0  # seconds between two fsync of the journal: a crash of the machine loses no more than that
 _UNKILLABLE = 5.0  # seconds of SIGKILL after which a task is over, whoever is left of it
-_NO_DISK = (errno.EACCES, errno.EPERM)  # of a task: a folder that it may not enter
 _MIB = 1024 * 1024
 
 
@@ -162,7 +160,7 @@ class Agent:
                 setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
             )
         except OSError as error:
-            if entered and error.errno in TROUBLE and error.errno not in _NO_DISK:
+            if entered and error.errno in TROUBLE and error.errno not in FORBIDDEN:
                 self._delay(order, time.monotonic() if since is None else since, f"{output}: {error.strerror}")
                 return
             reason = f"could not start: {error.filename or output}: {error.strerror}"
