@@ -118,7 +118,7 @@ lint: $(READY) ## ruff, strict types, shellcheck over the rendered scripts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/unit/test_golden.py -k shellcheck
+	$(BIN)/python -m pytest -q tests/unit/planning/test_golden.py -k shellcheck
 bench: $(READY) ## measure what benchmarks/ measures
 	$(BIN)/python -m benchmarks
 

@@ -15,9 +15,9 @@ def measure(nodes: int) -> tuple[float, float, float, int]:
     """Return seconds for the plan with its script, the placement and the task file, and the task file's size."""
     import msgspec
 
-    from hpc_dl.config import Layer
-    from hpc_dl.plan import make_plan
-    from hpc_dl.site import load_site, site_file
+    from hpc_dl.planning.plan import make_plan
+    from hpc_dl.spec.layers import Layer
+    from hpc_dl.spec.site import load_site, site_file
 
     path = site_file("minotauro")
     site = msgspec.structs.replace(load_site(path), gpus=8, cores=64, nodes="nvb[1-10000]")

@@ -14,12 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hpc_dl.errors import UserError
-from hpc_dl.jobspec import JobSpec
-from hpc_dl.jobstate import states
 from hpc_dl.minicluster import ClusterConfig, MiniCluster
 from hpc_dl.minicluster.programs import find_accounting, find_programs
-from hpc_dl.runfolder import RunFolder, to_toml
-from hpc_dl.site import load_site, site_file
+from hpc_dl.runfolder.folder import RunFolder, to_toml
+from hpc_dl.spec.job import JobSpec
+from hpc_dl.spec.site import load_site, site_file
+from hpc_dl.submission.states import states
 
 _RUNS = 5
 _JOBS = {"running": 8, "waiting": 92, "completed": 100}

@@ -131,7 +131,7 @@ def slurm() -> None:
 
 def fuzz() -> None:
     """Read 100,000 mutated task files."""
-    test = "tests/unit/test_tasks_parser.py"
+    test = "tests/unit/tasks/file/test_parser.py"
     command = [sys.executable, "-m", "pytest", "-q", test, "-k", "mutated", "--timeout=3000"]
     print("\n100,000 mutated task files", flush=True)
     subprocess.run(command, check=True, env=os.environ | {"HPC_DL_FUZZ": "25000"})

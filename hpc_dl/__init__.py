@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hpc_dl.api import load, plan, states, submit
     from hpc_dl.errors import JobError, UserError
-    from hpc_dl.job import Job
+    from hpc_dl.submission.handle import Job
 
 __all__ = ["Job", "JobError", "UserError", "load", "plan", "states", "submit"]
 

@@ -7,14 +7,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from hpc_dl import jobstate
-from hpc_dl.choose import choose_site
-from hpc_dl.config import Layer
-from hpc_dl.job import Job, find_job
-from hpc_dl.memory import gpu_warning
-from hpc_dl.plan import Plan, make_plan
-from hpc_dl.slurm.state import SlurmState
-from hpc_dl.submission import submit_plan
+from hpc_dl.planning.gpu_memory import gpu_warning
+from hpc_dl.planning.plan import Plan, make_plan
+from hpc_dl.schedulers.slurm.states import SlurmState
+from hpc_dl.spec.layers import Layer
+from hpc_dl.submission import states as job_states
+from hpc_dl.submission.choose_site import choose_site
+from hpc_dl.submission.handle import Job, find_job
+from hpc_dl.submission.submit import submit_plan
 
 
 def plan(job: str | None = None, *, site: str = "", nodelist: str = "", **settings: Any) -> Plan:
@@ -52,7 +52,7 @@ def submit(job: str | None = None, *, site: str = "", **settings: Any) -> Job:
 
 def states(jobs: Iterable[Job]) -> list[SlurmState]:
     """Return where jobs are, by two questions to Slurm at most, however many they are."""
-    return jobstate.states([job.run for job in jobs])
+    return job_states.states([job.run for job in jobs])
 
 
 def load(job_id: str | int, runs: Path | str = "runs") -> Job:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from hpc_dl.minicluster import ClusterConfig, MiniCluster, NodeGroup, Partition
 from hpc_dl.minicluster.network import Network
-from hpc_dl.resources import share
+from hpc_dl.shipped_files import share
 
 CONFIG = ClusterConfig(
     groups=(NodeGroup(count=14),),  # a job of three nodes goes on when ten were cut off

@@ -12,9 +12,9 @@ from typing import Any
 
 import hpc_dl
 from hpc_dl.errors import JobError
-from hpc_dl.job import Job
-from hpc_dl.launch.attempts import Event, events
-from hpc_dl.progress import Progress
+from hpc_dl.node.attempts import Event, events
+from hpc_dl.runfolder.progress import Progress
+from hpc_dl.submission.handle import Job
 
 EVERY = 100  # steps between checkpoints: the most that may be lost
 LIMIT = 240.0  # seconds after which a job counts as hanging

@@ -15,14 +15,14 @@ from pathlib import Path
 import msgspec
 
 from hpc_dl import data
-from hpc_dl.check.cluster import Slurm, ask_slurm
 from hpc_dl.check.finding import last_line
 from hpc_dl.check.python import Python, read_python, wanted_packages
 from hpc_dl.errors import UserError
-from hpc_dl.launch.facts import ports_in_use
-from hpc_dl.mpi import check_mpi
-from hpc_dl.plan import Plan, nodes_python
-from hpc_dl.rendering import Renderer
+from hpc_dl.node.facts import ports_in_use
+from hpc_dl.planning.plan import Plan, nodes_python
+from hpc_dl.schedulers.slurm.partitions import Slurm, ask_slurm
+from hpc_dl.submission.mpi_check import check_mpi
+from hpc_dl.templates import Renderer
 
 _PATIENCE = 180  # seconds for modules and the import of TensorFlow from a slow disk
 
@@ -141,7 +141,7 @@ def read_here(output: str) -> Here:
 
 
 def _refusal(plan: Plan) -> str:
-    from hpc_dl.submission import test_plan
+    from hpc_dl.submission.submit import test_plan
 
     try:
         test_plan(plan)

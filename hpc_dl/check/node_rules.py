@@ -11,8 +11,8 @@ import msgspec
 
 from hpc_dl.check.finding import Finding, error, warning
 from hpc_dl.check.probe import NodeAnswer
-from hpc_dl.jobspec import JobSpec
-from hpc_dl.site import Site
+from hpc_dl.spec.job import JobSpec
+from hpc_dl.spec.site import Site
 
 Rule = Callable[[JobSpec, Site, NodeAnswer], Iterator[Finding]]
 

@@ -16,14 +16,14 @@ from hpc_dl import data
 from hpc_dl.check.finding import Finding, error, last_line
 from hpc_dl.check.node_rules import findings
 from hpc_dl.check.probe import NodeAnswer, probe
-from hpc_dl.nodelist import expand
-from hpc_dl.plan import Plan, directives, nodes_python
-from hpc_dl.process import private_files
-from hpc_dl.rendering import Renderer
-from hpc_dl.runfolder import RunFolder, write_text
-from hpc_dl.site import Scalar
-from hpc_dl.slurm import executor
-from hpc_dl.slurm.state import ENDED, SlurmState, query
+from hpc_dl.planning.plan import Plan, directives, nodes_python
+from hpc_dl.processes import private_files
+from hpc_dl.runfolder.folder import RunFolder, write_text
+from hpc_dl.schedulers.slurm import sbatch
+from hpc_dl.schedulers.slurm.states import ENDED, SlurmState, query
+from hpc_dl.spec.nodelist import expand
+from hpc_dl.spec.site import Scalar
+from hpc_dl.templates import Renderer
 
 _MINUTES = "2"  # a minute is too short for a TensorFlow on a slow disk
 _FORGOTTEN = 60.0  # seconds of UNKNOWN after which the job counts as lost
@@ -45,15 +45,15 @@ def check_nodes(plan: Plan, say: Callable[[str], None]) -> list[Finding]:
         if plan.site.scheduler == "local":
             name = os.uname().nodename
             return findings(plan.job, plan.site, probe(run, name, [name], _has_data(plan), local=True))
-        job_id = executor.submit(node_script(plan, run))
+        job_id = sbatch.submit(node_script(plan, run))
         state = SlurmState("PENDING")
         try:
-            executor.release(job_id)
+            sbatch.release(job_id)
             say(f"Submitted batch job {job_id}, which checks {plan.job.nodes} nodes")
             state = _wait(job_id, say)
         finally:
             if state.state not in ENDED:
-                executor.cancel(job_id)
+                sbatch.cancel(job_id)
                 _wait(job_id, lambda _: None)
         return read_answers(plan, run, job_id, state)
 

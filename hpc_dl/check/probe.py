@@ -23,10 +23,10 @@ from hpc_dl import data
 from hpc_dl.check.facts import Folder, look_at
 from hpc_dl.check.finding import last_line
 from hpc_dl.check.python import Python, read_python, wanted_packages
-from hpc_dl.jobspec import JobSpec
-from hpc_dl.launch.facts import local_gpus, ports_in_use, visible_gpus
-from hpc_dl.runfolder import RunFolder, write_text
-from hpc_dl.site import Site
+from hpc_dl.node.facts import local_gpus, ports_in_use, visible_gpus
+from hpc_dl.runfolder.folder import RunFolder, write_text
+from hpc_dl.spec.job import JobSpec
+from hpc_dl.spec.site import Site
 
 _MEETING = 60.0  # seconds in which all nodes come, or go: the slowest has imported TensorFlow by then
 _CALL = 5.0  # seconds for a connection between two nodes

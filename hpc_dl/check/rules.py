@@ -7,13 +7,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from hpc_dl.check.cluster import Node, Partition
 from hpc_dl.check.facts import Facts
 from hpc_dl.check.finding import Finding, error, warning
 from hpc_dl.errors import UserError, allowed, near_match
-from hpc_dl.memory import gpu_warning
 from hpc_dl.models import MODELS
-from hpc_dl.plan import Plan, minutes, nodes_python
+from hpc_dl.planning.gpu_memory import gpu_warning
+from hpc_dl.planning.plan import Plan, minutes, nodes_python
+from hpc_dl.schedulers.slurm.partitions import Node, Partition
 
 Rule = Callable[[Plan, Facts], Iterator[Finding]]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from hpc_dl.config import is_file
+from hpc_dl.spec.layers import is_file
 
 
 class _JobNames(click.types.StringParamType):

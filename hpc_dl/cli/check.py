@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from hpc_dl.cli.settings import job_options, layers
+from hpc_dl.cli.job_options import job_options, layers
 
 
 @click.command()
@@ -24,9 +24,9 @@ def check(job: str, site: str, on_node: bool, **settings: Any) -> int:
     from hpc_dl.check.finding import Finding, error
     from hpc_dl.check.nodes import check_nodes
     from hpc_dl.check.rules import RULES, RULES_OF_SITE, findings
-    from hpc_dl.choose import choose_site
     from hpc_dl.errors import UserError
-    from hpc_dl.plan import make_plan
+    from hpc_dl.planning.plan import make_plan
+    from hpc_dl.submission.choose_site import choose_site
 
     chosen, path = choose_site(site)
     found: list[Finding] = []
@@ -60,8 +60,8 @@ def check(job: str, site: str, on_node: bool, **settings: Any) -> int:
 def probe(run: Path, nodelist: str, with_data: bool) -> int:
     """Look at this node for the job of run folder RUN, and write down what was seen."""
     from hpc_dl.check.nodes import answer_probe
-    from hpc_dl.launch.facts import node_name
-    from hpc_dl.runfolder import RunFolder
+    from hpc_dl.node.facts import node_name
+    from hpc_dl.runfolder.folder import RunFolder
 
     answer_probe(RunFolder(run), node_name(), nodelist, with_data)
     return 0

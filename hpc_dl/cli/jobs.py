@@ -13,13 +13,13 @@ from hpc_dl.cli.arguments import JOB, JOBS, RUNS
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from hpc_dl.job import Job
+    from hpc_dl.submission.handle import Job
 
 
 def follow(job: Job, console: Console) -> int:
     """Show a job until it ends and return its exit code; Ctrl-C leaves it running."""
-    from hpc_dl.jobstate import summary_of
-    from hpc_dl.terminal import summary_lines, watch
+    from hpc_dl.cli.terminal import summary_lines, watch
+    from hpc_dl.submission.states import summary_of
 
     spec = job.run.read_job()
     try:
@@ -49,7 +49,7 @@ def watch(job: str, runs: str) -> int:
     """Show the progress of JOB (a job id or run folder; default: the newest) until it ends."""
     from rich.console import Console
 
-    from hpc_dl.job import find_job
+    from hpc_dl.submission.handle import find_job
 
     return follow(find_job(job, Path(runs)), Console())
 
@@ -59,9 +59,9 @@ def watch(job: str, runs: str) -> int:
 @RUNS
 def report(job: str, runs: str) -> int:
     """Print what JOB's processes did: step times, bytes, confusion matrix (a job id or run folder; default: newest)."""
-    from hpc_dl.cli.look import print_status
-    from hpc_dl.job import find_job
-    from hpc_dl.report import report_lines
+    from hpc_dl.cli.status import print_status
+    from hpc_dl.runfolder.report import report_lines
+    from hpc_dl.submission.handle import find_job
 
     handle = find_job(job, Path(runs))
     print_status(handle, handle.query())
@@ -82,7 +82,7 @@ def tensorboard(job: str, runs: str, port: int) -> int:
 
     from hpc_dl import tensorflow_env
     from hpc_dl.errors import UserError
-    from hpc_dl.job import find_job
+    from hpc_dl.submission.handle import find_job
 
     folder = find_job(job, Path(runs)).run.tensorboard
     if not folder.is_dir():
@@ -101,8 +101,8 @@ def tensorboard(job: str, runs: str, port: int) -> int:
 @RUNS
 def cancel(jobs: tuple[str, ...], runs: str) -> int:
     """End each JOB (job ids or run folders; default: the newest); what trains saves a last checkpoint."""
-    from hpc_dl.job import cancel as end
-    from hpc_dl.job import find_jobs
+    from hpc_dl.submission.handle import cancel as end
+    from hpc_dl.submission.handle import find_jobs
 
     handles = find_jobs(jobs or [""], Path(runs))  # one that is not found ends none
     told = end(handles)

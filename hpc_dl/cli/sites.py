@@ -9,14 +9,14 @@ import click
 @click.option("--describe", is_flag=True, help="print a site file for the Slurm that answers here, made from sinfo")
 def sites(describe: bool) -> int:
     """List the sites, and which one is chosen here."""
-    from hpc_dl.choose import choose_site
     from hpc_dl.errors import UserError
-    from hpc_dl.runfolder import to_toml
-    from hpc_dl.site import load_site, site_files
+    from hpc_dl.runfolder.folder import to_toml
+    from hpc_dl.spec.site import load_site, site_files
+    from hpc_dl.submission.choose_site import choose_site
 
     if describe:
-        from hpc_dl.slurm.cluster import cluster_name
-        from hpc_dl.slurm.cluster import describe as from_sinfo
+        from hpc_dl.schedulers.slurm.described_site import cluster_name
+        from hpc_dl.schedulers.slurm.described_site import describe as from_sinfo
 
         if not (cluster := cluster_name()):
             raise UserError("no Slurm answers here (scontrol show config)")

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hpc_dl.cli.arguments import JOB, RUNS
-from hpc_dl.cli.settings import job_options, layers
+from hpc_dl.cli.job_options import job_options, layers
 
 if TYPE_CHECKING:
-    from hpc_dl.plan import Plan
+    from hpc_dl.planning.plan import Plan
 
 _JOB = click.argument("job", default="train", envvar="HPC_DL_JOB")
 _SITE = click.option(
@@ -34,8 +34,8 @@ _DRY_RUN = click.option(
 @job_options
 def submit(job: str, site: str, detach: bool, dry_run: bool, **settings: Any) -> int:
     """Submit JOB (a name in jobs/ or a TOML file; default: train) and show its progress."""
-    from hpc_dl.choose import choose_site
-    from hpc_dl.plan import make_plan
+    from hpc_dl.planning.plan import make_plan
+    from hpc_dl.submission.choose_site import choose_site
 
     return _send(make_plan(job, *choose_site(site), layers(settings)), detach, dry_run)
 
@@ -53,9 +53,9 @@ def resume(job: str, runs: str, site: str, detach: bool, dry_run: bool, from_sta
 
     Options change the job: other nodes, another mode, more steps. Network, data set and script stay.
     """
-    from hpc_dl.choose import choose_site
-    from hpc_dl.job import find_job
-    from hpc_dl.resume import plan_resumption
+    from hpc_dl.submission.choose_site import choose_site
+    from hpc_dl.submission.handle import find_job
+    from hpc_dl.submission.resume import plan_resumption
 
     earlier = find_job(job, Path(runs))
     plan, notes = plan_resumption(earlier, partial(choose_site, site), layers(settings), from_start)
@@ -71,9 +71,9 @@ def _send(plan: Plan, detach: bool, dry_run: bool) -> int:
     from rich.console import Console
 
     from hpc_dl.cli.jobs import follow
-    from hpc_dl.memory import gpu_warning
-    from hpc_dl.submission import check_plan, submit_plan
-    from hpc_dl.terminal import placement_table
+    from hpc_dl.cli.terminal import placement_table
+    from hpc_dl.planning.gpu_memory import gpu_warning
+    from hpc_dl.submission.submit import check_plan, submit_plan
 
     console = Console()
     say = _sayer(console)
@@ -106,10 +106,10 @@ def render(job: str, site: str, nodelist: str, table: bool, process: str, **sett
     """Print every file that JOB would have, and the table node x process. Needs no Slurm."""
     from rich.console import Console
 
-    from hpc_dl.choose import choose_site
-    from hpc_dl.plan import make_plan
-    from hpc_dl.preview import files, process_text
-    from hpc_dl.terminal import placement_table
+    from hpc_dl.cli.terminal import placement_table
+    from hpc_dl.planning.plan import make_plan
+    from hpc_dl.planning.preview import files, process_text
+    from hpc_dl.submission.choose_site import choose_site
 
     chosen, path = choose_site(site)
     plan = make_plan(job, chosen, path, layers(settings), nodelist)

@@ -24,7 +24,7 @@ def tasks() -> None:
 @_FILE
 def check(file: Path) -> int:
     """Check FILE and print how many tasks it has."""
-    from hpc_dl.tasks.parser import read_task_file
+    from hpc_dl.tasks.file.parser import read_task_file
 
     click.echo(f"{file}: {len(read_task_file(file))} tasks, all valid")
     return 0
@@ -53,8 +53,8 @@ def run(file: Path, records: Path | None, as_json: bool, local: bool, **given: A
     import msgspec
 
     from hpc_dl.tasks.demand import Options
+    from hpc_dl.tasks.greasy_conf import load_settings
     from hpc_dl.tasks.session import run_file
-    from hpc_dl.tasks.settings import load_settings
 
     changes = {key: given[key] for key in ("strict", "workers", "retries", "log_file", "log_level")}
     changes["remote"] = "none" if local else None
@@ -116,12 +116,12 @@ def status(file: Path, records: Path | None, as_json: bool, follow: bool) -> int
 @click.option("--retries", type=click.IntRange(0), help="how often a failed task is tried again")
 def submit(file: Path, site: str, dry_run: bool, **given: Any) -> int:
     """Submit FILE as a batch job that runs it on its nodes."""
-    from hpc_dl.choose import choose_site
     from hpc_dl.errors import UserError
-    from hpc_dl.slurm.cluster import in_partition
+    from hpc_dl.schedulers.slurm.described_site import in_partition
+    from hpc_dl.submission.choose_site import choose_site
     from hpc_dl.tasks.demand import Options
-    from hpc_dl.tasks.parser import read
-    from hpc_dl.tasks.settings import load_settings
+    from hpc_dl.tasks.file.parser import read
+    from hpc_dl.tasks.greasy_conf import load_settings
     from hpc_dl.tasks.submit import Request, script, site_templates
     from hpc_dl.tasks.submit import check as check_tasks
     from hpc_dl.tasks.submit import submit as send
@@ -156,8 +156,8 @@ def submit(file: Path, site: str, dry_run: bool, **given: Any) -> int:
 @click.option("--output", "-o", type=Path, help="the task file to write; default: standard output")
 def expand(template: Path, table: Path, output: Path | None) -> int:
     """Make a task file from a Jinja2 TEMPLATE, once for each row of TABLE (.csv, or .toml with lists of values)."""
-    from hpc_dl.runfolder import write_text
-    from hpc_dl.tasks.sweep import expand_sweep
+    from hpc_dl.runfolder.folder import write_text
+    from hpc_dl.tasks.file.sweep import expand_sweep
 
     text = expand_sweep(template, table)
     if output is None:
@@ -172,9 +172,9 @@ def expand(template: Path, table: Path, output: Path | None) -> int:
 @_FILE
 def node(file: Path) -> int:
     """Run the line of this node, inside a Slurm step."""
-    from hpc_dl.launch.facts import node_name
-    from hpc_dl.tasks.parser import read_task_file
-    from hpc_dl.tasks.pernode import become_node_task
+    from hpc_dl.node.facts import node_name
+    from hpc_dl.node.task_line import become_node_task
+    from hpc_dl.tasks.file.parser import read_task_file
 
     become_node_task(read_task_file(file), node_name())
 
@@ -183,7 +183,7 @@ def node(file: Path) -> int:
 @_FILE
 def all_lines(file: Path) -> int:
     """Run all lines of a job's per-node FILE at once on this machine."""
-    from hpc_dl.tasks.parser import read_task_file
-    from hpc_dl.tasks.pernode import run_all
+    from hpc_dl.node.task_line import run_all
+    from hpc_dl.tasks.file.parser import read_task_file
 
     return run_all(read_task_file(file))

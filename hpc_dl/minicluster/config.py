@@ -175,7 +175,7 @@ def render(config: ClusterConfig, place: Place) -> dict[str, str]:
     """
     import jinja2
 
-    from hpc_dl.resources import share
+    from hpc_dl.shipped_files import share
 
     problem = root_problem(place.root, max(map(len, config.names)))
     _check(not problem, f"{place.root}: {problem}; set {FOLDER_VARIABLE} to another folder")

@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from hpc_dl.errors import UserError, allowed, near_match
-from hpc_dl.nodelist import expand
+from hpc_dl.spec.nodelist import expand
+from hpc_dl.tasks.greasy_conf import Settings
+from hpc_dl.tasks.messages import Hello
 from hpc_dl.tasks.pool import Node
-from hpc_dl.tasks.protocol import Hello
-from hpc_dl.tasks.settings import Settings
 
 
 def job_id(environ: Mapping[str, str]) -> str:

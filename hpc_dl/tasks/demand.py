@@ -7,9 +7,9 @@ from pathlib import Path
 
 import msgspec
 
-from hpc_dl.tasks.model import Problem, Task, TaskFile
+from hpc_dl.tasks.file.task import Problem, Task, TaskFile
+from hpc_dl.tasks.file.writer import lines_of
 from hpc_dl.tasks.pool import Demand
-from hpc_dl.tasks.writer import lines_of
 
 
 class Options(msgspec.Struct, frozen=True):

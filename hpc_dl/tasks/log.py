@@ -6,8 +6,8 @@ import contextlib
 import datetime
 import os
 
-from hpc_dl.tasks.model import Task
-from hpc_dl.tasks.protocol import Ended
+from hpc_dl.tasks.file.task import Task
+from hpc_dl.tasks.messages import Ended
 from hpc_dl.tasks.report import clock
 from hpc_dl.tasks.scheduler import Start
 

@@ -9,7 +9,7 @@ from collections.abc import Container, Iterable
 import msgspec
 
 from hpc_dl.errors import UserError, near_match
-from hpc_dl.nodelist import expand
+from hpc_dl.spec.nodelist import expand
 
 
 class Node(msgspec.Struct, frozen=True):

@@ -20,11 +20,11 @@ from typing import TypeVar
 import msgspec
 
 from hpc_dl.errors import DiskError, UserError
-from hpc_dl.tasks.appender import Appender
-from hpc_dl.tasks.environment import HOSTS, PROLOG
-from hpc_dl.tasks.model import Task
+from hpc_dl.tasks.file.task import Task
+from hpc_dl.tasks.messages import Ended, encode
+from hpc_dl.tasks.node_agent.environment import HOSTS, PROLOG
+from hpc_dl.tasks.node_agent.journal_file import Appender
 from hpc_dl.tasks.pool import Share
-from hpc_dl.tasks.protocol import Ended, encode
 from hpc_dl.tasks.scheduler import Start
 
 T = TypeVar("T")
@@ -145,8 +145,11 @@ class Records:
             self._journal.sync()
 
     def allow_steps(self) -> None:
-        """Write what tasks inside a Slurm job need to start steps of their own; see `hpc_dl.tasks.environment`."""
-        from hpc_dl.rendering import Renderer
+        """Write what tasks inside a Slurm job need to start steps of their own.
+
+        See `hpc_dl.tasks.node_agent.environment`.
+        """
+        from hpc_dl.templates import Renderer
 
         (self.path / HOSTS).mkdir(exist_ok=True)
         prolog = self.path / PROLOG

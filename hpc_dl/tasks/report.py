@@ -10,9 +10,9 @@ from typing import Any
 
 import msgspec
 
-from hpc_dl.nodelist import fold
-from hpc_dl.tasks.model import TaskFile
-from hpc_dl.tasks.protocol import Ended
+from hpc_dl.spec.nodelist import fold
+from hpc_dl.tasks.file.task import TaskFile
+from hpc_dl.tasks.messages import Ended
 from hpc_dl.tasks.records import Started
 from hpc_dl.tasks.scheduler import State
 

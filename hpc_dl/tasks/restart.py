@@ -7,11 +7,11 @@ from pathlib import Path
 
 import msgspec
 
-from hpc_dl.tasks.extension import MARK, RESTART
-from hpc_dl.tasks.model import Task, TaskFile
-from hpc_dl.tasks.protocol import Ended
+from hpc_dl.tasks.file.settings_comment import MARK, RESTART
+from hpc_dl.tasks.file.task import Task, TaskFile
+from hpc_dl.tasks.file.writer import lines_of
+from hpc_dl.tasks.messages import Ended
 from hpc_dl.tasks.scheduler import State
-from hpc_dl.tasks.writer import lines_of
 
 
 def restart_path(file: Path, job: str) -> Path:

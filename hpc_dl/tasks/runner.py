@@ -9,9 +9,9 @@ from types import FrameType
 from typing import Protocol
 
 from hpc_dl.errors import DISK, DiskError
-from hpc_dl.tasks.agents import Event, Lost
-from hpc_dl.tasks.model import Task
-from hpc_dl.tasks.protocol import Begin, Ended, Order, Stop, Stuck
+from hpc_dl.tasks.executor import Event, Lost
+from hpc_dl.tasks.file.task import Task
+from hpc_dl.tasks.messages import Begin, Ended, Order, Stop, Stuck
 from hpc_dl.tasks.records import Records
 from hpc_dl.tasks.scheduler import Scheduler, Start, State
 
@@ -19,7 +19,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Executor(Protocol):
-    """What starts and ends tasks on nodes; see `hpc_dl.tasks.agents.Agents`."""
+    """What starts and ends tasks on nodes; see `hpc_dl.tasks.executor.Agents`."""
 
     def order(self, node: str, orders: list[Order | Stop | Begin]) -> None:
         """Send orders to a node."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 
-from hpc_dl.tasks.model import Task
+from hpc_dl.tasks.file.task import Task
 from hpc_dl.tasks.pool import Demand, Pool, Share
 
 

@@ -11,21 +11,21 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from hpc_dl.runfolder import write_text
+from hpc_dl.runfolder.folder import write_text
 from hpc_dl.tasks import allocation
-from hpc_dl.tasks.agents import Agents, agent_command, srun_command
 from hpc_dl.tasks.demand import Options, demand, without_impossible
+from hpc_dl.tasks.executor import Agents, agent_command, srun_command
+from hpc_dl.tasks.file.parser import read
+from hpc_dl.tasks.file.task import TaskFile
+from hpc_dl.tasks.greasy_conf import Settings
 from hpc_dl.tasks.log import TaskLog
-from hpc_dl.tasks.model import TaskFile
-from hpc_dl.tasks.parser import read
+from hpc_dl.tasks.messages import Ended
 from hpc_dl.tasks.pool import Pool
-from hpc_dl.tasks.protocol import Ended
 from hpc_dl.tasks.records import Journal, Records, Run, records_folder
 from hpc_dl.tasks.report import Report, counts, rows
 from hpc_dl.tasks.restart import restart_path, restart_text
 from hpc_dl.tasks.runner import Runner, exit_code
 from hpc_dl.tasks.scheduler import Scheduler, State
-from hpc_dl.tasks.settings import Settings
 
 _GREETING = 60.0  # seconds for an agent to come up: Python from a shared disk that has just been mounted
 

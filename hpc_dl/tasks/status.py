@@ -11,9 +11,9 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from hpc_dl.tasks.model import TaskFile
-from hpc_dl.tasks.parser import read
-from hpc_dl.tasks.protocol import Ended
+from hpc_dl.tasks.file.parser import read
+from hpc_dl.tasks.file.task import TaskFile
+from hpc_dl.tasks.messages import Ended
 from hpc_dl.tasks.records import Journal, in_use, newest_records
 from hpc_dl.tasks.report import Row, clock, counts, rows
 from hpc_dl.tasks.scheduler import State

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import msgspec
 
-from hpc_dl.config import Layer, build
 from hpc_dl.errors import UserError
-from hpc_dl.jobspec import JobSpec
-from hpc_dl.plan import minutes, with_site
-from hpc_dl.rendering import Renderer, template_folders
-from hpc_dl.site import Scalar, Site, config_home
-from hpc_dl.slurm import executor
+from hpc_dl.planning.plan import minutes, with_site
+from hpc_dl.schedulers.slurm import sbatch
+from hpc_dl.spec.job import JobSpec
+from hpc_dl.spec.layers import Layer, build
+from hpc_dl.spec.site import Scalar, Site, config_home
 from hpc_dl.tasks.demand import Options, without_impossible
-from hpc_dl.tasks.model import TaskFile
+from hpc_dl.tasks.file.task import TaskFile
 from hpc_dl.tasks.pool import Demand, Node, Pool
+from hpc_dl.templates import Renderer, template_folders
 
 _NOTICE = 60  # seconds before the time limit
 
@@ -118,7 +118,7 @@ def submit(text: str) -> str:
     Raises:
         UserError: Slurm refuses it.
     """
-    with executor.held(text) as job_id:
+    with sbatch.held(text) as job_id:
         return job_id
 
 

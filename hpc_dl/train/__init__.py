@@ -7,12 +7,12 @@ from __future__ import annotations
 
 MODES: dict[str, str] = {
     # Name of the mode: module with `run(options, cluster, metrics, stop) -> exit code`.
-    "single": "hpc_dl.train.single",
-    "async": "hpc_dl.train.between_graph",
-    "mixed": "hpc_dl.train.between_graph",
-    "sync": "hpc_dl.train.between_graph",
-    "horovod": "hpc_dl.train.horovod",
-    "multiworker": "hpc_dl.train.multiworker",
+    "single": "hpc_dl.train.modes.single",
+    "async": "hpc_dl.train.modes.parameter_servers",
+    "mixed": "hpc_dl.train.modes.parameter_servers",
+    "sync": "hpc_dl.train.modes.parameter_servers",
+    "horovod": "hpc_dl.train.modes.horovod",
+    "multiworker": "hpc_dl.train.modes.multiworker",
 }
 
 ALL_REDUCE = ("horovod", "multiworker")

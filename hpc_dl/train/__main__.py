@@ -13,11 +13,11 @@ from hpc_dl import tensorflow_env
 from hpc_dl.errors import JobError, UserError
 from hpc_dl.train import MODES
 from hpc_dl.train.attempt import Attempt
-from hpc_dl.train.cluster import from_tf_config
 from hpc_dl.train.disk import patiently, tolerant
-from hpc_dl.train.metrics import Metrics
 from hpc_dl.train.options import parse
+from hpc_dl.train.reporting.metrics import Metrics
 from hpc_dl.train.stop import Stop
+from hpc_dl.train.tf_config import from_tf_config
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hpc_dl.errors import JobError
-from hpc_dl.train.metrics import Metrics
 from hpc_dl.train.options import Options
+from hpc_dl.train.reporting.metrics import Metrics
 from hpc_dl.train.stop import Stop
 
 _SAVE_AGAIN = 30.0  # seconds after a checkpoint that could not be written

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from hpc_dl.errors import LOST
 from hpc_dl.train.attempt import Attempt
-from hpc_dl.train.cluster import CHIEF
+from hpc_dl.train.tf_config import CHIEF
 
 PERIOD = 1.0  # seconds between two looks
 _TIMEOUT = 1.0  # seconds for an answer

@@ -9,8 +9,8 @@ from typing import Any
 import tensorflow as tf
 
 from hpc_dl.errors import PeerLostError, UserError
-from hpc_dl.train.cluster import Cluster
 from hpc_dl.train.peers import answers
+from hpc_dl.train.tf_config import Cluster
 
 tf1 = tf.compat.v1
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import hpc_dl
-from hpc_dl.job import Job
 from hpc_dl.minicluster import MiniCluster
+from hpc_dl.submission.handle import Job
 from tests.unit.fakes.processes import Marker, eventually
 
 # A worker that writes down what it got, says that it is ready and does what its arguments say:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from hpc_dl.launch.attempts import RESTART, events
 from hpc_dl.minicluster import ClusterConfig, MiniCluster, NodeGroup
 from hpc_dl.minicluster.network import Network
-from hpc_dl.nodelist import expand
+from hpc_dl.node.attempts import RESTART, events
+from hpc_dl.spec.nodelist import expand
 from tests.slurm.helpers import Bench
 from tests.slurm.test_faults import alive, go_on, lives, pid, start, then
 from tests.unit.fakes.processes import eventually

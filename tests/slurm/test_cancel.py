@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 import hpc_dl
-from hpc_dl.job import Job
 from hpc_dl.minicluster import ClusterConfig, MiniCluster
+from hpc_dl.submission.handle import Job
 from tests.slurm.helpers import Bench
 from tests.unit.fakes.processes import eventually
 

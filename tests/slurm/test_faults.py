@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from hpc_dl.job import Job
-from hpc_dl.launch.attempts import PREEMPTED, REQUEUE, RESTART, events
 from hpc_dl.minicluster import ClusterConfig, MiniCluster, NodeGroup
 from hpc_dl.minicluster.network import in_namespaces
-from hpc_dl.resources import share
+from hpc_dl.node.attempts import PREEMPTED, REQUEUE, RESTART, events
+from hpc_dl.shipped_files import share
+from hpc_dl.submission.handle import Job
 from tests.slurm.helpers import Bench
 from tests.unit.fakes.processes import eventually
 

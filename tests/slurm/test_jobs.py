@@ -16,10 +16,10 @@ import pytest
 
 import hpc_dl
 from hpc_dl.errors import UserError
-from hpc_dl.jobspec import JobSpec
 from hpc_dl.minicluster import MiniCluster
-from hpc_dl.mpi import check_mpi
-from hpc_dl.site import Site
+from hpc_dl.spec.job import JobSpec
+from hpc_dl.spec.site import Site
+from hpc_dl.submission.mpi_check import check_mpi
 from tests.slurm.helpers import Bench
 from tests.unit.fakes.processes import eventually, names
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import hpc_dl
-from hpc_dl.job import Job
 from hpc_dl.minicluster import MiniCluster
+from hpc_dl.submission.handle import Job
 from tests.slurm.helpers import Bench
 
 HIDDEN = "s3cr3t-$(touch x)-'é\"\n-value"

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from hpc_dl.errors import UserError
-from hpc_dl.jobspec import JobSpec
-from hpc_dl.jobstate import states
 from hpc_dl.minicluster import ClusterConfig, MiniCluster, NodeGroup
 from hpc_dl.minicluster.programs import find_accounting, find_programs
-from hpc_dl.runfolder import RunFolder, to_toml
-from hpc_dl.site import load_site, site_file
-from hpc_dl.slurm.state import ENDED, SlurmState, query
+from hpc_dl.runfolder.folder import RunFolder, to_toml
+from hpc_dl.schedulers.slurm.states import ENDED, SlurmState, query
+from hpc_dl.spec.job import JobSpec
+from hpc_dl.spec.site import load_site, site_file
+from hpc_dl.submission.states import states
 from tests.unit.fakes.processes import eventually
 
 # Slurm makes a job OUT_OF_MEMORY when its allocation is completed with SIG_OOM (slurm.h), as slurmstepd does where

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 import hpc_dl
-from hpc_dl.job import Job
 from hpc_dl.minicluster import MiniCluster
+from hpc_dl.submission.handle import Job
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 
 import hpc_dl
 from hpc_dl.errors import LOST
-from hpc_dl.job import Job
+from hpc_dl.submission.handle import Job
 from tests.train.conftest import Processes
 
 Make = Callable[..., Processes]

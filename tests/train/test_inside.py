@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from hpc_dl.figures import figures, per_step
+from hpc_dl.runfolder.metrics import figures, per_step
 from tests.train.conftest import Processes
 
 Make = Callable[..., Processes]

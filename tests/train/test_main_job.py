@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import hpc_dl
-from hpc_dl.job import Job
+from hpc_dl.submission.handle import Job
 
 
 @pytest.fixture

@@ -1,0 +1,275 @@
+"""What job script and task file call: begin, facts, place, launch, again, finish. People may too."""
+
+from __future__ import annotations
+
+import functools
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from hpc_dl.errors import LOST, DiskError, JobError, UserError
+
+if TYPE_CHECKING:
+    from hpc_dl.node.restart_policy import Policy
+    from hpc_dl.runfolder.folder import RunFolder
+    from hpc_dl.spec.job import JobSpec
+
+_RUN = click.argument("run", type=Path)
+_ATTEMPT = click.option("--attempt", type=int, default=None, help="which start of the processes; default: the latest")
+
+
+@click.command()
+@_RUN
+@click.option("--nodelist", default="", help="nodes that are all this machine; default: the node of this Slurm step")
+@_ATTEMPT
+def facts(run: Path, nodelist: str, attempt: int | None) -> int:
+    """Write into run folder RUN what this node has for its job."""
+    import msgspec
+
+    from hpc_dl.disk import insist
+    from hpc_dl.node.facts import local_facts, slurm_facts
+    from hpc_dl.runfolder.folder import RunFolder, write_text
+    from hpc_dl.spec.nodelist import expand
+
+    folder = RunFolder(run, attempt)
+    job, site = _job(folder), folder.read_site()
+    what = f"{folder.facts} can't be written"
+    insist(what, functools.partial(folder.facts.mkdir, parents=True, exist_ok=True))
+    for found in local_facts(job, site, expand(nodelist)) if nodelist else [slurm_facts(job, site)]:
+        path = folder.facts / f"{found.node}.json"
+        insist(what, functools.partial(write_text, path, msgspec.json.encode(found)))
+    return 0
+
+
+@click.command()
+@_RUN
+def begin(run: Path) -> int:
+    """Begin the next attempt of the job of run folder RUN: the first, or the one after a requeue. Print its number."""
+    from hpc_dl.node import attempts
+    from hpc_dl.runfolder.folder import RunFolder
+
+    click.echo(attempts.begin(RunFolder(run), _slurm_restarts()))
+    return 0
+
+
+@click.command()
+@_RUN
+@click.option("--attempt", type=int, required=True, help="the attempt that has ended")
+@click.option("--code", type=int, required=True, help="its exit code")
+def again(run: Path, attempt: int, code: int) -> int:
+    """Begin the next attempt in this allocation, if the policy allows it, and print its number; else exit with 1."""
+    from hpc_dl.disk import insist
+    from hpc_dl.node import attempts
+    from hpc_dl.node.outcome import outcome
+    from hpc_dl.node.restart_policy import Policy
+    from hpc_dl.runfolder.folder import RunFolder
+
+    folder = RunFolder(run, attempt)
+    attempts.check(folder)
+    how = insist("the outcome can't be read", functools.partial(outcome, folder, code, 0))
+    history = attempts.events(folder)
+    if not attempts.may_restart(Policy.of(_job(folder)), history, how):
+        return 1
+    cause = str(how.failure or f"exit code {how.exit_code}").partition("\n")[0]
+    attempts.record(folder, attempts.Event(attempt, time.time(), "ended", 0, how.exit_code, cause, attempts.RESTART))
+    number = attempts.begin(folder, _slurm_restarts(), after=attempt)
+    click.echo(f"hpc-dl: all processes start again from the last checkpoint (attempt {number}): {cause}", err=True)
+    click.echo(number)
+    return 0
+
+
+def _job(folder: RunFolder) -> JobSpec:
+    """Return the job of a run folder, now or once its disk answers."""
+    from hpc_dl.disk import insist
+
+    insist(f"{folder.job_file} can't be read", folder.job_file.read_bytes)
+    return folder.read_job()
+
+
+def _slurm_restarts() -> int:
+    import os
+
+    return int(os.environ.get("SLURM_RESTART_COUNT") or 0)
+
+
+@click.command()
+@_RUN
+@click.option("--nodelist", required=True, help="the nodes of the job, in Slurm's order")
+@click.option("--job-id", required=True, help="the job's number, from which its ports start")
+@_ATTEMPT
+def place(run: Path, nodelist: str, job_id: str, attempt: int | None) -> int:
+    """Place the processes of run folder RUN on its nodes; write the cluster spec and the task file."""
+    import msgspec
+
+    from hpc_dl.disk import insist
+    from hpc_dl.node import attempts
+    from hpc_dl.planning.plan import placed, task_file
+    from hpc_dl.runfolder.folder import RunFolder, write_text
+
+    folder = RunFolder(run, attempt)
+    job, site = _job(folder), folder.read_site()
+    placement = placed(job, site, insist(f"{folder.facts} can't be read", folder.read_facts), nodelist, job_id)
+    files = {folder.cluster: msgspec.json.encode(placement.cluster())}
+    if job.mode == "horovod":
+        files[folder.placement] = msgspec.json.encode(placement)
+    files[folder.tasks] = task_file(job, site, placement, str(run), folder.renderer(), folder.attempt).encode()
+    attempts.check(folder)
+    for path, data in files.items():
+        insist(f"{path} can't be written", functools.partial(write_text, path, data))
+    click.echo(f"hpc-dl: {len(placement.processes)} processes on {nodelist}; see {folder.tasks}")
+    return 0
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option("--run", "run", type=Path, required=True, help="the job's run folder")
+@click.option("--node", required=True, help="this node's name")
+@click.option("--grace", type=float, default=20.0, help="seconds between SIGTERM and SIGKILL")
+@_ATTEMPT
+@click.option("--classic-flags", is_flag=True, help="add --ps_hosts --worker_hosts --job_name --task_index")
+@click.option("--stage", is_flag=True, help="copy the job's data set to this node's disk, for as long as they run")
+@click.option("--separator", default=":::", help="what stands before each process")
+@click.argument("words", nargs=-1, type=click.UNPROCESSED)
+def launch(
+    run: Path,
+    node: str,
+    grace: float,
+    attempt: int | None,
+    classic_flags: bool,
+    stage: bool,
+    separator: str,
+    words: tuple[str, ...],
+) -> int:
+    """Start and watch this node's processes: ``::: worker:0 VARIABLE=VALUE … COMMAND …`` for each."""
+    import msgspec
+
+    from hpc_dl.node.launcher import Launcher, parse_processes
+    from hpc_dl.node.staging import staged_data
+    from hpc_dl.runfolder.folder import RunFolder
+
+    folder = RunFolder(run, attempt)
+    lines = parse_processes(words, separator)
+    launcher = Launcher(folder, node, grace, _policy(folder))
+    if not stage:
+        return launcher.launch(lines, classic_flags)
+    with staged_data(folder, node) as data_dir:
+        option = f"--data-dir={data_dir}"  # the last one counts
+        lines = [msgspec.structs.replace(line, command=(*line.command, option)) for line in lines]
+        return launcher.launch(lines, classic_flags)
+
+
+def _policy(folder: RunFolder) -> Policy:
+    from hpc_dl.node.restart_policy import Policy
+
+    # A line can be run by hand, with a cluster spec and no job.
+    return Policy.of(folder.read_job()) if folder.job_file.exists() else Policy()
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option("--run", "run", type=Path, required=True, help="the job's run folder")
+@click.option("--grace", type=float, default=20.0, help="seconds between SIGTERM and SIGKILL")
+@_ATTEMPT
+@click.option("--quiet-end", is_flag=True, help="exit 0 when told to end: mpirun kills all ranks when one fails")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def rank(run: Path, grace: float, attempt: int | None, quiet_end: bool, command: tuple[str, ...]) -> int:
+    """Start and watch COMMAND as the MPI rank that this process is, with its GPUs, cores and log."""
+    import os
+
+    from hpc_dl.node.launcher import Launcher
+    from hpc_dl.node.mpi_rank import process_line, process_of
+    from hpc_dl.node.outcome import report_failure
+    from hpc_dl.runfolder.folder import Failure, RunFolder
+
+    folder = RunFolder(run, attempt)
+    try:
+        process = process_of(folder.read_placement(), os.environ)
+    except UserError as error:
+        # Else nobody but this rank's own output would say why the job has ended.
+        report_failure(folder, Failure("rank", os.uname().nodename, 2, time=time.time(), last_lines=(str(error),)))
+        raise
+    code = Launcher(folder, process.node, grace).launch([process_line(process, command)])
+    return 0 if quiet_end and code in (130, 143) and folder.read_failure() is None else code
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option("--run", "run", type=Path, default=None, help="the job's run folder; default: it is of no job")
+@click.option("--grace", type=float, default=20.0, help="seconds that ranks have to end once they are told")
+@_ATTEMPT
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def mpirun(run: Path | None, grace: float, attempt: int | None, command: tuple[str, ...]) -> int:
+    """Run COMMAND, which is mpirun, so that its ranks have their time to save when they are told to end."""
+    from hpc_dl.node.mpirun import run_mpirun
+    from hpc_dl.runfolder.folder import RunFolder
+
+    if run is None:
+        return run_mpirun(command, grace)
+    return run_mpirun(command, grace, RunFolder(run, RunFolder(run, attempt).attempt))
+
+
+@click.command()
+@_RUN
+@_ATTEMPT
+@click.option("--code", type=int, required=True, help="exit code of what the job script ran last")
+@click.option("--started", type=float, required=True, help="when the job started, in Unix seconds")
+@click.option("--told", is_flag=True, help="the script was told to end")
+@click.option("--warned", is_flag=True, help="by the signal that comes ahead of the time limit")
+def finish(run: Path, attempt: int | None, code: int, started: float, told: bool, warned: bool) -> int:
+    """Write how the job of run folder RUN ended, say why if it failed, and exit with its exit code.
+
+    A job that has to end before its training does is requeued instead, as often as it may be.
+    """
+    from hpc_dl.disk import insist
+    from hpc_dl.node import attempts
+    from hpc_dl.node.outcome import cancelled, outcome
+    from hpc_dl.node.outcome import finish as write_summary
+    from hpc_dl.node.restart_policy import Policy
+    from hpc_dl.runfolder.folder import RunFolder
+
+    folder = RunFolder(run, attempt)
+    try:
+        attempts.check(folder)
+    except DiskError:
+        raise
+    except JobError as error:
+        click.echo(f"hpc-dl: {error}")
+        return LOST
+    summary = insist("the outcome can't be read", functools.partial(outcome, folder, code, started))
+    if told and attempts.may_restart(Policy.of(_job(folder)), attempts.events(folder), summary):
+        summary = cancelled(summary)  # it would have gone on
+    then = _requeued(folder, warned) if summary.state == "CANCELLED" else ""
+    cause = str(summary.failure or "").partition("\n")[0]
+    if not then:
+        write_summary(folder, summary)
+    attempts.record(folder, attempts.Event(folder.attempt, time.time(), "ended", 0, summary.exit_code, cause, then))
+    if then:
+        return summary.exit_code
+    took = time.time() - started
+    click.echo(f"hpc-dl: job {summary.state} with exit code {summary.exit_code} after {took:.1f} s")
+    if summary.failure:
+        click.echo(f"hpc-dl: first cause: {summary.failure}")
+    return summary.exit_code
+
+
+def _requeued(folder: RunFolder, warned: bool) -> str:
+    """Requeue a job that was told to end, if that is how it goes on; return what `attempts.requeue` says."""
+    import os
+
+    from hpc_dl.node import attempts
+    from hpc_dl.schedulers.slurm import requeue
+
+    job_id = os.environ.get("SLURM_JOB_ID", "")
+    if not job_id:
+        return ""
+    ended_by = "time limit" if warned else requeue.told_by(job_id)
+    history = attempts.events(folder)
+    then = attempts.requeue(_job(folder), history, ended_by)
+    if not then:
+        return ""
+    click.echo(f"hpc-dl: {ended_by}: requeued, to go on from the last checkpoint")
+    try:
+        requeue.requeue(job_id)
+    except JobError as error:
+        click.echo(f"hpc-dl: {error}")
+        return ""
+    return then

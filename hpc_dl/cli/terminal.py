@@ -1,0 +1,151 @@
+"""What people see: the placement table, live progress, the summary. Plain lines where the output is no terminal."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from hpc_dl.runfolder.folder import Summary
+from hpc_dl.runfolder.logs import last_lines
+from hpc_dl.runfolder.progress import Progress, Totals
+from hpc_dl.schedulers.slurm.states import WAITING, SlurmState
+from hpc_dl.spec.placement import Placement
+from hpc_dl.submission.handle import Asking, Job
+
+_FRAME = 0.5  # seconds between looks at the metrics files
+_LINE = 5.0  # seconds between plain lines
+_RESULT = {"test_accuracy", "test_loss", "steps", "steps_per_s", "images_per_s"}  # what the built-in program reports
+_ROWS = 24  # nodes that the placement table shows
+
+
+def placement_table(placement: Placement) -> Table:
+    """Return the table node x process."""
+    table = Table(title=None, box=None, pad_edge=False, header_style="bold")
+    for heading in ("node", "process", "GPUs", "cores", "address"):
+        table.add_column(heading)
+    for shown, (node, processes) in enumerate(placement.by_node().items()):
+        if shown == _ROWS:
+            table.add_row(f"… {len(placement.nodes) - shown} nodes more")
+            break
+        for number, process in enumerate(processes):
+            table.add_row(
+                escape(node) if number == 0 else "",
+                f"{process.role} {process.index}",
+                escape(process.visible_gpus) or "none",
+                process.core_list or "not bound",
+                escape(process.address),
+            )
+    return table
+
+
+def describe(state: SlurmState, now: Totals, steps: int) -> str:
+    """Return one line on where a job is."""
+    parts = [f"{state.state} ({state.reason})" if state.reason else state.state]
+    if state.silent and not state.reason:
+        parts.append("Slurm does not answer")
+    if state.estimated_start and state.estimated_start > time.time():
+        parts.append(f"estimated start {time.strftime('%Y-%m-%d %H:%M', time.localtime(state.estimated_start))}")
+    if state.state in WAITING and "held" in state.reason.lower():
+        parts.append("`scontrol release` lets it go on")  # JobHeldUser, launch_failed_requeued_held, …
+    if state.state in WAITING:
+        return "  ".join(parts)
+    running = state.state == "RUNNING"
+    if running and now.evaluating:
+        parts.append("evaluating")
+    elif running and not now.workers:
+        parts.append("starting")
+    if now.workers:
+        parts.append(f"step {now.step}/{steps}")
+        parts.append(f"{now.steps_per_s:.1f} steps/s")
+        parts.append(f"{now.images_per_s:.0f} images/s")
+        if now.loss is not None:
+            parts.append(f"loss {now.loss:.3f}")
+        if now.accuracy is not None:
+            parts.append(f"accuracy {now.accuracy:.3f}")
+        left = now.seconds_left(steps)
+        if left is not None and running and not now.evaluating:
+            parts.append(f"{duration(left)} left")
+    return "  ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as ``42 s``, ``3:05 min`` or ``2:03:04 h``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes}:{rest:02} min"
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02} h"
+
+
+def watch(job: Job, console: Console, steps: int | None) -> SlurmState:
+    """Show a job's progress until it has ended; return its last state.
+
+    Args:
+        job: the job.
+        console: where to write.
+        steps: global steps that it makes; None for a script of the user's own, which has no metrics of ours.
+    """
+    if not console.is_terminal:
+        return _follow(job, lambda line, _: console.print(line, highlight=False, soft_wrap=True, markup=False), steps)
+    with Live(console=console, refresh_per_second=4, transient=True) as live:
+
+        def show(line: str, now: Totals) -> None:
+            grid = Table.grid(padding=(0, 1))
+            grid.add_row(escape(line))
+            if now.workers and steps:
+                grid.add_row(ProgressBar(total=steps, completed=min(now.step, steps), width=60))
+            live.update(grid)
+
+        return _follow(job, show, steps, every=0.0)
+
+
+def _follow(job: Job, show: Callable[[str, Totals], None], steps: int | None, every: float = _LINE) -> SlurmState:
+    progress = Progress(job.run)
+    asking = Asking(job)
+    shown_at, shown = 0.0, ("", 0)
+    while True:
+        now = time.monotonic()
+        totals = progress.look()
+        looked = time.monotonic() - now
+        state, ended = asking.look().state, asking.over
+        mark = (f"{state.state} {state.reason} {state.silent} {totals.evaluating}", totals.step)
+        if mark[0] != shown[0] or ended or (mark != shown and now - shown_at >= every):
+            show(describe(state, totals, steps or 0), totals)
+            shown, shown_at = mark, now
+        if ended:
+            return state
+        # With the metrics of a thousand workers on a shared disk, most of the time is for others.
+        time.sleep(max(_FRAME, 10 * looked))
+
+
+def summary_lines(job: Job, state: SlurmState, summary: Summary | None) -> list[str]:
+    """Return what to say of a job that has ended: how, the result, the run folder."""
+    took = f" after {duration(summary.ended - summary.started)}" if summary else ""
+    lines = [f"Job {job.job_id} {state.state}{took}"]
+    if summary and summary.attempts > 1:
+        lines.append(f"Its processes were started {summary.attempts} times; {job.run.attempts} says why")
+    if summary and summary.failure:
+        lines.append(str(summary.failure))
+    elif state.state != "COMPLETED":
+        lines.append(f"The end of {job.run.log}:")
+        lines += [f"    {line}" for line in last_lines(job.run.log, 8)]
+    result = summary.result if summary else None
+    if result and not result.keys() >= _RESULT:  # of a script of the user's own
+        lines.append("Result: " + ", ".join(f"{key} = {value}" for key, value in result.items()))
+    elif result:
+        loss = math.nan if result["test_loss"] is None else result["test_loss"]  # JSON has no NaN
+        lines.append(
+            f"test accuracy {result['test_accuracy']:.2%}, test loss {loss:.3f};"
+            f" {result['steps']} steps, {result['steps_per_s']:.1f} steps/s, {result['images_per_s']:.0f} images/s"
+        )
+    lines.append(f"Run folder: {job.run.path}")
+    return lines

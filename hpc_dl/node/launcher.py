@@ -1,0 +1,340 @@
+"""Launcher: starts the processes of one node, watches them and ends them. It runs once on each node.
+
+Launchers of one job know of one another through the run folder alone: a marker per worker that is done or given up, the
+first failure, the wish to end. So the same line works under srun, under Greasy and by hand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from hpc_dl.disk import FORBIDDEN, PATIENCE, TROUBLE
+from hpc_dl.errors import LOST, DiskError, JobError, UserError
+from hpc_dl.node.attempts import superseded
+from hpc_dl.node.outcome import all_workers_done, mark_done, mark_lost, report_failure, tell_all_to_end
+from hpc_dl.node.restart_policy import After, Policy, pause
+from hpc_dl.processes import Guard, adopt_orphans, die_with_parent, kill_sessions
+from hpc_dl.runfolder.folder import STOP, Failure, RunFolder
+from hpc_dl.spec.placement import classic_flags, tf_config
+
+_TOLD = 0.5  # seconds in which a SIGTERM that has ended a process reaches the launcher too, if it was meant for all
+_POLL = 1.0  # seconds between looks at the run folder, on a disk that many nodes share
+_TAIL = 8  # lines of a failed process's log that a message repeats
+
+
+class ProcessLine(msgspec.Struct, frozen=True):
+    """One process as the command line of ``launch`` writes it: ``worker:3 VARIABLE=VALUE … COMMAND …``."""
+
+    role: str
+    index: int
+    env: dict[str, str]
+    command: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Return ``worker:3``."""
+        return f"{self.role}:{self.index}"
+
+
+def parse_processes(words: Sequence[str], separator: str = ":::") -> list[ProcessLine]:
+    """Return the processes that follow a separator each.
+
+    Raises:
+        UserError: a process without name or command.
+    """
+    groups: list[list[str]] = []
+    for word in words:
+        if word == separator:
+            groups.append([])
+        elif groups:
+            groups[-1].append(word)
+        else:
+            raise UserError(f"launch: found {word!r}; expected {separator!r} before each process")
+    return [_parse_process(group) for group in groups]
+
+
+def _parse_process(words: Sequence[str]) -> ProcessLine:
+    name = re.fullmatch(r"([a-z]+):(\d+)", words[0]) if words else None
+    if name is None:
+        raise UserError(f"launch: found {' '.join(words[:1])!r}; expected a process name such as 'worker:0'")
+    env: dict[str, str] = {}
+    rest = list(words[1:])
+    while rest and (setting := re.match(r"([A-Za-z_]\w*)=", rest[0])):
+        env[setting[1]] = rest.pop(0)[setting.end() :]
+    if not rest:
+        raise UserError(f"launch: process {words[0]!r} has no command")
+    return ProcessLine(name[1], int(name[2]), env, tuple(rest))
+
+
+class _Child:
+    """A started process, leader of a session of its own."""
+
+    def __init__(self, line: ProcessLine, run: RunFolder, env: dict[str, str], command: Sequence[str]) -> None:
+        self.line = line
+        self.log = run.log_of(line.name)
+        with self.log.open("ab") as log:
+            self._begins = log.tell()  # what stands before is of an earlier life
+            self.popen = subprocess.Popen(
+                command,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_child_setup(),
+            )
+
+    def tail(self) -> tuple[str, ...]:
+        """Return its last lines; none if they can't be read."""
+        try:
+            with self.log.open("rb") as log:
+                log.seek(max(self._begins, self.log.stat().st_size - 8192))
+                lines = log.read().decode(errors="replace").splitlines()
+        except OSError:
+            return ()
+        return tuple([line for line in lines if line.strip()][-_TAIL:])
+
+
+def _child_setup() -> Callable[[], None]:
+    """Return a ``preexec_fn``: the child dies with the launcher and gets its signals again."""
+    ask = die_with_parent()
+
+    def setup() -> None:
+        ask()
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+    return setup
+
+
+class Launcher:
+    """The processes of one node from start to end.
+
+    Args:
+        run: the job's run folder; its attempt is the one that this launcher belongs to.
+        node: this node's name.
+        grace: seconds that processes have between SIGTERM and SIGKILL.
+        policy: which processes are started again.
+    """
+
+    # SIGUSR1 is how mpirun tells its ranks to end (mpirun.py).
+    _SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+    def __init__(self, run: RunFolder, node: str, grace: float, policy: Policy | None = None) -> None:
+        self._run = RunFolder(run.path, run.attempt)
+        self._node = node
+        self._grace = grace
+        self._policy = policy or Policy()
+        self._cluster = run.read_cluster()
+        self._children: dict[int, _Child] = {}
+        self._restarts: dict[str, int] = {}
+        self._unstarted: dict[str, float] = {}  # since when the disk has kept a process from its start
+        self._waiting: list[tuple[float, ProcessLine]] = []  # not before when, and what to start
+        self._unwritten: list[tuple[float, Callable[[], None]]] = []  # since when, and what to write
+        self._exit_code = 0
+        self._kill_at: float | None = None  # set once the processes have been told to end
+        self._ps_until: float | None = None  # set once all workers are done
+
+    def launch(self, lines: Sequence[ProcessLine], flags: bool = False) -> int:
+        """Start the processes and return when all have ended.
+
+        Args:
+            lines: the processes.
+            flags: add the classic flags to each command.
+
+        Returns:
+            0, or the exit code of the first process of the job that failed, or 143 after SIGTERM.
+        """
+        signal.pthread_sigmask(signal.SIG_BLOCK, self._SIGNALS)
+        adopt_orphans()
+        self._guard = Guard()
+        self._flags = flags
+        try:
+            self._waiting = [(0.0, line) for line in lines]
+            self._start_waiting()
+            while self._children or self._waiting or self._unwritten:
+                received = signal.sigtimedwait(self._SIGNALS, _POLL)
+                if received is not None and received.si_signo != signal.SIGCHLD:
+                    self._told(received.si_signo)
+                self._reap()
+                self._start_waiting()
+                self._look_around()
+        except BaseException as error:
+            # Its processes die with it: all are to know of what, and may start again.
+            code = error.exit_code if isinstance(error, JobError) else LOST
+            own = Failure("launcher", self._node, code, 0, time.time(), (f"{type(error).__name__}: {error}",))
+            with contextlib.suppress(OSError):
+                report_failure(self._run, own)
+            raise
+        finally:
+            self._guard.close()
+        return self._exit_code
+
+    def _start_waiting(self) -> None:
+        """Start what it is time for."""
+        waiting, self._waiting = self._waiting, []
+        for when, line in waiting:
+            if self._kill_at is not None:
+                break
+            if when > time.monotonic():
+                self._waiting.append((when, line))
+            else:
+                self._start(line)
+
+    def _start(self, line: ProcessLine) -> None:
+        job = {"HPC_DL_RUN": str(self._run.path), "HPC_DL_ATTEMPT": str(self._run.attempt)}
+        env = {**os.environ, **line.env, **job, "HPC_DL_GRACE": f"{self._grace:g}"}
+        env["TF_CONFIG"] = tf_config(self._cluster, line.role, line.index)
+        command = [*line.command, *(classic_flags(self._cluster, line.role, line.index) if self._flags else ())]
+        try:
+            self._run.logs.mkdir(exist_ok=True)
+            child = _Child(line, self._run, env, command)
+        except OSError as error:
+            since = self._unstarted.setdefault(line.name, time.monotonic())
+            if error.errno in TROUBLE and error.errno not in FORBIDDEN and time.monotonic() - since < PATIENCE:
+                self._waiting.append((time.monotonic() + _POLL, line))  # its log can't be opened now
+                return
+            # As shells say it; a closed folder on PATH does not make a missing command a forbidden one.
+            code = 126 if shutil.which(command[0], os.F_OK) else 127
+            self._fail(Failure(line.name, self._node, code, 0, time.time(), (f"{command[0]}: {error.strerror}",)))
+            return
+        self._unstarted.pop(line.name, None)
+        self._guard.add(child.popen.pid)
+        self._children[child.popen.pid] = child
+
+    def _reap(self) -> None:
+        """Take note of every process that has ended, our own and the orphans that they left."""
+        while self._children:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if not pid:
+                break
+            if child := self._children.get(pid):
+                child.popen.returncode = os.waitstatus_to_exitcode(status)
+                self._ended(child, child.popen.returncode)
+        ended = {pid for pid, child in self._children.items() if child.popen.returncode is not None}
+        # What a process has started has the grace too.
+        left = kill_sessions(ended, signal.SIGKILL if self._kill_at is None else 0)
+        for pid in ended - left:
+            self._guard.drop(pid)
+            del self._children[pid]
+
+    def _ended(self, child: _Child, status: int) -> None:
+        if self._kill_at is not None:
+            return
+        if child.line.role == "ps" and (self._ps_until is not None or self._all_workers_done()):
+            return
+        if status == 0:
+            if child.line.role != "ps":
+                self._write(lambda: mark_done(self._run, child.line.name))
+            return
+        code, number = (status, 0) if status > 0 else (128 - status, -status)
+        if code == 128 + signal.SIGTERM:
+            # scancel signals every process of a step, and all-reduce processes tell one another: nobody has failed.
+            if told := signal.sigtimedwait((signal.SIGTERM, signal.SIGINT, signal.SIGUSR1), _TOLD):
+                self._told(told.si_signo)
+            if self._is_over():
+                return
+        self._died(child.line, Failure(child.line.name, self._node, code, number, time.time(), child.tail()))
+
+    def _told(self, number: int) -> None:
+        """End, and tell all launchers: Slurm signals the steps of a job, not what mpirun starts on its first node."""
+        if self._kill_at is None:
+            self._end(128 + (signal.SIGINT if number == signal.SIGINT else signal.SIGTERM))
+            self._write(lambda: tell_all_to_end(self._run))
+
+    def _died(self, line: ProcessLine, failure: Failure) -> None:
+        restarts = self._restarts.get(line.name, 0)
+        after = self._policy.after_death(line.name, failure.exit_code, restarts)
+        if after is not After.FAIL and self._is_over():
+            return  # it has died of that
+        if after is After.FAIL:
+            self._fail(failure)
+        elif after is After.WITHOUT:
+            _say(f"{failure}\nhpc-dl: {line.name} {after.value}")
+            self._write(lambda: mark_lost(self._run, line.name))
+        else:
+            self._restarts[line.name] = restarts + 1
+            _say(f"{failure}\nhpc-dl: {line.name} {after.value}, {restarts + 1} of {self._policy.restarts} times")
+            self._waiting.append((time.monotonic() + pause(restarts), line))
+
+    def _fail(self, failure: Failure) -> None:
+        _say(str(failure))
+        self._end(failure.exit_code)
+        self._write(lambda: self._report(failure))
+
+    def _report(self, failure: Failure) -> None:
+        self._exit_code = report_failure(self._run, failure).exit_code
+
+    def _write(self, write: Callable[[], None], since: float | None = None) -> None:
+        """Write to the run folder, now or once its disk takes it again.
+
+        Raises:
+            DiskError: it has not for a long time.
+        """
+        since = time.monotonic() if since is None else since
+        try:
+            write()
+        except OSError as error:
+            if error.errno not in TROUBLE:
+                raise
+            if time.monotonic() - since > PATIENCE:
+                raise DiskError(f"{self._run.path} can't be written: {error.strerror}") from error
+            self._unwritten.append((since, write))
+
+    def _is_over(self) -> bool:
+        """See whether the attempt has ended elsewhere; end here too then."""
+        with contextlib.suppress(OSError):  # the disk is away for a moment
+            if self._run.superseded:
+                # Of a node that was given up: its processes must not go on beside their successors.
+                _say(superseded(self._run.attempt))
+                self._end(LOST, signal.SIGKILL)
+            elif failure := self._run.read_failure():
+                self._end(failure.exit_code)
+            elif (self._run.state / STOP).exists():
+                self._end(128 + signal.SIGTERM)
+        return self._kill_at is not None
+
+    def _all_workers_done(self) -> bool:
+        with contextlib.suppress(OSError):
+            return all_workers_done(self._run, self._cluster)
+        return False
+
+    def _look_around(self) -> None:
+        """See what happened on the other nodes, and how long is left."""
+        unwritten, self._unwritten = self._unwritten, []
+        for since, write in unwritten:
+            self._write(write, since)
+        now = time.monotonic()
+        if self._kill_at is not None:
+            if now > self._kill_at:
+                kill_sessions(self._children, signal.SIGKILL)
+        elif self._is_over():
+            pass
+        elif self._ps_until is not None:
+            if now > self._ps_until:
+                self._end(0)
+        elif all(child.line.role == "ps" for child in self._children.values()) and self._all_workers_done():
+            # A ps of the built-in program leaves by itself; server.join() of a user's script never does.
+            self._ps_until = now + _POLL * 2
+
+    def _end(self, code: int, number: int = signal.SIGTERM) -> None:
+        if self._kill_at is None:
+            self._kill_at = time.monotonic() + self._grace
+            self._exit_code = code
+            kill_sessions(self._children, number)
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):  # of the job's log on a full disk
+        print(f"hpc-dl: {text}", flush=True)

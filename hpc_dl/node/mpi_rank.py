@@ -1,0 +1,56 @@
+"""An MPI rank: which process of the placement it is, started and watched like those of the other modes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from hpc_dl.errors import UserError
+from hpc_dl.node.launcher import ProcessLine
+from hpc_dl.spec.placement import Placement, Process
+
+# Of Open MPI's mpirun; of srun --mpi=pmix; of other MPIs; of srun alone, which batch scripts have as well.
+_RANK = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
+
+
+def mpi_rank(environ: Mapping[str, str]) -> int:
+    """Return this process's number in MPI_COMM_WORLD.
+
+    Raises:
+        UserError: nothing says it.
+    """
+    for key in _RANK:
+        if (text := environ.get(key, "")).isdigit():
+            return int(text)
+    raise UserError(f"rank: none of {', '.join(_RANK)} is set: this command runs under mpirun or srun")
+
+
+def process_of(placement: Placement, environ: Mapping[str, str]) -> Process:
+    """Return the worker that this rank is: rank 3 is worker 3.
+
+    Raises:
+        UserError: there are more ranks than workers, or the MPI launcher took another order of nodes.
+    """
+    rank = mpi_rank(environ)
+    workers = {process.index: process for process in placement.processes if process.role == "worker"}
+    if rank not in workers:
+        raise UserError(f"rank {rank}: the job has {len(workers)} workers; one rank is started for each")
+    here = environ.get("SLURMD_NODENAME", "")
+    if here and here != workers[rank].node:
+        raise UserError(
+            f"rank {rank} runs on node {here}, but its GPUs and cores are on {workers[rank].node}: "
+            "the site's mpirun or srun options must leave the ranks in the order of the nodes"
+        )
+    return workers[rank]
+
+
+def process_line(process: Process, command: Sequence[str]) -> ProcessLine:
+    """Return what to start: `command` on the cores of `process`, with its GPUs and threads."""
+    threads = str(process.threads)
+    env = {
+        "CUDA_VISIBLE_DEVICES": process.visible_gpus,
+        "OMP_NUM_THREADS": threads,
+        "TF_NUM_INTRAOP_THREADS": threads,
+        "TF_NUM_INTEROP_THREADS": threads,
+    }
+    bound = ("taskset", "-c", process.core_list) if process.cores else ()
+    return ProcessLine(process.role, process.index, env, (*bound, *command))

@@ -1,0 +1,83 @@
+"""mpirun, kept from ending its ranks before they have saved.
+
+Told to end, Open MPI's mpirun sends SIGTERM to its ranks, and SIGKILL 0.5 to 1 second later; version 5 has no setting
+for that (version 4: odls_base_sigkill_timeout). Its daemons on other nodes do the same when Slurm signals them. So both
+run with SIGTERM and SIGINT blocked, which ranks are not, since Open MPI unblocks all signals for them. In their place
+mpirun gets SIGUSR1 and passes it on to all ranks, which end in their own time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpc_dl.processes import die_with_parent
+
+if TYPE_CHECKING:  # it runs on other nodes too, in front of a daemon
+    from hpc_dl.runfolder.folder import RunFolder
+
+_ENDINGS = (signal.SIGTERM, signal.SIGINT)
+_MORE = 10.0  # seconds beyond the ranks' grace after which mpirun itself counts as hung
+
+
+def run_mpirun(command: Sequence[str], grace: float, run: RunFolder | None = None) -> int:
+    """Run mpirun and return its exit code; when told to end, 128 + the signal.
+
+    On a node that was cut off it would wait for its daemons for ever: it ends when a later attempt has begun.
+
+    Args:
+        command: mpirun and its arguments.
+        grace: seconds that ranks have to end once they are told.
+        run: the job's run folder, of its attempt.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, (*_ENDINGS, signal.SIGCHLD))
+    agent = f"{Path(sys.executable).name} -m hpc_dl.node.mpirun"
+    process = subprocess.Popen(
+        command,
+        # What starts on other nodes in place of the daemon: of Open MPI 5, of Open MPI 4.
+        env={
+            **os.environ,
+            "PRTE_MCA_prte_launch_agent": f"{agent} prted",
+            "OMPI_MCA_orte_launch_agent": f"{agent} orted",
+        },
+        preexec_fn=_child_setup(),
+    )
+    told, kill_at = 0, float("inf")
+    while process.poll() is None:
+        received = signal.sigtimedwait((*_ENDINGS, signal.SIGCHLD), 1.0)
+        if received and received.si_signo in _ENDINGS and not told:
+            told, kill_at = received.si_signo, time.monotonic() + grace + _MORE
+            process.send_signal(signal.SIGUSR1)
+        if time.monotonic() > kill_at or (run and _superseded(run)):
+            process.kill()
+    if told:
+        return 128 + told
+    return process.returncode if process.returncode >= 0 else 128 - process.returncode
+
+
+def _superseded(run: RunFolder) -> bool:
+    with contextlib.suppress(OSError):  # the disk is away for a moment
+        return run.superseded
+    return False
+
+
+def _child_setup() -> Callable[[], None]:
+    ask = die_with_parent()
+
+    def setup() -> None:
+        ask()
+        signal.pthread_sigmask(signal.SIG_SETMASK, _ENDINGS)
+
+    return setup
+
+
+if __name__ == "__main__":
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS)
+    os.execvp(sys.argv[1], sys.argv[1:])  # noqa: S606 - the daemon takes this process's place

@@ -1,0 +1,86 @@
+"""The outcome of a job: which workers are done, what failed first, the summary at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from hpc_dl.disk import insist
+from hpc_dl.runfolder.folder import STOP, Failure, RunFolder, Summary, write_text
+
+
+def mark_done(run: RunFolder, process: str) -> None:
+    """Say to the launchers of all nodes that a worker or the chief ended well."""
+    run.done.mkdir(parents=True, exist_ok=True)
+    (run.done / process.replace(":", "-")).touch()
+
+
+def mark_lost(run: RunFolder, process: str) -> None:
+    """Say to all processes that a worker was given up: nobody need wait for it."""
+    run.lost.mkdir(parents=True, exist_ok=True)
+    (run.lost / process.replace(":", "-")).touch()
+
+
+def tell_all_to_end(run: RunFolder) -> None:
+    """Say to the launchers of all nodes that they are to end, as the job script does."""
+    run.state.mkdir(parents=True, exist_ok=True)
+    (run.state / STOP).touch()
+
+
+def all_workers_done(run: RunFolder, cluster: Mapping[str, Sequence[str]]) -> bool:
+    """Return whether every process of the cluster spec but the ps has ended well, or was given up."""
+    expected = sum(len(addresses) for role, addresses in cluster.items() if role != "ps")
+    ended = {path.name for folder in (run.done, run.lost) if folder.is_dir() for path in folder.iterdir()}
+    return len(ended) >= expected
+
+
+def report_failure(run: RunFolder, failure: Failure) -> Failure:
+    """Record a failure if it is the job's first, and return the first: linking a file is atomic on every disk."""
+    run.state.mkdir(parents=True, exist_ok=True)
+    own = run.state / f"failure-{failure.process.replace(':', '-')}.json"
+    write_text(own, msgspec.json.encode(failure))
+    with contextlib.suppress(FileExistsError):
+        run.failure.hardlink_to(own)
+    return run.read_failure() or failure
+
+
+def outcome(run: RunFolder, code: int, started: float) -> Summary:
+    """Return how a job ends whose script is about to end.
+
+    Args:
+        run: its run folder, of the attempt that ends.
+        code: exit code of what the script ran last.
+        started: Unix seconds.
+
+    Returns:
+        The summary; its exit code is that of the first process that failed, else `code`; 0 for a job that was told to
+        end when all its workers were done.
+    """
+    failure = run.read_failure()
+    if code == 0 and (run.state / STOP).exists() and not _is_done(run):
+        code = 128 + signal.SIGTERM  # mpirun's ranks end with 0 when they are told to end
+    elif code in (130, 143) and _is_done(run):
+        code = 0  # it was told to end when all was done
+    code = failure.exit_code if failure else code
+    # 130 and 143: SIGINT and SIGTERM ended the step and no process had failed before.
+    state = "COMPLETED" if code == 0 else "CANCELLED" if failure is None and code in (130, 143) else "FAILED"
+    return Summary(state, code, started, time.time(), failure, run.read_result(), run.attempt + 1)
+
+
+def cancelled(summary: Summary) -> Summary:
+    """Return the outcome of a job that was told to end while it recovered from a failure."""
+    return msgspec.structs.replace(summary, state="CANCELLED", exit_code=128 + signal.SIGTERM, failure=None)
+
+
+def _is_done(run: RunFolder) -> bool:
+    return run.cluster.exists() and all_workers_done(run, run.read_cluster())
+
+
+def finish(run: RunFolder, summary: Summary) -> None:
+    """Write the summary, now or once the disk takes it."""
+    data = msgspec.json.format(msgspec.json.encode(summary))
+    insist(f"{run.summary} can't be written", lambda: write_text(run.summary, data))

@@ -1,0 +1,255 @@
+"""The run folder: everything about one job, in one private place. This module knows every name in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import tomli_w
+
+from hpc_dl.spec.job import JobSpec
+from hpc_dl.spec.layers import build, read_toml
+from hpc_dl.spec.placement import NodeFacts, Placement
+from hpc_dl.spec.site import Site
+from hpc_dl.templates import Renderer
+
+T = TypeVar("T")
+
+STOP = "stop"  # the file in an attempt's state folder by which the job script tells all launchers to end
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """The first process that failed: the cause of the job's end."""
+
+    process: str
+    node: str
+    exit_code: int
+    """As a shell sees it: 128 + number for a signal."""
+    signal: int = 0
+    time: float = 0.0
+    """Unix seconds."""
+    last_lines: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        how = f"was killed by signal {self.signal}" if self.signal else f"ended with exit code {self.exit_code}"
+        lines = "".join(f"\n    {line}" for line in self.last_lines)
+        return f"{self.process} on node {self.node} {how}" + (
+            f"; its last lines:{lines}" if lines else "; it said nothing"
+        )
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """How a job ended."""
+
+    state: str
+    exit_code: int
+    started: float
+    ended: float
+    failure: Failure | None = None
+    result: dict[str, Any] | None = None
+    """What the training program wrote to ``result.json``."""
+    attempts: int = 1
+    """How often the processes were started, all of them, over requeues and restarts."""
+
+
+class RunFolder:
+    """The files of one job; reading is by whoever shares the disk, writing by the job alone.
+
+    Args:
+        path: the folder.
+        attempt: which start of the job's processes is meant, where that is not the latest one.
+    """
+
+    def __init__(self, path: Path | str, attempt: int | None = None) -> None:
+        self._attempt = attempt
+        self._name_files(Path(path))
+
+    def _name_files(self, path: Path) -> None:
+        self.path = path
+        self.job_file = self.path / "job.toml"
+        self.asked_file = self.path / "asked.toml"
+        self.site_file = self.path / "site.toml"
+        self.local = self.path / "local.json"
+        self.script = self.path / "job.sh"
+        self.log = self.path / "job.log"
+        self.templates = self.path / "templates"
+        self.cluster = self.path / "cluster.json"
+        self.placement = self.path / "placement.json"
+        self.tasks = self.path / "tasks.txt"
+        self.logs = self.path / "logs"
+        self.attempts = self.path / "attempts.jsonl"
+        self.attempt_file = self.path / "attempt"
+        self.metrics = self.path / "metrics"
+        self.checkpoints = self.path / "checkpoints"
+        self.tensorboard = self.path / "tensorboard"
+        self.result = self.path / "result.json"
+        self.summary = self.path / "summary.json"
+        self.ended = self.path / "ended.json"
+
+    @property
+    def job_id(self) -> str:
+        """Return the job id, the last part of the folder's name."""
+        return self.path.name.rpartition("-")[2]
+
+    @property
+    def attempt(self) -> int:
+        """Return the attempt that is meant: how often the job's processes had been started before it."""
+        return self.latest_attempt() if self._attempt is None else self._attempt
+
+    def latest_attempt(self) -> int:
+        """Return the number of the job's latest attempt; 0 before the first."""
+        try:
+            return int(self.attempt_file.read_text())
+        except FileNotFoundError:
+            return 0
+
+    @property
+    def superseded(self) -> bool:
+        """Return whether a later attempt than the one that is meant has begun."""
+        return self.latest_attempt() > self.attempt
+
+    @property
+    def state(self) -> Path:
+        """Return where the launchers of an attempt tell one another what has happened."""
+        return self.path / "state" / str(self.attempt)
+
+    @property
+    def facts(self) -> Path:
+        """Return the folder in which each node tells what it has for the job."""
+        return self.state / "facts"
+
+    @property
+    def done(self) -> Path:
+        """Return the folder of markers of workers that ended well."""
+        return self.state / "done"
+
+    @property
+    def lost(self) -> Path:
+        """Return the folder of markers of workers that were given up."""
+        return self.state / "lost"
+
+    @property
+    def failure(self) -> Path:
+        """Return the file of the attempt's first failure."""
+        return self.state / "failure.json"
+
+    @classmethod
+    def create(cls, path: Path) -> RunFolder:
+        """Make a new private run folder.
+
+        Raises:
+            FileExistsError: there is one of this name.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700)
+        return cls(path)
+
+    def rename(self, name: str) -> None:
+        """Give the folder another name, beside where it is.
+
+        Raises:
+            OSError: the name is taken.
+        """
+        self._name_files(self.path.rename(self.path.with_name(name)))
+
+    def log_of(self, process: str) -> Path:
+        """Return the log of process ``worker:3``."""
+        return self.logs / f"{process.replace(':', '-')}.log"
+
+    def freeze(self, job: JobSpec, asked: JobSpec, site: Site, script: str, templates: Sequence[Path]) -> None:
+        """Write what the job is made from, so that later changes of the sources don't reach it.
+
+        Args:
+            job: the resolved job description.
+            asked: the job description as it was given, without what the site fills in.
+            site: the site.
+            script: the job script.
+            templates: all template folders, strongest first.
+        """
+        write_text(self.job_file, to_toml(job))
+        write_text(self.asked_file, to_toml(asked))
+        write_text(self.site_file, to_toml(site))
+        write_text(self.script, script)
+        for number, folder in enumerate(templates):
+            shutil.copytree(folder, self.templates / str(number), copy_function=shutil.copyfile)
+        for path in self.templates.rglob("*"):
+            if path.is_dir():  # they have the modes of what was copied
+                path.chmod(0o700)
+
+    def renderer(self) -> Renderer:
+        """Return a renderer of the frozen templates."""
+        *others, ours = sorted(self.templates.iterdir(), key=lambda folder: int(folder.name))
+        return Renderer(others, ours)
+
+    def read_job(self) -> JobSpec:
+        """Return the frozen job description."""
+        return build(JobSpec, [read_toml(self.job_file)], "job")
+
+    def read_site(self) -> Site:
+        """Return the frozen site."""
+        return build(Site, [read_toml(self.site_file)], "site")
+
+    def read_facts(self) -> dict[str, NodeFacts]:
+        """Return what each node told, by node name."""
+        told = (msgspec.json.decode(path.read_bytes(), type=NodeFacts) for path in self.facts.glob("*.json"))
+        return {facts.node: facts for facts in told}
+
+    def read_cluster(self) -> dict[str, list[str]]:
+        """Return the cluster spec."""
+        return msgspec.json.decode(self.cluster.read_bytes(), type=dict[str, list[str]])
+
+    def read_placement(self) -> Placement:
+        """Return where the ranks of an MPI job are."""
+        return msgspec.json.decode(self.placement.read_bytes(), type=Placement)
+
+    def read_failure(self) -> Failure | None:
+        """Return the first failure, if there was one."""
+        return _read(self.failure, Failure)
+
+    def read_result(self) -> dict[str, Any] | None:
+        """Return what the training program reported at its end; None if that is no object of JSON."""
+        try:
+            result = json.loads(self.result.read_bytes())  # not msgspec: a loss may be NaN
+        except (FileNotFoundError, ValueError):
+            return None
+        return result if isinstance(result, dict) else None
+
+    def read_summary(self) -> Summary | None:
+        """Return how the job ended, if it did."""
+        return _read(self.summary, Summary)
+
+    def processes(self) -> Iterator[str]:
+        """Yield the names of the processes that have a log, ``ps:0``, ``worker:0``, … in order."""
+        logs = (path.stem.rpartition("-") for path in self.logs.glob("*-*.log"))
+        for role, index in sorted((role, int(index)) for role, _, index in logs if index.isdecimal()):
+            yield f"{role}:{index}"
+
+
+def _read(path: Path, kind: type[T]) -> T | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (FileNotFoundError, msgspec.DecodeError):  # they are written whole: what can't be read is not ours
+        return None
+
+
+def to_toml(value: msgspec.Struct) -> str:
+    """Return a frozen object as TOML that the readers of job and site files take again."""
+    return tomli_w.dumps({k: v for k, v in msgspec.to_builtins(value).items() if v is not None})
+
+
+def write_text(path: Path, text: str | bytes) -> None:
+    """Write a file so that a reader sees the old or the new text, never a part."""
+    data = text.encode() if isinstance(text, str) else text
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    # The umask of who asks for a job's state does not make it readable for others.
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -1,0 +1,119 @@
+"""Progress of a running job, read from the metrics that its workers append to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+
+from hpc_dl.runfolder.folder import RunFolder
+
+_TAIL = 64_000  # bytes of a metrics file that count at the first look
+
+
+class Totals(msgspec.Struct, frozen=True):
+    """The whole job's figures at one time."""
+
+    step: int = 0
+    """Highest global step that any worker reported."""
+    steps_per_s: float = 0.0
+    """Global steps per second, as the workers see them pass: in async each makes some of them, in sync all make all."""
+    images_per_s: float = 0.0
+    loss: float | None = None
+    """Mean over the workers of their last training batch."""
+    accuracy: float | None = None
+    workers: int = 0
+    """How many workers have reported a step."""
+    evaluating: bool = False
+
+    def seconds_left(self, steps: int) -> float | None:
+        """Return how long the training still takes at this speed; None while there is no speed."""
+        return max(0, steps - self.step) / self.steps_per_s if self.steps_per_s > 0 else None
+
+
+class Progress:
+    """Follows the metrics files of a run folder; reads only what was appended since the last look."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self._run = run
+        self._offsets: dict[Path, int] = {}
+        self._last: dict[Path, dict[str, Any]] = {}
+        self._evaluating: dict[Path, float] = {}
+
+    def look(self) -> Totals:
+        """Return the totals now, of the job's current attempt: the files hold what earlier ones wrote too."""
+        for path in self._run.metrics.glob("*.jsonl"):
+            self._read(path)
+        try:
+            begun = self._run.attempt_file.stat().st_mtime
+        except OSError:
+            begun = 0.0
+        lost = {path.name for path in self._run.lost.glob("*")}
+        last = {path: one for path, one in self._last.items() if one["time"] >= begun and path.stem not in lost}
+        return totals(last, any(time >= begun for time in self._evaluating.values()))
+
+    def _read(self, path: Path) -> None:
+        with path.open("rb") as file:
+            if path not in self._offsets:
+                # Of a long file the end is enough: a worker's last record, and events that no record follows.
+                self._offsets[path] = _line_start(file, max(0, path.stat().st_size - _TAIL))
+            file.seek(self._offsets[path])
+            appended = file.read()
+        # The last line may be half written: it is read next time.
+        whole = appended[: appended.rfind(b"\n") + 1]
+        self._offsets[path] += len(whole)
+        last: dict[str, Any] = {}
+        for line in reversed(whole.splitlines()):
+            # Most lines are earlier records, which nobody needs.
+            record = parse_record(line) if not last or b'"evaluating"' in line else {}
+            if "time" not in record:
+                continue
+            if b'"evaluating"' in line:
+                self._evaluating[path] = max(record["time"], self._evaluating.get(path, 0.0))
+            elif b'"event"' not in line and "step" in record:
+                last = self._last[path] = record
+
+
+def parse_record(line: bytes) -> dict[str, Any]:
+    """Return what a line of a metrics file says; nothing for one that a disk has damaged, or a script has written."""
+    try:
+        record = json.loads(line)  # not msgspec: a loss may be NaN
+    except ValueError:
+        return {}
+    numbers = isinstance(record, dict) and all(isinstance(record.get(key, 0), (int, float)) for key in ("time", "step"))
+    return record if numbers else {}
+
+
+def _line_start(file: BinaryIO, offset: int) -> int:
+    """Return where the first line begins at `offset` or after it."""
+    if not offset:
+        return 0
+    file.seek(offset - 1)
+    return file.tell() if file.readline().endswith(b"\n") else 0
+
+
+def totals(last: Mapping[Path, Mapping[str, Any]], evaluating: bool = False) -> Totals:
+    """Return the job's totals from each worker's last record."""
+    records = list(last.values())
+    if not records:
+        return Totals(evaluating=evaluating)
+
+    def mean(key: str) -> float | None:
+        values = [record[key] for record in records if record.get(key) is not None]
+        return sum(values) / len(values) if values else None
+
+    def total(key: str) -> float:
+        return sum(record.get(key) or 0.0 for record in records)
+
+    return Totals(
+        step=max(record["step"] for record in records),
+        steps_per_s=mean("global_steps_per_s") or 0.0,
+        images_per_s=total("images_per_s"),
+        loss=mean("loss"),
+        accuracy=mean("accuracy"),
+        workers=len(records),
+        evaluating=evaluating,
+    )

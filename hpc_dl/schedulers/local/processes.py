@@ -1,0 +1,90 @@
+"""Local runs: the job script as a background process of this machine, where there is no Slurm."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+
+import msgspec
+
+from hpc_dl.errors import UserError
+from hpc_dl.processes import inheritable, private_files, start_time
+from hpc_dl.runfolder.folder import RunFolder, write_text
+
+
+class LocalProcess(msgspec.Struct, frozen=True):
+    """The process that runs a job script; leader of its own session."""
+
+    pid: int
+    started: str
+    """Its start time in clock ticks since boot, so that a reused number is not taken for it."""
+    host: str = ""
+    """The machine that it is a process of."""
+    cancelled: bool = False
+    """Whether it was told to end; counts where it was too early for it to say how it ended."""
+
+    @property
+    def elsewhere(self) -> bool:
+        """Return whether it is a process of another machine, of which nothing can be seen here."""
+        return self.host not in ("", os.uname().nodename)
+
+    @property
+    def alive(self) -> bool:
+        """Return whether it still runs, on this machine."""
+        return bool(self.started) and not self.elsewhere and start_time(self.pid) == self.started
+
+
+def start(run: RunFolder, job_id: str) -> LocalProcess:
+    """Start the job script of a run folder in the background; it outlives this process."""
+    with run.log.open("ab") as log:
+        process = subprocess.Popen(
+            ["bash", str(run.script)],
+            env={**inheritable(os.environ), "HPC_DL_JOB_ID": job_id},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    local = LocalProcess(process.pid, start_time(process.pid), os.uname().nodename)
+    _detached.append(process)
+    return local
+
+
+# Keeps Popen objects, which would else warn when they are collected before their process has ended.
+_detached: list[subprocess.Popen[bytes]] = []
+
+
+def cancel(run: RunFolder, local: LocalProcess) -> bool:
+    """End a local run as Slurm would: its script passes SIGTERM on and writes the summary. Return whether it ran."""
+    if not local.alive:
+        return False
+    save(run, msgspec.structs.replace(local, cancelled=True))
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(local.pid, signal.SIGTERM)
+    return True
+
+
+def check(run: RunFolder, local: LocalProcess) -> None:
+    """Check that a local run can be ended here, or has ended.
+
+    Raises:
+        UserError: it runs on another machine.
+    """
+    if local.elsewhere and not run.summary.exists():
+        raise UserError(f"job {run.job_id} was started on {local.host}: it can only be ended there")
+
+
+def save(run: RunFolder, local: LocalProcess) -> None:
+    """Remember a local run in its run folder."""
+    with private_files():
+        write_text(run.local, msgspec.json.encode(local))
+
+
+def load(run: RunFolder) -> LocalProcess | None:
+    """Return the remembered local run; None if the folder is not one of a local run."""
+    try:
+        return msgspec.json.decode(run.local.read_bytes(), type=LocalProcess)
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None

@@ -1,0 +1,1 @@
+"""Slurm: every command of Slurm that hpc_dl runs is run here."""

@@ -1,1 +1,0 @@
-"""Slurm: submission of a rendered script through submitit, and the state of a job."""

@@ -1,0 +1,221 @@
+"""Site: one cluster, as its TOML file in ``env/sites`` describes it."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from hpc_dl.errors import UserError, allowed, near_match
+from hpc_dl.shipped_files import share
+from hpc_dl.spec.layers import BadValueError, Layer, build, check_lines, is_file, read_toml
+
+Count = Annotated[int, Meta(ge=0)]
+Port = Annotated[int, Meta(ge=1024, le=65535)]
+Scalar = str | int | float | bool
+
+# Options that hpc_dl sets itself, and the job key that stands for each.
+_OWN_OPTIONS = {
+    "job-name": "name",
+    "nodes": "nodes",
+    "gres": "gpus",
+    "gpus": "gpus",
+    "gpus-per-node": "gpus",
+    "gpus-per-task": "gpus",
+    "cpus-per-task": "cores",
+    "time": "time",
+    "partition": "partition",
+    "chdir": "workdir",
+}
+_FIXED_OPTIONS = {"ntasks", "ntasks-per-node", "output", "error", "open-mode", "array", "wrap", "parsable", "test-only"}
+_FIXED_OPTIONS |= {"hold", "wait", "help", "usage", "version"}
+# They send a job to a cluster where scontrol and scancel don't look for it, and may meet another of its number here.
+_CLUSTER_OPTIONS = {"clusters", "cluster", "M"}
+OTHER_CLUSTER = "set SLURM_CLUSTERS to the cluster's name: sbatch, squeue, scontrol and scancel all follow it"
+"""What to do in place of an option that sbatch alone follows."""
+# Variables that the job script needs for itself, and those that bash lets nobody set.
+_TAKEN_VARIABLES = {"run", "step", "started", "code", "attempt", "told", "warned", "between", "signalled"}
+_TAKEN_VARIABLES |= {"srun", "next", "pause", "unready", "usual"}
+_TAKEN_VARIABLES |= {"BASHOPTS", "BASH_VERSINFO", "EUID", "PPID", "SHELLOPTS", "UID"}
+# Variables that each process gets a value of its own for, and what decides it.
+_PER_PROCESS = {
+    "TF_CONFIG": "the placement",
+    "CUDA_VISIBLE_DEVICES": "the placement; see gpus and workers",
+    "OMP_NUM_THREADS": "its cores; see cores and ps_cores",
+    "TF_NUM_INTRAOP_THREADS": "its cores; see cores and ps_cores",
+    "TF_NUM_INTEROP_THREADS": "its cores; see cores and ps_cores",
+}
+_SECRET = re.compile(
+    r"(^|_)(TOKEN|SECRET|PASS|CREDENTIALS?|ACCESS_KEY|PRIVATE_KEY|AUTH)(_|$)"
+    r"|SECRET_?KEY|PASSW(OR)?D|PASSPHRASE|SSHPASS|API_?KEY|_(PWD|PAT)$",
+    re.IGNORECASE,
+)
+_PLACE_OF_SECRET = re.compile(r"_(FILE|PATH|DIR|URL)$", re.IGNORECASE)
+
+
+class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a job must know of a cluster. Every field is a key of the site file."""
+
+    name: Annotated[str, Meta(description="the file's name without .toml")] = ""
+    description: Annotated[str, Meta(description="one line for people")] = ""
+    scheduler: Annotated[Literal["slurm", "local"], Meta(description="who starts jobs")] = "slurm"
+    cluster: Annotated[str, Meta(description="Slurm's ClusterName; the site is chosen by itself there")] = ""
+    nodes: Annotated[str, Meta(description="node names, such as nvb[1-39]; for previews, and for local runs")] = (
+        "node[1-64]"
+    )
+
+    cores: Annotated[int, Meta(ge=1, description="cores of a node")]
+    sockets: Annotated[int, Meta(ge=1, description="sockets of a node")] = 1
+    memory_gb: Annotated[float, Meta(gt=0, le=sys.float_info.max, description="memory of a node")] | None = None
+    gpus: Annotated[Count, Meta(description="GPUs of a node")] = 0
+    gpu_type: Annotated[str, Meta(description="the type in gres, as in gpu:k80:4; empty where gres has none")] = ""
+    gpu_memory_gb: Annotated[float, Meta(gt=0, le=sys.float_info.max, description="memory of a GPU")] | None = None
+    exclusive: Annotated[bool, Meta(description="jobs get whole nodes, with all their cores")] = False
+
+    interconnect_suffix: Annotated[str, Meta(description="what follows a node's name on the fast network: -ib0")] = ""
+    address: Annotated[str, Meta(description="the one address of all nodes, where they are one machine")] = ""
+    ports: Annotated[tuple[Port, Port], Meta(description="first and last port that jobs may use")] = (20000, 29999)
+
+    partition: Annotated[str, Meta(description="default partition")] = ""
+    slurm: Annotated[dict[str, Scalar], Meta(description="further sbatch options")] = {}
+    srun: Annotated[tuple[str, ...], Meta(description="further options of srun")] = ("--cpu-bind=none",)
+    launcher: Annotated[
+        Literal["srun", "mpirun"], Meta(description="who starts MPI ranks: srun --mpi=pmix or mpirun")
+    ] = "srun"
+    mpirun: Annotated[tuple[str, ...], Meta(description="further options of mpirun")] = ("--bind-to", "none")
+    grace: Annotated[int, Meta(ge=1, le=3600, description="seconds between SIGTERM and SIGKILL")] = 20
+
+    notice: Annotated[
+        int,
+        Meta(ge=0, le=3600, description="seconds before the time limit at which a job saves and is requeued"),
+    ] = 60
+
+    module_init: Annotated[str, Meta(description="the file that defines the module command, where batch lacks it")] = ""
+    modules: Annotated[tuple[str, ...], Meta(description="modules that a job loads, in this order")] = ()
+    env: Annotated[dict[str, str], Meta(description="environment variables of a job")] = {}
+    python: Annotated[str, Meta(description="the Python of the nodes; empty: the one that runs hpc-dl")] = ""
+
+    runs: Annotated[str, Meta(description="where run folders go, on a disk that all nodes share")] = "runs"
+    data: Annotated[str, Meta(description="where data sets are, on a disk that all nodes share")] = "data"
+    local_disk: Annotated[
+        str, Meta(description="a node's own disk, such as /scratch/$USER; empty: $TMPDIR or /tmp")
+    ] = ""
+
+    @property
+    def gres(self) -> str:
+        """Return the gres name, ``gpu:k80`` or ``gpu``; the count is for the job to add."""
+        return f"gpu:{self.gpu_type}" if self.gpu_type else "gpu"
+
+    @property
+    def mpi_launcher(self) -> str:
+        """Return ``srun`` or ``mpirun``; without Slurm there is no srun."""
+        return "mpirun" if self.scheduler == "local" else self.launcher
+
+
+def config_home() -> Path:
+    """Return the folder of the user's configuration (XDG Base Directory Specification)."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+
+
+def site_folders() -> Iterator[Path]:
+    """Yield where site files are looked for: the user's configuration, this folder, the package."""
+    yield config_home() / "hpc_dl" / "sites"
+    yield Path.cwd() / "env" / "sites"
+    yield share() / "env" / "sites"
+
+
+def site_files() -> dict[str, Path]:
+    """Return every site's name and file; where two have one name, the first folder wins."""
+    files: dict[str, Path] = {}
+    for folder in site_folders():
+        for path in sorted(folder.glob("*.toml")):
+            files.setdefault(path.stem, path)
+    return files
+
+
+def site_file(name: str) -> Path:
+    """Return the file of site `name`, which may also be the path of a TOML file.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name.endswith(".toml") or "/" in name:
+        if not is_file(Path(name)):
+            raise UserError(f"site {name!r}: no such file")
+        return Path(name).resolve()
+    files = site_files()
+    if name not in files:
+        raise UserError(f"unknown site {name!r}{near_match(name, files)}; known sites: {allowed(files)}")
+    return files[name]
+
+
+def load_site(path: Path, **changes: Any) -> Site:
+    """Read a site file. `changes` replace single keys.
+
+    Raises:
+        UserError: the file or a change is not valid.
+    """
+    layers = [Layer({"name": path.stem}, "file name"), read_toml(path), Layer(changes, "keyword {key}")]
+    return build(Site, layers, "site", check)
+
+
+def check(site: Site) -> None:
+    """Check what one field alone can't show.
+
+    Raises:
+        BadValueError: two values don't fit each other, or a text can't stand in a script.
+    """
+    check_env(site.env)  # first: other messages show values
+    check_lines(msgspec.structs.asdict(site))
+    if site.ports[0] > site.ports[1]:
+        raise BadValueError("ports", f"ports = {list(site.ports)}: the first is above the last")
+    check_slurm_options(site.slurm)
+
+
+def check_env(env: Mapping[str, str]) -> None:
+    """Check the names of environment variables; messages hold no values.
+
+    Raises:
+        BadValueError: one that no shell can set, that hpc_dl sets itself, or whose value should not be written down.
+    """
+    for key in env:
+        if not re.fullmatch(r"[A-Za-z_]\w*", key, re.ASCII):
+            message = f"env: {key!r} is not a name of an environment variable; allowed: letters, digits, '_'"
+            raise BadValueError(f"env.{key}", message)
+        if key in _TAKEN_VARIABLES:
+            raise BadValueError(f"env.{key}", f"env: {key!r} is a variable that the job script can't change")
+        if key in _PER_PROCESS or key.startswith("HPC_DL_"):
+            decides = _PER_PROCESS.get(key, "hpc_dl")
+            raise BadValueError(f"env.{key}", f"env: {key!r} is set for each process by {decides}")
+        if _SECRET.search(key) and not _PLACE_OF_SECRET.search(key):
+            raise BadValueError(
+                f"env.{key}",
+                f"env: {key!r} looks like a secret, and env is written into the run folder as it is;"
+                f" export {key} in the shell that submits: the job inherits it, and it is written nowhere",
+            )
+
+
+def check_slurm_options(options: Mapping[str, Scalar]) -> None:
+    """Check the sbatch options that are passed through.
+
+    Raises:
+        BadValueError: not the form of an option, one that hpc_dl sets itself, or one that names another cluster.
+    """
+    for key in options:
+        if key in _CLUSTER_OPTIONS:
+            reason = f"moves sbatch alone to another cluster; {OTHER_CLUSTER}"
+        elif not re.fullmatch(r"[a-z][a-z0-9-]+", key):
+            reason = "is not an sbatch option; expected its long name without dashes, such as 'qos'"
+        elif key in _OWN_OPTIONS:
+            reason = f"has the job key {_OWN_OPTIONS[key]!r} in its place"
+        elif key in _FIXED_OPTIONS:
+            reason = "is set by hpc_dl itself, it can't be changed"
+        else:
+            continue
+        raise BadValueError(f"slurm.{key}", f"slurm: {key!r} {reason}")

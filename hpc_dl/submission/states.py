@@ -1,0 +1,198 @@
+"""Where jobs are: Slurm's word, else what was written down of it, else the job's own summary, else UNKNOWN."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from hpc_dl.errors import UserError
+from hpc_dl.runfolder.folder import Failure, RunFolder, Summary, write_text
+from hpc_dl.runfolder.progress import Progress
+from hpc_dl.schedulers.local import processes
+from hpc_dl.schedulers.slurm import states as slurm
+from hpc_dl.schedulers.slurm.states import ENDED, UNKNOWN, SlurmState
+from hpc_dl.schedulers.slurm.which import is_private, private_environ
+
+_AT_ONCE = 60.0  # seconds between the making of a run folder and the submission of its job, at most
+_PATIENCE = 5.0  # seconds that Slurm's commands have where the jobs' own records tell the end of all
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """How a job ended in Slurm's words: written down when they were seen, since Slurm forgets."""
+
+    attempt: int | None
+    """The job's last attempt at that time: a job that was requeued since has a later one."""
+    said: SlurmState
+
+
+class JobStatus(msgspec.Struct, frozen=True):
+    """All that is known of a job now; what ``hpc-dl status --json`` prints. Times are Unix seconds."""
+
+    job_id: str
+    name: str
+    mode: str
+    nodes: int
+    state: str
+    """One of Slurm's job states, or UNKNOWN."""
+    reason: str
+    """Why it waits; empty once it runs."""
+    nodelist: str
+    exit_code: int | None
+    """As a shell sees it; None before the end, or if nobody knows."""
+    submitted: float | None
+    started: float | None
+    ended: float | None
+    estimated_start: float | None
+    attempt: int | None
+    """Starts of its processes before this one, by requeues and otherwise; None before the first."""
+    step: int | None
+    """Highest global step that any of its workers has reported since its last start."""
+    steps: int | None
+    """Global steps that it makes; None for a script of the user's own."""
+    failure: Failure | None
+    """The first process that failed."""
+    slurm_answers: bool
+    """False: the state is what was last known."""
+    run_folder: str
+
+
+def states(runs: Sequence[RunFolder], patience: float = 0.0) -> list[SlurmState]:
+    """Return where jobs are, by two questions to Slurm at most, however many they are.
+
+    Slurm's word comes first: a job that was requeued may have a summary of its earlier run.
+
+    Args:
+        runs: the jobs' run folders.
+        patience: seconds that each question may take; 0: half a minute, but 5 s where no job needs an answer.
+    """
+    # Read before Slurm is asked: a job that starts again meanwhile makes what we write down void.
+    attempts = [read_attempt(run) for run in runs]
+    records = [_record(run, attempt) for run, attempt in zip(runs, attempts, strict=True)]
+    patience = patience or (_PATIENCE if all(records) else slurm.PATIENCE)
+    said = slurm_states([run for run in runs if not run.local.exists()], patience)
+    found = []
+    for run, attempt, record in zip(runs, attempts, records, strict=True):
+        if run.local.exists():
+            found.append(_local_state(run))
+            continue
+        state = said[run.path]
+        if not state.silent and state.state in ENDED and state != record:
+            _write_down(run, Ended(attempt, state))
+        # Without slurmctld's word a job that accounting has as running may have ended meanwhile.
+        known = state.state in ENDED or (state.state != "UNKNOWN" and not (state.silent and record))
+        found.append(state if known or record is None else msgspec.structs.replace(record, silent=state.silent))
+    return found
+
+
+def status(run: RunFolder, state: SlurmState) -> JobStatus:
+    """Return all that is known of a job in a state."""
+    job = run.read_job()
+    summary = summary_of(run, state)
+    now = Progress(run).look() if state.state not in ("PENDING", "UNKNOWN") else None
+    return JobStatus(
+        job_id=run.job_id,
+        name=job.name,
+        mode=job.mode,
+        nodes=job.nodes,
+        state=state.state,
+        reason=state.reason,
+        nodelist=state.nodelist,
+        exit_code=summary.exit_code if summary else state.exit_code,
+        submitted=state.submitted,
+        started=state.started or (summary.started if summary else None),
+        ended=state.ended or (summary.ended if summary else None),
+        estimated_start=state.estimated_start,
+        attempt=read_attempt(run),
+        step=now.step if now and now.workers else None,
+        steps=None if job.script else job.steps,
+        failure=summary.failure if summary else None,
+        slurm_answers=not state.silent,
+        run_folder=str(run.path).encode(errors="replace").decode(),
+    )
+
+
+def summary_of(run: RunFolder, state: SlurmState) -> Summary | None:
+    """Return the summary of a job's end; None while it goes on, or if it left none.
+
+    A job that was requeued and then cancelled while it waited has one of its earlier run, and no nodes.
+    """
+    if state.state not in ENDED or (state.submitted is not None and not state.nodelist):
+        return None
+    return run.read_summary()
+
+
+def read_attempt(run: RunFolder) -> int | None:
+    """Return the number of a job's current start, counted from 0; None before the first."""
+    with contextlib.suppress(OSError, ValueError):
+        return int(run.attempt_file.read_text())
+    return None
+
+
+def _record(run: RunFolder, attempt: int | None) -> SlurmState | None:
+    """Return how a job ended by the records in its run folder: Slurm's words, else the job's own."""
+    with contextlib.suppress(OSError, msgspec.DecodeError):
+        ended = msgspec.json.decode(run.ended.read_bytes(), type=Ended)
+        if ended.attempt == attempt:
+            return ended.said
+    if summary := run.read_summary():
+        return SlurmState(summary.state, exit_code=summary.exit_code, started=summary.started, ended=summary.ended)
+    return None
+
+
+def _write_down(run: RunFolder, ended: Ended) -> None:
+    with contextlib.suppress(OSError):  # another user's run folder, a full disk: it is asked again next time
+        write_text(run.ended, msgspec.json.encode(ended))
+
+
+def slurm_states(runs: Sequence[RunFolder], patience: float = slurm.PATIENCE) -> dict[Path, SlurmState]:
+    """Return what Slurm itself says of jobs, by the paths of their run folders.
+
+    Those of the private cluster are asked of that of this folder. A job of another name is another Slurm's, or of one
+    that has begun to count anew.
+
+    Args:
+        runs: the jobs' run folders, of no local run.
+        patience: seconds that each question may take.
+    """
+    own: list[RunFolder] = []
+    others: list[RunFolder] = []
+    for run in runs:
+        (own if is_private(run) else others).append(run)
+    said = slurm.query([run.job_id for run in others], patience)
+    found = {run.path: said[run.job_id] for run in others}
+    with contextlib.suppress(UserError):  # it does not run
+        said = slurm.query([run.job_id for run in own], patience, private_environ()) if own else {}
+        found |= {run.path: said[run.job_id] for run in own}
+    ours = {run.path: found[run.path] if _is_of(run, found[run.path]) else UNKNOWN for run in runs if run.path in found}
+    nobody = msgspec.structs.replace(UNKNOWN, silent=True)
+    return {run.path: nobody for run in own} | ours
+
+
+def _is_of(run: RunFolder, said: SlurmState) -> bool:
+    if said.name in ("", run.path.name.rpartition("-")[0]):
+        return True
+    with contextlib.suppress(UserError, OSError):
+        # The folder may have another name by now; and the job, by a plugin or the user's hand.
+        made = run.job_file.stat().st_mtime
+        return said.name == run.read_job().name or abs((said.submitted or 0.0) - made) < _AT_ONCE
+    return False
+
+
+def _local_state(run: RunFolder) -> SlurmState:
+    # Asked first: the summary is the last thing that its script writes.
+    process = processes.load(run)
+    alive = process is not None and process.alive
+    if summary := run.read_summary():
+        return SlurmState(summary.state, exit_code=summary.exit_code, started=summary.started, ended=summary.ended)
+    if alive:
+        return SlurmState("RUNNING")
+    if process is None:
+        return UNKNOWN
+    if process.elsewhere:
+        return SlurmState("UNKNOWN", reason=f"it runs on {process.host}, or has run there", silent=True)
+    # Its script was killed itself, or told to end before it could write one.
+    last = processes.load(run)
+    return SlurmState("CANCELLED" if last and last.cancelled else "FAILED")

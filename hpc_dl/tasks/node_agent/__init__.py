@@ -1,0 +1,1 @@
+"""The agent that starts and watches tasks on one node."""

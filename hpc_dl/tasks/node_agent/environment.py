@@ -1,0 +1,128 @@
+"""Environment of a task: its GPUs and cores, and inside a Slurm job what keeps its own ``srun`` and ``mpirun`` to them.
+
+A task sees the SLURM_* variables of a job of its own nodes and cores. srun takes its nodes from SLURM_HOSTFILE, and
+before each rank it runs SLURM_TASK_PROLOG (templates/prolog.sh.j2), which sets the rank's GPUs and cores (man srun).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from hpc_dl.tasks.messages import Order
+from hpc_dl.tasks.pool import Share
+
+# srun takes these for options: how many tasks the job's own steps have, and what each of them gets.
+_STEP = re.compile(
+    r"SLURM_(N?TASKS\w*|NPROCS|NNODES|DISTRIBUTION|GPUS_PER_TASK|TRES_PER_TASK|CPUS_PER_TASK|EXACT|CPU_BIND\w*)|SRUN_\w+"
+)
+PROLOG = "prolog"  # names in the records folder
+HOSTS = "hosts"
+
+_SCANCEL = 20.0  # seconds: longer, and the agent would seem dead
+
+
+def without_step(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without what srun would take for options of another step."""
+    return {key: value for key, value in environ.items() if not _STEP.fullmatch(key)}
+
+
+class Environment:
+    """What the tasks that one agent starts see.
+
+    Args:
+        folder: the records folder.
+        environ: the agent's own.
+        step: the agent is a Slurm step, and so tasks may start steps of their own.
+    """
+
+    def __init__(self, folder: Path, environ: Mapping[str, str], step: bool) -> None:
+        self._step = step
+        self._hosts = folder / HOSTS
+        self._node_cores = int(environ.get("SLURM_CPUS_ON_NODE") or 1)
+        self._written: set[Path] = set()
+        own = dict(environ)
+        if step:
+            own = {**without_step(own), "SLURM_OVERLAP": "1", "SLURM_TASK_PROLOG": str(folder / PROLOG)}
+        self._own = {os.fsencode(key): os.fsencode(value) for key, value in own.items()}
+
+    def of(self, order: Order) -> dict[bytes, bytes]:
+        """Return the environment of a task.
+
+        Raises:
+            OSError: the file with its nodes can't be written.
+        """
+        here = order.shares[0]
+        nodes = ",".join(share.node for share in order.shares)
+        values = {
+            # Empty for a task without GPUs: an unset variable hides none.
+            "CUDA_VISIBLE_DEVICES": ",".join(here.gpus),
+            "HPC_DL_TASK": str(order.task),
+            "HPC_DL_TASK_ATTEMPT": str(order.attempt),
+            "HPC_DL_TASK_CORES": _joined(here.cores),
+            "HPC_DL_TASK_NODELIST": nodes,
+            **(self._slurm(order, nodes) if self._step else {}),
+            **dict(order.env),
+        }
+        return {**self._own, **{key.encode(): value.encode() for key, value in values.items()}}
+
+    def _slurm(self, order: Order, nodes: str) -> dict[str, str]:
+        count, cores = str(len(order.shares)), len(order.shares[0].cores)
+        each = f"{cores}(x{count})"
+        ranks = str(cores * len(order.shares))
+        return {
+            "SLURM_HOSTFILE": str(self._hostfile(order)),
+            "SLURM_JOB_NODELIST": nodes,
+            "SLURM_NODELIST": nodes,
+            "SLURM_JOB_NUM_NODES": count,
+            "SLURM_NNODES": count,
+            "SLURM_NTASKS": ranks,
+            "SLURM_NPROCS": ranks,
+            "SLURM_TASKS_PER_NODE": each,
+            "SLURM_JOB_CPUS_PER_NODE": each,
+            "HPC_DL_TASK_SHARES": "\n".join(_share_line(share, order.bind) for share in order.shares),
+            "HPC_DL_TASK_STEPS": str(self._steps(order.task)),
+        }
+
+    def _hostfile(self, order: Order) -> Path:
+        """Return the file with a node for each rank that srun may start, the nodes in turn.
+
+        There are enough for a rank on each of a node's cores, though they share those of the task.
+        """
+        slots = max(self._node_cores, len(order.shares[0].cores))
+        wide = len(order.shares) > 1
+        path = self._hosts / (f"task-{order.task}" if wide else f"{order.shares[0].node}-{slots}")
+        if wide or path not in self._written:
+            path.write_text("".join(f"{share.node}\n" for share in order.shares) * slots)
+            self._written.add(path)
+        return path
+
+    def _steps(self, task: int) -> Path:
+        return self._hosts / f"steps-{task}"
+
+    def end_steps(self, task: int) -> None:
+        """End the Slurm steps that a task has left behind; the prolog has written down which it had."""
+        if not self._step:
+            return
+        (self._hosts / f"task-{task}").unlink(missing_ok=True)  # the prolog lets no rank start from now on
+        if not (path := self._steps(task)).exists():
+            return
+        steps = path.read_text().split()
+        path.unlink()
+        # One that has ended by itself is none any more: what scancel says of it is nothing to anybody.
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            subprocess.run(
+                ["scancel", "--quiet", "--signal=KILL", *steps], check=False, capture_output=True, timeout=_SCANCEL
+            )
+
+
+def _share_line(share: Share, bind: bool) -> str:
+    return f"{share.node} {_joined(share.cores)} {'bind' if bind else 'free'} {','.join(share.gpus)}"
+
+
+def _joined(numbers: Sequence[int]) -> str:
+    return ",".join(map(str, numbers))

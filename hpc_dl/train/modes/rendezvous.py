@@ -1,0 +1,107 @@
+"""How the processes of a ps cluster tell each other that they are ready and done, through the parameter servers.
+
+`Server.join` never returns, so a parameter server has no end of its own; it ends when the chief puts something into
+its ``done`` queue. Sizes are polled instead of waiting in `dequeue`, which would hold the process past a SIGTERM.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from hpc_dl.errors import PeerLostError
+from hpc_dl.train.attempt import Attempt
+from hpc_dl.train.graph.shared_variables import shared_variable, shared_variables
+from hpc_dl.train.peers import GONE, Peers
+from hpc_dl.train.stop import Stop
+from hpc_dl.train.tf_config import CHIEF, Cluster
+
+tf1 = tf.compat.v1
+
+POLL = 0.2  # seconds
+_INITIALISED_POLL = 0.5  # seconds; TensorFlow's own session manager looks every 30
+_CAPACITY = 10_000  # never full, also when processes were restarted and report again
+
+
+def done_queue(ps_index: int) -> Any:
+    """Return the queue that tells a parameter server to end; on that server, the same from every process."""
+    with tf1.device(f"/job:ps/task:{ps_index}"):
+        return tf1.FIFOQueue(_CAPACITY, tf.int32, shapes=[()], shared_name=f"done{ps_index}")
+
+
+class Rendezvous:
+    """The chief initialises the variables, and the others wait for it; they report their end, and it waits for them.
+
+    Whatever is kept for that lies on the first ps, so that it outlives each worker, the chief included.
+    """
+
+    def __init__(self, cluster: Cluster, attempt: Attempt) -> None:
+        """Build operations in the current graph, after all other shared variables."""
+        self._cluster, self._attempt = cluster, attempt
+        with tf1.device("/job:ps/task:0"):
+            ended = shared_variable("ended", tf.zeros([len(cluster.workers)], tf.int32))
+            ready = tf1.get_variable("ready", initializer=True, trainable=False, collections=[])
+            self._ended = ended.read_value()
+            self._join, self._report = (tf1.scatter_update(ended, cluster.task_index, value) for value in (0, 1))
+        self._init_shared = tf1.variables_initializer(shared_variables())
+        self._init_ready = ready.initializer
+        self._missing = tf1.report_uninitialized_variables([*tf1.global_variables(), *shared_variables(), ready])
+        self._release = [done_queue(index).enqueue(0) for index in range(len(cluster.ps))]
+
+    def initialise(self, session: Any, restore_or_init: Callable[[], object]) -> bool:
+        """Give all variables their first values, where they have none yet, and say whether that was so.
+
+        A chief that was started again finds them as they are, and goes on with them. One that was killed in here may
+        have set some; ``ready`` is set last.
+        """
+        if not len(session.run(self._missing)):
+            return False
+        session.run(self._init_shared)
+        restore_or_init()
+        session.run(self._init_ready)
+        return True
+
+    def wait_for_chief(self, session: Any, start_timeout: float) -> None:
+        """Wait until the chief has initialised the variables.
+
+        Raises:
+            PeerLostError: it has not done so in `start_timeout` seconds, or will not be started again.
+        """
+        deadline = time.monotonic() + start_timeout
+        while len(session.run(self._missing)):
+            if self._attempt.given_up(CHIEF):
+                raise PeerLostError("the chief was given up before it had initialised the variables")
+            if time.monotonic() > deadline:
+                raise PeerLostError(f"the chief has not initialised the variables within {start_timeout:g} s")
+            time.sleep(_INITIALISED_POLL)
+
+    def join(self, session: Any) -> None:
+        """Take part from now on: what this worker reported before it was started again does not count."""
+        session.run(self._join)
+
+    def report(self, session: Any) -> None:
+        """Say that this worker is done."""
+        session.run(self._report)
+
+    def wait_for_workers(self, session: Any, stop: Stop) -> list[int]:
+        """Wait until each other worker has reported or is gone, and return the indices of those that are gone.
+
+        On SIGTERM, which has come to the others as well, it returns at once those that have not reported. A worker
+        that is being started again has nothing left to do, and is not waited for.
+        """
+        peers = Peers(self._cluster.others(), self._attempt, GONE, away=None)
+        while True:
+            ended = session.run(self._ended)
+            missing = {task for task in peers.addresses if not ended[int(task.rpartition("-")[2])]}
+            if not missing or stop.requested or missing <= peers.gone():
+                return sorted(int(task.rpartition("-")[2]) for task in missing)
+            peers.look()
+            time.sleep(POLL)
+
+    def release_ps(self, session: Any) -> None:
+        """Let all parameter servers end."""
+        for operation in self._release:
+            session.run(operation)

@@ -1,0 +1,1 @@
+"""What a training process reports: metrics, step times, traffic, traces."""

@@ -1,0 +1,148 @@
+"""What people see: lines, durations, the table, the summary."""
+
+from __future__ import annotations
+
+import io
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from hpc_dl.cli.terminal import describe, duration, placement_table, summary_lines
+from hpc_dl.runfolder.folder import Failure, Summary
+from hpc_dl.runfolder.progress import Totals
+from hpc_dl.schedulers.slurm.states import SlurmState
+from hpc_dl.spec.placement import Placement, Process
+from hpc_dl.submission.handle import Job
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1:00 min"),
+        (185, "3:05 min"),
+        (3599.4, "59:59 min"),
+        (3599.9, "1:00:00 h"),
+        (7384, "2:03:04 h"),
+        (360_000, "100:00:00 h"),
+    ],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+TRAINING = Totals(step=40, steps_per_s=2.0, images_per_s=64.4, loss=0.5, accuracy=0.25, workers=2)
+
+
+@pytest.mark.parametrize(
+    ("state", "now", "text"),
+    [
+        (SlurmState("PENDING", "Resources"), Totals(), "PENDING (Resources)"),
+        (SlurmState("PENDING"), Totals(), "PENDING"),
+        (
+            SlurmState("PENDING", "launch_failed_requeued_held"),
+            Totals(),
+            "PENDING (launch_failed_requeued_held)  `scontrol release` lets it go on",
+        ),
+        (SlurmState("SPECIAL_EXIT", "held"), Totals(), "SPECIAL_EXIT (held)  `scontrol release` lets it go on"),
+        (SlurmState("PENDING", "Priority", estimated_start=1.0), Totals(), "PENDING (Priority)"),
+        (SlurmState("UNKNOWN", silent=True), Totals(), "UNKNOWN  Slurm does not answer"),
+        (SlurmState("RUNNING"), Totals(), "RUNNING  starting"),
+        (
+            SlurmState("RUNNING"),
+            TRAINING,
+            "RUNNING  step 40/100  2.0 steps/s  64 images/s  loss 0.500  accuracy 0.250  30 s left",
+        ),
+        (
+            SlurmState("RUNNING"),
+            Totals(step=1, workers=1, loss=float("nan")),
+            "RUNNING  step 1/100  0.0 steps/s  0 images/s  loss nan",
+        ),
+        (SlurmState("RUNNING"), Totals(evaluating=True), "RUNNING  evaluating"),
+        (SlurmState("COMPLETED"), Totals(), "COMPLETED"),
+        (SlurmState("UNKNOWN"), Totals(), "UNKNOWN"),
+    ],
+)
+def test_one_line_says_where_a_job_is(state: SlurmState, now: Totals, text: str) -> None:
+    assert describe(state, now, 100) == text
+
+
+def test_a_job_that_waits_has_an_estimated_start() -> None:
+    at = time.mktime((2100, 1, 2, 15, 4, 30, 0, 0, -1))
+    line = describe(SlurmState("PENDING", "Resources", estimated_start=at), Totals(), 100)
+    assert line == "PENDING (Resources)  estimated start 2100-01-02 15:04"
+
+
+def test_no_time_is_left_while_it_evaluates() -> None:
+    assert " left" not in describe(
+        SlurmState("RUNNING"), Totals(step=40, steps_per_s=2.0, workers=1, evaluating=True), 100
+    )
+
+
+def printed(placement: Placement) -> list[str]:
+    console = Console(file=io.StringIO(), width=100)
+    console.print(placement_table(placement))
+    assert isinstance(console.file, io.StringIO)
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]
+
+
+def test_the_table_has_a_line_for_each_process() -> None:
+    processes = (
+        Process("ps", 0, "nvb19", "nvb19-ib0", 2220),
+        Process("worker", 0, "nvb19", "nvb19-ib0", 2221, ("0", "1"), (0, 1, 4)),
+        Process("worker", 1, "nvb20", "nvb20-ib0", 2222, ("[red]",)),
+    )
+    heading, *lines = printed(Placement(("nvb19", "nvb20"), processes))
+    assert heading.split() == ["node", "process", "GPUs", "cores", "address"]
+    assert [line.split() for line in lines] == [
+        ["nvb19", "ps", "0", "none", "not", "bound", "nvb19-ib0:2220"],
+        ["worker", "0", "0,1", "0-1,4", "nvb19-ib0:2221"],
+        ["nvb20", "worker", "1", "[red]", "not", "bound", "nvb20-ib0:2222"],
+    ]
+
+
+def test_a_long_table_says_how_much_more_there_is() -> None:
+    nodes = tuple(f"n{number}" for number in range(100))
+    lines = printed(Placement(nodes, tuple(Process("worker", i, node, node, 1) for i, node in enumerate(nodes))))
+    assert len(lines) == 26
+    assert lines[-2].startswith("n23 ")
+    assert lines[-1].startswith("… 76 nodes more")
+
+
+def summary(tmp_path: Path, state: str, **values: Any) -> list[str]:
+    (tmp_path / "job.log").write_text("first\nlast\n")
+    ended = Summary(state, 0, 100.0, 165.0, **values)
+    return summary_lines(Job(tmp_path), SlurmState(state), ended)
+
+
+RESULT = {"test_accuracy": 0.951, "test_loss": 0.25, "steps": 600, "steps_per_s": 12.34, "images_per_s": 395.0}
+
+
+def test_the_end_of_a_job_has_its_result_and_its_folder(tmp_path: Path) -> None:
+    path = tmp_path / "train-7"
+    path.mkdir()
+    assert summary(path, "COMPLETED", result=RESULT) == [
+        "Job 7 COMPLETED after 1:05 min",
+        "test accuracy 95.10%, test loss 0.250; 600 steps, 12.3 steps/s, 395 images/s",
+        f"Run folder: {path}",
+    ]
+    assert "test loss nan" in summary(path, "COMPLETED", result={**RESULT, "test_loss": None})[1]
+
+
+def test_the_end_of_a_job_says_that_it_was_started_more_than_once(tmp_path: Path) -> None:
+    _, again, *_ = summary(tmp_path, "COMPLETED", result=RESULT, attempts=3)
+    assert again == f"Its processes were started 3 times; {tmp_path / 'attempts.jsonl'} says why"
+
+
+def test_the_end_of_a_failed_job_has_its_cause(tmp_path: Path) -> None:
+    failure = Failure("worker:1", "nvb20", 137, 9, last_lines=("a", "b"))
+    _, cause, _ = summary(tmp_path, "FAILED", failure=failure)
+    assert cause == "worker:1 on node nvb20 was killed by signal 9; its last lines:\n    a\n    b"
+
+
+def test_without_a_cause_the_end_of_the_log_is_shown(tmp_path: Path) -> None:
+    assert summary(tmp_path, "TIMEOUT")[1:4] == [f"The end of {tmp_path / 'job.log'}:", "    first", "    last"]

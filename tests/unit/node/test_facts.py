@@ -1,0 +1,117 @@
+"""What a node has for a job."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpc_dl.errors import UserError
+from hpc_dl.node import facts
+from hpc_dl.node.facts import local_facts, local_gpus, node_name, ports_in_use, slurm_facts, visible_gpus
+from hpc_dl.spec.job import JobSpec
+from hpc_dl.spec.site import Site
+
+
+@pytest.mark.parametrize(
+    ("environ", "gpus"),
+    [
+        ({"CUDA_VISIBLE_DEVICES": "0,1,2"}, ("0", "1", "2")),
+        ({"CUDA_VISIBLE_DEVICES": "2,3", "SLURM_STEP_GPUS": "6,7"}, ("2", "3")),
+        ({"SLURM_STEP_GPUS": "2,3", "SLURM_JOB_GPUS": "0,1,2,3"}, ("2", "3")),
+        ({"CUDA_VISIBLE_DEVICES": "", "SLURM_JOB_GPUS": "1"}, ("1",)),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-8932f937-d72c,MIG-1"}, ("GPU-8932f937-d72c", "MIG-1")),
+        ({"CUDA_VISIBLE_DEVICES": "NoDevFiles"}, ()),
+        ({"CUDA_VISIBLE_DEVICES": "-1"}, ()),
+        ({}, ()),
+    ],
+)
+def test_gpus_are_those_that_slurm_gave(environ: dict[str, str], gpus: tuple[str, ...]) -> None:
+    assert visible_gpus(environ) == gpus
+
+
+@pytest.mark.parametrize(("value", "gpus"), [("1,3", ("1", "3")), ("", ()), ("-1", ())])
+def test_this_machines_gpus_are_those_that_are_visible(
+    monkeypatch: pytest.MonkeyPatch, value: str, gpus: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
+    assert local_gpus() == gpus
+
+
+@pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
+def test_a_listening_socket_is_a_port_in_use(family: socket.AddressFamily, host: str) -> None:
+    try:
+        server = socket.create_server((host, 0), family=family)
+    except OSError:
+        pytest.skip(f"no {host} here")
+    with server:
+        port = server.getsockname()[1]
+        assert port in ports_in_use((1024, 65535))
+        assert ports_in_use((port, port)) == {port}
+        assert port not in ports_in_use((port + 1, 65535))
+    assert port not in ports_in_use((port, port))
+
+
+def _slurm_cores(
+    monkeypatch: pytest.MonkeyPatch, allowed: set[int], cores: int, threads: int = 1, **site: Any
+) -> tuple[int, ...]:
+    monkeypatch.setenv("SLURMD_NODENAME", "n1")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: allowed)
+    monkeypatch.setattr(facts, "_threads_of_core", lambda cpu: threads)
+    return slurm_facts(JobSpec(cores=cores, gpus=0), Site(cores=8, **site)).cores
+
+
+def test_cores_that_slurm_confines_the_job_to_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _slurm_cores(monkeypatch, {6, 4, 5, 7}, 4) == (4, 5, 6, 7)
+
+
+def test_what_slurm_rounds_up_to_a_whole_physical_core_is_the_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _slurm_cores(monkeypatch, set(range(4)), 3, threads=2) == (0, 1, 2, 3)
+    assert _slurm_cores(monkeypatch, set(range(5)), 3, threads=2) == ()
+
+
+def test_a_physical_core_of_this_machine_has_its_threads() -> None:
+    shared = Path("/sys/devices/system/cpu/cpu0/topology/thread_siblings_list").read_text().strip()
+    runs = [part.partition("-") for part in shared.split(",")]
+    assert facts._threads_of_core(0) == sum(int(last or first) - int(first) + 1 for first, _, last in runs)
+
+
+def test_cores_that_others_use_too_are_not_given_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _slurm_cores(monkeypatch, set(range(8)), 4) == ()
+
+
+def test_all_cores_of_an_exclusive_node_are_the_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _slurm_cores(monkeypatch, set(range(8)), 4, exclusive=True) == tuple(range(8))
+
+
+def test_nodes_that_are_one_machine_have_no_cores_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _slurm_cores(monkeypatch, {0, 1}, 4, exclusive=True, address="127.0.0.1") == ()
+
+
+def test_a_job_without_gpus_sees_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURMD_NODENAME", "n1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert slurm_facts(JobSpec(gpus=0), Site(cores=8)).gpus == ()
+    assert slurm_facts(JobSpec(gpus=2), Site(cores=8)).gpus == ("0", "1")
+
+
+def test_local_nodes_share_the_machines_gpus_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    found = local_facts(JobSpec(gpus=2), Site(cores=8), ["a", "b"])
+    assert [(facts.node, facts.gpus, facts.cores) for facts in found] == [("a", ("0", "1"), ()), ("b", ("2", "3"), ())]
+
+
+def test_outside_a_slurm_step_there_is_no_node_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURMD_NODENAME", raising=False)
+    with pytest.raises(UserError, match="inside a Slurm step"):
+        node_name()
+
+
+def test_a_kernel_without_ipv6_is_fine(monkeypatch: pytest.MonkeyPatch) -> None:
+    exists = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda self: self.name != "tcp6" and exists(self))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        assert server.getsockname()[1] in ports_in_use((1024, 65535))

@@ -1,0 +1,117 @@
+"""The outcome of a job: done markers, the first failure, the summary."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from hpc_dl.node.outcome import (
+    all_workers_done,
+    finish,
+    mark_done,
+    mark_lost,
+    outcome,
+    report_failure,
+    tell_all_to_end,
+)
+from hpc_dl.runfolder.folder import Failure, RunFolder
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    return RunFolder.create(tmp_path / "job-L1")
+
+
+def failure(process: str, code: int) -> Failure:
+    return Failure(process, "n1", code, 0, 1.0, ("why",))
+
+
+def test_workers_are_done_when_each_has_said_so(run: RunFolder) -> None:
+    cluster = {"ps": ["a"], "chief": ["b"], "worker": ["c", "d"]}
+    for name in ("worker:0", "chief:0", "worker:0"):
+        assert not all_workers_done(run, cluster)
+        mark_done(run, name)
+    assert not all_workers_done(run, cluster)
+    mark_done(run, "worker:1")
+    assert all_workers_done(run, cluster)
+
+
+def test_nobody_waits_for_a_worker_that_was_given_up(run: RunFolder) -> None:
+    cluster = {"ps": ["a"], "worker": ["c", "d"]}
+    mark_lost(run, "worker:1")
+    mark_done(run, "worker:1")  # once more, by whoever
+    assert not all_workers_done(run, cluster)
+    mark_done(run, "worker:0")
+    assert all_workers_done(run, cluster)
+
+
+def test_each_attempt_has_markers_and_a_failure_of_its_own(run: RunFolder) -> None:
+    first, second = RunFolder(run.path, 0), RunFolder(run.path, 1)
+    mark_done(first, "worker:0")
+    report_failure(first, failure("worker:1", 9))
+    assert not second.done.exists()
+    assert second.read_failure() is None
+    assert (outcome(first, 9, 0).attempts, outcome(second, 0, 0).state) == (1, "COMPLETED")
+
+
+def test_the_first_of_many_failures_at_once_is_everybodys(run: RunFolder) -> None:
+    with ThreadPoolExecutor(20) as pool:
+        found = set(pool.map(lambda i: report_failure(run, failure(f"worker:{i}", i + 1)), range(40)))
+    assert found == {run.read_failure()}
+    assert len(list(run.state.glob("failure-worker-*.json"))) == 40  # the others are there to be read
+
+
+@pytest.mark.parametrize("code", [0, 130, 143])
+def test_who_is_told_to_end_when_all_is_done_has_completed(run: RunFolder, code: int) -> None:
+    run.cluster.write_text('{"worker": ["c"]}')
+    tell_all_to_end(run)
+    assert outcome(run, code, 0).state == "CANCELLED"
+    mark_done(run, "worker:0")
+    assert (outcome(run, code, 0).state, outcome(run, code, 0).exit_code) == ("COMPLETED", 0)
+
+
+@pytest.mark.parametrize(
+    ("code", "state"), [(0, "COMPLETED"), (1, "FAILED"), (137, "FAILED"), (143, "CANCELLED"), (130, "CANCELLED")]
+)
+def test_without_a_failed_process_the_scripts_exit_code_counts(run: RunFolder, code: int, state: str) -> None:
+    started = time.time() - 5
+    summary = outcome(run, code, started)
+    finish(run, summary)
+    assert (summary.state, summary.exit_code, summary.failure, summary.result) == (state, code, None, None)
+    assert 4 < summary.ended - summary.started < 60
+    assert run.read_summary() == summary
+
+
+@pytest.mark.parametrize("code", [0, 1, 143])
+def test_a_failed_process_counts_whatever_the_script_says(run: RunFolder, code: int) -> None:
+    report_failure(run, failure("worker:2", 9))
+    summary = outcome(run, code, 0)
+    assert (summary.state, summary.exit_code) == ("FAILED", 9)
+    assert str(summary.failure) == "worker:2 on node n1 ended with exit code 9; its last lines:\n    why"
+
+
+def test_who_was_told_to_end_and_ends_with_0_is_not_done(run: RunFolder) -> None:
+    """As mpirun's ranks do."""
+    tell_all_to_end(run)
+    # A launcher was killed, and the end of its job has told the others.
+    assert (outcome(run, 137, 0).state, outcome(run, 137, 0).exit_code) == ("FAILED", 137)
+    run.cluster.write_text('{"worker": ["a:1", "b:1"]}')
+    mark_done(run, "worker:0")
+    assert (outcome(run, 0, 0).state, outcome(run, 0, 0).exit_code) == ("CANCELLED", 143)
+    mark_done(run, "worker:1")
+    assert outcome(run, 0, 0).state == "COMPLETED"  # it was done before that
+
+
+def test_the_summary_has_what_the_program_reported(run: RunFolder) -> None:
+    run.result.write_text('{"test_accuracy": 0.97}')
+    assert outcome(run, 0, 0).result == {"test_accuracy": 0.97}
+
+
+@pytest.mark.parametrize("text", ["", '{"test_acc', "[1]", "NaN"])
+def test_a_result_that_is_no_object_of_json_does_not_hide_the_outcome(run: RunFolder, text: str) -> None:
+    run.result.write_text(text)
+    summary = outcome(run, 0, 0)
+    assert (summary.state, summary.result) == ("COMPLETED", None)

@@ -1,0 +1,235 @@
+"""Plans: what is asked for, on a site, before there is a job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpc_dl.errors import UserError
+from hpc_dl.planning import preview
+from hpc_dl.planning.plan import Plan, command, directives, first_port, make_plan, minutes, placed
+from hpc_dl.spec.job import JobSpec
+from hpc_dl.spec.layers import Layer
+from hpc_dl.spec.placement import NodeFacts, resolve
+from hpc_dl.spec.site import Site, load_site, site_file
+from hpc_dl.train import ONLY_IN
+from hpc_dl.train.options import Options, parse
+
+K80 = Site(name="k80", cores=16, gpus=4, gpu_type="k80", partition="projects")
+
+
+def options(site: Site = K80, **settings: Any) -> dict[str, Any]:
+    return directives(resolve(JobSpec(**settings), site), site, Path("/w/runs"))
+
+
+def plan(nodelist: str = "", site: str = "minotauro", job: str | None = "train", **settings: Any) -> Plan:
+    path = site_file(site)
+    return make_plan(job, load_site(path), path, [Layer(settings, "keyword {key}")], nodelist)
+
+
+def test_what_sbatch_gets() -> None:
+    assert options(nodes=2, gpus=2) == {
+        "job-name": "job",
+        "nodes": 2,
+        "ntasks-per-node": 1,
+        "cpus-per-task": 8,
+        "time": "01:00:00",
+        "output": "/w/runs/job-%j/job.log",
+        "open-mode": "append",
+        "requeue": True,
+        "signal": "B:USR1@60",
+        "gres": "gpu:k80:2",
+        "partition": "projects",
+    }
+
+
+def test_a_job_is_told_ahead_of_its_time_limit_if_it_may_be_requeued() -> None:
+    assert options(time="2")["signal"] == "B:USR1@24"  # a fifth of a short job, since Slurm may send it a minute early
+    assert options(time="1-00:00:00")["signal"] == "B:USR1@60"
+    assert options(msgspec.structs.replace(K80, notice=300), time="1:00:00")["signal"] == "B:USR1@300"
+    assert "signal" not in options(msgspec.structs.replace(K80, notice=0))
+    assert {"signal", "requeue"}.isdisjoint(options(requeues=0))
+    assert options(slurm={"signal": "B:USR1@600"})["signal"] == "B:USR1@600"
+
+
+@pytest.mark.parametrize(("script", "again"), [("", 3), ("own.py", 0)])
+def test_the_built_in_program_starts_again_a_script_of_the_users_own_does_not(script: str, again: int) -> None:
+    job = resolve(JobSpec(script=script), K80)
+    assert (job.restarts, job.requeues) == (again, again)
+    job = resolve(JobSpec(script=script, restarts=1, requeues=9), K80)
+    assert (job.restarts, job.requeues) == (1, 9)
+
+
+def test_without_gpus_there_is_no_gres() -> None:
+    assert "gres" not in options(gpus=0)
+    assert "gres" not in options(Site(cores=1))
+    assert options(Site(cores=1, gpus=1))["gres"] == "gpu:1"
+
+
+def test_the_jobs_partition_comes_before_the_sites() -> None:
+    assert options(partition="debug")["partition"] == "debug"
+    assert "partition" not in options(Site(cores=1))
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(True, True), ("true", True), ("x y", "x y"), (0, 0), ("0", "0"), (1, 1), (1.5, 1.5), ("", "")],
+)
+def test_an_option_is_passed_through_as_it_is(value: Any, expected: Any) -> None:
+    found = options(slurm={"nice": value})["nice"]
+    assert (found, type(found)) == (expected, type(expected))
+
+
+@pytest.mark.parametrize("value", [False, "false"])
+def test_false_takes_an_option_of_the_site_away(value: Any) -> None:
+    site = msgspec.structs.replace(K80, exclusive=True, slurm={"qos": "normal", "mem": "4G"})
+    assert options(site)["exclusive"] is True
+    found = options(site, slurm={"exclusive": value, "qos": value, "mem": "8G"})
+    assert "exclusive" not in found
+    assert "qos" not in found
+    assert found["mem"] == "8G"
+
+
+def test_a_percent_sign_in_the_path_is_none_of_slurms() -> None:
+    job = resolve(JobSpec(), K80)
+    assert directives(job, K80, Path("/w/100%j"))["output"] == "/w/100%%j/job-%j/job.log"
+
+
+def test_a_backslash_in_the_path_is_refused_where_slurm_writes_the_log() -> None:
+    job = resolve(JobSpec(), Site(cores=1))
+    with pytest.raises(UserError, match="Slurm replaces no %j in a path with a backslash"):
+        directives(job, Site(cores=1), Path("/w/a\\b"))
+    assert directives(job, Site(cores=1, scheduler="local"), Path("/w/a\\b"))
+
+
+@pytest.mark.parametrize(
+    ("time", "expected"),
+    [
+        ("30", 30),
+        ("0:30", 1),
+        ("1:00", 1),
+        ("90:01", 91),
+        ("01:00:00", 60),
+        ("00:00:01", 1),
+        ("1-0", 1440),
+        ("1-2:30", 1590),
+        ("2-00:00:59", 2881),
+    ],
+)
+def test_minutes_of_a_time_limit(time: str, expected: int) -> None:
+    assert minutes(time) == expected
+
+
+@given(st.integers(0, 99), st.integers(0, 23), st.integers(0, 59), st.integers(0, 59))
+def test_minutes_are_rounded_up(days: int, hours: int, mins: int, seconds: int) -> None:
+    whole = (days * 24 + hours) * 60 + mins
+    assert minutes(f"{days}-{hours:02}:{mins:02}:{seconds:02}") == whole + (seconds > 0)
+    assert minutes(f"{whole}:{seconds:02}") == whole + (seconds > 0)
+
+
+def test_a_node_list_sets_the_number_of_nodes_unless_it_is_given() -> None:
+    assert plan("nvb[16,19,25]").job.nodes == 3
+    assert [*plan("nvb[19,16]").placement("nvb[19,16]").nodes] == ["nvb19", "nvb16"]
+    with pytest.raises(UserError, match=r"node list 'nvb\[1-3\]': has 3 nodes, the job wants 2"):
+        plan("nvb[1-3]", nodes=2).placement("nvb[1-3]")
+
+
+def test_without_a_node_list_the_sites_first_nodes_are_assumed() -> None:
+    assert plan(nodes=2).placement().nodes == ("nvb1", "nvb2")
+
+
+def test_slurm_alone_says_how_many_nodes_there_are() -> None:
+    site = msgspec.structs.replace(K80, nodes="node[2-3]")
+    names = make_plan(None, site, Path("k80.toml"), [Layer({"nodes": 4}, "test")]).placement().nodes
+    assert names == ("node2", "node3", "node1", "node4")
+    with pytest.raises(UserError, match="more than 100000 nodes"):
+        make_plan(None, site, Path("k80.toml"), [Layer({"nodes": 10**9}, "test")]).placement()
+    with pytest.raises(UserError, match=r"nodes = 65: site 'local' has 64 \(node\[1-64\]\)"):
+        plan(site="local", nodes=65).placement()
+
+
+def test_the_built_in_program_gets_every_setting() -> None:
+    job = plan(steps=7, lr_boundaries=[10, 20], args=["--x", "y"]).job
+    words = command(job, K80, "/run")
+    assert words[1:3] == ["-m", "hpc_dl.train"]
+    assert words[-2:] == ["--x", "y"]
+    given_options = dict(word.removeprefix("--").split("=", 1) for word in words[3:-2])
+    assert given_options.items() >= {"steps": "7", "lr-boundaries": "10,20", "run-dir": "/run", "mode": "async"}.items()
+
+
+@pytest.mark.parametrize(
+    ("mode", "settings"),
+    [
+        ("async", {"staleness": 0, "compression": "1bit"}),
+        ("mixed", {"towers": 2, "n_fetch": 3, "n_push": 4}),
+        ("sync", {"backup_workers": 1, "compression": "fp16"}),
+        ("single", {"towers": 2}),
+    ],
+)
+def test_what_only_some_modes_have_reaches_the_built_in_program(mode: str, settings: dict[str, Any]) -> None:
+    defaults = {key: getattr(Options(Path(), 1), key) for key in ONLY_IN}
+    job = plan(mode=mode, gpus=2, **settings).job
+    found = parse(command(job, K80, "/run")[3:])
+    assert {key: getattr(found, key) for key in ONLY_IN} == {**defaults, **settings}
+
+
+@pytest.mark.parametrize(("name", "interpreter"), [("train.py", ["/opt/python"]), ("train.sh", [])])
+def test_a_script_of_ones_own_runs_as_it_is(tmp_path: Path, name: str, interpreter: list[str]) -> None:
+    (tmp_path / name).touch()
+    job = plan(job=None, script=str(tmp_path / name), args=["a"]).job
+    site = msgspec.structs.replace(K80, python="/opt/python")
+    assert command(job, site, "/run") == [*interpreter, str(tmp_path / name), "a"]
+
+
+def test_the_separator_is_no_argument(tmp_path: Path) -> None:
+    (tmp_path / "train.sh").touch()
+    one = plan(job=None, script=str(tmp_path / "train.sh"), args=[":::", "::::"], nodes=1)
+    assert " --separator ::::: ::::: ps:0 " in one.task_file(one.placement(), "/run")
+
+
+def test_the_real_placement_follows_slurms_list_and_what_the_nodes_told() -> None:
+    job = resolve(JobSpec(nodes=2, gpus=1), K80)
+    facts = {name: NodeFacts(name, (gpu,)) for name, gpu in (("n1", "3"), ("n2", "0"))}
+    placement = placed(job, K80, facts, "n[1-2]", "12")
+    assert [(p.name, p.node, p.visible_gpus) for p in placement.processes] == [
+        ("ps:0", "n1", ""),
+        ("worker:0", "n1", "3"),
+        ("worker:1", "n2", "0"),
+    ]
+    assert placement.processes[0].port == K80.ports[0] + first_port("12")
+    with pytest.raises(UserError, match="node n3: told nothing about itself; 2 of 3 nodes did"):
+        placed(job, K80, facts, "n[1-3]", "12")
+
+
+@pytest.mark.parametrize("job_id", ["7", "L7", "7_3", "", "99999999"])
+def test_jobs_in_a_row_start_at_different_ports(job_id: str) -> None:
+    assert first_port(job_id) >= 0
+    assert first_port("8") - first_port("7") >= 64
+
+
+def test_a_preview_shows_what_a_process_gets() -> None:
+    one = plan(nodes=1, gpus=2)
+    placement = one.placement()
+    assert preview.process_text(one, placement, "worker:1").split("\n") == [
+        "node nvb1",
+        "CUDA_VISIBLE_DEVICES=1",
+        'TF_CONFIG={"cluster":{"ps":["nvb1-ib0:2220"],"worker":["nvb1-ib0:2221","nvb1-ib0:2222"]},'
+        '"task":{"type":"worker","index":1}}',
+    ]
+    with pytest.raises(
+        UserError, match=r"process 'worker:11': not in this job \(did you mean 'worker:1'\?\); it has 'ps:0'"
+    ):
+        preview.process_text(one, placement, "worker:11")
+
+
+def test_staging_is_the_task_of_each_nodes_line(tmp_path: Path) -> None:
+    one = plan(nodes=1, gpus=1, stage=True)
+    assert " --stage ::: ps:0 " in one.task_file(one.placement(), "/run")
+    (tmp_path / "train.sh").touch()
+    with pytest.raises(UserError, match="stage = true: what a script of your own reads is not known"):
+        plan(job=None, script=str(tmp_path / "train.sh"), stage=True)

@@ -1,0 +1,108 @@
+"""A plan becomes a run folder and a job, or nothing at all."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+import hpc_dl
+from hpc_dl.planning.plan import Plan, make_plan
+from hpc_dl.spec.layers import Layer
+from hpc_dl.spec.site import load_site, site_file
+from hpc_dl.submission.submit import check_plan, submit_plan
+from tests.unit.fakes.processes import names
+from tests.unit.fakes.slurm import FakeSlurm
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    fake = FakeSlurm(tmp_path / "fake", monkeypatch)
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "own.sh").write_text("#!/bin/sh\n")
+    monkeypatch.chdir(tmp_path / "work")
+    return fake
+
+
+def plan() -> Plan:
+    path = site_file("minotauro")
+    return make_plan(None, load_site(path), path, [Layer({"script": "own.sh", "name": "one"}, "test")])
+
+
+def left() -> list[str]:
+    return names(Path("runs")) if Path("runs").exists() else []
+
+
+def test_the_job_is_held_until_its_folder_has_its_name(slurm: FakeSlurm) -> None:
+    job = submit_plan(plan())
+    assert [call[:2] for call in slurm.calls()] == [["sbatch", "--hold"], ["scontrol", "release"]]
+    assert (job.job_id, job.run.path) == ("4711", Path("runs/one-4711").absolute())
+    assert left() == ["one-4711"]
+    assert job.run.script.read_text() == slurm.script()
+    assert stat.S_IMODE(job.run.path.stat().st_mode) == 0o700
+    assert job.run.read_job().name == "one"
+
+
+def test_a_refused_job_leaves_nothing(slurm: FakeSlurm) -> None:
+    slurm.answer("sbatch", err="sbatch: error: no such account\n", code=1)
+    with pytest.raises(hpc_dl.UserError, match="no such account"):
+        submit_plan(plan())
+    assert left() == []
+
+
+def test_a_job_that_is_not_released_is_cancelled_and_leaves_nothing(slurm: FakeSlurm) -> None:
+    slurm.answer("scontrol", err="Access denied\n", code=1)
+    with pytest.raises(hpc_dl.UserError, match=r"scontrol release 4711: Access denied; job 4711 was cancelled"):
+        submit_plan(plan())
+    assert slurm.calls("scancel") == [["scancel", "4711"]]
+    assert left() == []
+
+
+def test_the_folder_of_a_job_that_may_still_start_stays(slurm: FakeSlurm) -> None:
+    for name in ("scontrol", "scancel"):
+        slurm.answer(name, err="Unable to contact slurm controller\n", code=1)
+    with pytest.raises(hpc_dl.UserError, match=r"scontrol release 4711: Unable .*; job 4711 may still exist: scancel"):
+        submit_plan(plan())
+    assert left() == ["one-4711"]
+
+
+def test_a_folder_of_another_job_with_this_number_stays(slurm: FakeSlurm) -> None:
+    Path("runs/one-4711").mkdir(parents=True)
+    Path("runs/one-4711/job.toml").write_text("old")
+    with pytest.raises(hpc_dl.UserError, match=r"runs/one-4711: .*not empty; job 4711 was cancelled"):
+        submit_plan(plan())
+    assert slurm.calls("scancel") == [["scancel", "4711"]]
+    assert slurm.calls("scontrol") == []
+    assert left() == ["one-4711"]
+    assert Path("runs/one-4711/job.toml").read_text() == "old"
+
+
+def test_ctrl_c_before_the_job_may_start_cancels_it(slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(job_id: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hpc_dl.schedulers.slurm.sbatch.release", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        submit_plan(plan())
+    assert slurm.calls("scancel") == [["scancel", "4711"]]
+    assert left() == []
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_dry_run_leaves_nothing(slurm: FakeSlurm, code: int) -> None:
+    slurm.answer("sbatch", err="sbatch: Job 3 to start\n", code=code)
+    if code:
+        with pytest.raises(hpc_dl.UserError, match="Job 3 to start"):
+            check_plan(plan())
+    else:
+        assert check_plan(plan()) == "Job 3 to start"
+    assert [call[:2] for call in slurm.calls()] == [["sbatch", "--test-only"]]
+    assert left() == []
+
+
+def test_a_runs_folder_that_is_no_folder_is_an_error(slurm: FakeSlurm) -> None:
+    Path("runs").write_text("")
+    with pytest.raises(OSError, match="runs"):
+        submit_plan(plan())
+    assert slurm.calls() == []

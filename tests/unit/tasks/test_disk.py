@@ -1,0 +1,245 @@
+"""Task files on a disk that is full or away for a while."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from hpc_dl.errors import DISK, DiskError
+from hpc_dl.tasks.executor import Agents, Event, Lost
+from hpc_dl.tasks.file.task import Task
+from hpc_dl.tasks.log import TaskLog
+from hpc_dl.tasks.messages import Begin, Ended, Order, Stop, Stuck
+from hpc_dl.tasks.node_agent import journal_file
+from hpc_dl.tasks.node_agent.journal_file import Appender
+from hpc_dl.tasks.pool import Demand, Node, Pool, Share
+from hpc_dl.tasks.records import Journal, Records, Run
+from hpc_dl.tasks.runner import Runner
+from hpc_dl.tasks.scheduler import Scheduler, State
+from tests.unit.fakes.tasks import RUN, eventually, states, tasks
+
+_TASKS = 50
+
+
+def no_space(*_: object) -> int:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Appender:
+    one = Appender(tmp_path / "journal", again=True)
+    one.open()
+    return one
+
+
+def test_a_line_that_a_full_disk_has_cut_is_completed(journal: Appender, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+    assert journal.write(b"first\n") == b"first\n"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda file, data: write(file, data[:3]))
+        assert journal.write(b"second\nthird\n") == b""
+        patch.setattr(os, "write", no_space)
+        assert journal.write(b"fourth\n") == b""
+    assert journal.trouble == f"{journal.path} can't be written: No space left on device"
+    assert journal.write() == b"second\nthird\nfourth\n"
+    journal.sync()
+    assert (journal.behind, journal.trouble) == (False, "")
+    assert journal.path.read_text() == "first\nsecond\nthird\nfourth\n"
+    journal.close()
+
+
+def test_what_was_told_is_written_and_not_told_again(journal: Appender, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", no_space)
+        journal.write(b"first\n")
+    assert journal.tell() == b"first\n"
+    assert journal.write(b"second\n") == b"second\n"
+    assert journal.path.read_text() == "first\nsecond\n"
+    journal.close()
+
+
+def test_what_gets_lost_on_its_way_to_the_disk_is_written_again(
+    journal: Appender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal.write(b"first\n")
+    journal.sync()
+    journal.write(b"second\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", no_space)
+        journal.sync()
+    assert journal.write(b"third\n") == b"third\n"
+    journal.sync()
+    assert journal.path.read_text().split() == ["first", "second", "second", "third"]
+    journal.close()
+
+
+def test_patience_with_a_disk_ends(journal: Appender, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_file, "PATIENCE", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", no_space)
+        journal.write(b"first\n")
+        with pytest.raises(DiskError, match="can't be written: No space left"):
+            journal.write()
+    assert journal.write() == b"first\n"
+    journal.close()
+
+
+def test_a_run_outlasts_a_full_disk_and_loses_nothing(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("echo x >> ran\n" * _TASKS)
+    words = [*RUN, "run", "t.txt", "--json", "--log-level=1", "--workers=2"]
+    # No file gets longer than this; what the disk itself does not take fails in the same way.
+    full = (3000, resource.RLIM_INFINITY)
+    runner = subprocess.Popen(
+        words,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=(tmp_path / "log").open("w"),
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, full),
+    )
+    eventually(lambda: "can't be written: File too large; trying again" in (tmp_path / "log").read_text())
+    with pytest.raises(subprocess.TimeoutExpired):
+        runner.wait(2.5)
+    for pid in (runner.pid, *map(int, Path(f"/proc/{runner.pid}/task/{runner.pid}/children").read_text().split())):
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    report = json.loads(runner.communicate(timeout=30)[0])
+    assert runner.returncode == 0
+    assert set(states(report).values()) == {"OK"}
+    ends = Journal(tmp_path / "t.txt.records").ends
+    assert sorted(end.task for end in ends) == list(range(1, _TASKS + 1))
+    assert len(Journal(tmp_path / "t.txt.records").starts) == _TASKS
+    assert tasks(tmp_path, "run", "t.txt", "--resume").returncode == 0
+    assert (tmp_path / "ran").read_text().count("x") == _TASKS
+
+
+_AGENT = """
+import errno, os
+from hpc_dl.tasks.node_agent import agent
+from hpc_dl.tasks.node_agent import journal_file
+spawn, write = os.posix_spawn, os.write
+def full(words):
+    if not os.path.exists("room"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+def posix_spawn(*words, **more):
+    full(words)
+    return spawn(*words, **more)
+def written(file, data):
+    if file > 2 and data.startswith(b"{"):
+        full(data)
+    return write(file, data)
+"""
+
+
+def agent_on_a_full_disk(folder: Path, patch: str) -> Agents:
+    (folder / "output").mkdir()
+    agents = Agents({"n": [sys.executable, "-c", f"{_AGENT}{patch}\nagent.main()", str(folder), "1.0", "n"]})
+    agents.greet(60)
+    agents.begin(60)
+    agents.order("n", [Order(1, "k", 1, "true", shares=(Share("n", (0,)),))])
+    return agents
+
+
+def said(agents: Agents, seconds: float) -> list[Event | Lost]:
+    return [event for _ in range(2) for event in agents.wait(seconds / 2)]
+
+
+def test_a_task_whose_output_a_full_disk_does_not_take_starts_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    agents = agent_on_a_full_disk(tmp_path, "os.posix_spawn = posix_spawn")
+    try:
+        assert said(agents, 2) == []
+        (tmp_path / "room").touch()
+        (end,) = agents.wait(20)
+        assert isinstance(end, Ended)
+        assert end.ok
+    finally:
+        agents.close()
+
+
+@pytest.mark.parametrize(
+    "patch", ["os.posix_spawn = posix_spawn; agent.PATIENCE = 0", "os.write = written; journal_file.PATIENCE = 0"]
+)
+def test_an_agent_whose_disk_stays_full_says_so_and_ends_its_tasks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patch: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    agents = agent_on_a_full_disk(tmp_path, patch)
+    try:
+        events: list[Event | Lost] = []
+        while len(events) < 2:
+            events += agents.wait(20) or pytest.fail("it did not happen in time")
+        kinds = {type(event) for event in events}
+        assert kinds == {Stuck, Ended}
+        (stuck,) = [event for event in events if isinstance(event, Stuck)]
+        assert stuck.reason.endswith("No space left on device")
+    finally:
+        agents.close()
+
+
+class Node1:
+    """A node with an agent that gives up at once and stops its tasks as it is told."""
+
+    def __init__(self, events: list[Event | Lost]) -> None:
+        self.events = events
+
+    def order(self, node: str, orders: Sequence[Order | Stop | Begin]) -> None:
+        pass
+
+    def stop(self, grace: float) -> None:
+        self.events.append(Ended(1, "k", 1, "n", 0, 0, stopped=True))
+
+    def wait(self, timeout: float | None) -> list[Event | Lost]:
+        events, self.events = self.events, []
+        return events
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_run_whose_disk_stays_full_ends_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: bool) -> None:
+    records = Records(tmp_path / "records", "", resume=False)
+    records.begin(Run(0, "local", "", 1, 0))
+    pool = Pool([Node("n", (0,))])
+    scheduler = Scheduler([Task(1, "true"), Task(2, "true")], pool, lambda _: Demand())
+    with monkeypatch.context() as patch, open("/dev/full", "w") as nowhere:  # noqa: PTH123
+        if own:
+            patch.setattr(os, "write", no_space)
+            patch.setattr(journal_file, "PATIENCE", 0.0)
+        node = Node1([] if own else [Stuck("n", "it is full")])
+        runner = Runner(scheduler, node, records, TaskLog(nowhere.fileno(), 3), lose=pool.lose)
+        runner.run()
+    assert runner.code == DISK
+    assert runner.ended_by.endswith("No space left on device" if own else "n: it is full")
+    assert scheduler.states == {1: State.STOPPED, 2: State.WAITING}
+    records.close()
+
+
+def test_a_run_whose_output_nobody_reads_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("sleep 0.5\n[# 1 #] echo x > ran\n")
+    read, write = os.pipe()
+    runner = subprocess.Popen([*RUN, "run", "t.txt"], cwd=tmp_path, stdout=write, stderr=write)
+    os.close(write)
+    os.close(read)
+    assert runner.wait(30) == 0
+    assert (tmp_path / "ran").exists()
+
+
+def test_a_full_disk_cuts_no_line_of_the_log_but_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+    with (tmp_path / "log").open("wb", buffering=0) as file:
+        log = TaskLog(file.fileno(), 3)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", lambda file, data: write(file, data[:10]))
+            log.line(3, "first")
+            patch.setattr(os, "write", no_space)
+            log.line(3, "second")
+        log.line(3, "third")
+    assert [line[-11:] for line in (tmp_path / "log").read_text().splitlines()[1:]] == ["INFO: third"]
