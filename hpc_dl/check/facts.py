@@ -19,7 +19,8 @@ from hpc_dl.check.finding import last_line
 from hpc_dl.check.python import Python, read_python, wanted_packages
 from hpc_dl.errors import UserError
 from hpc_dl.node.facts import ports_in_use
-from hpc_dl.planning.plan import Plan, nodes_python
+from hpc_dl.planning.plan import Plan
+from hpc_dl.planning.task_file import nodes_python
 from hpc_dl.schedulers.slurm.partitions import Slurm, ask_slurm
 from hpc_dl.submission.mpi_check import check_mpi
 from hpc_dl.templates import Renderer

@@ -16,7 +16,9 @@ from hpc_dl import data
 from hpc_dl.check.finding import Finding, error, last_line
 from hpc_dl.check.node_rules import findings
 from hpc_dl.check.probe import NodeAnswer, probe
-from hpc_dl.planning.plan import Plan, directives, nodes_python
+from hpc_dl.planning.plan import Plan
+from hpc_dl.planning.sbatch_options import directives
+from hpc_dl.planning.task_file import nodes_python
 from hpc_dl.processes import private_files
 from hpc_dl.runfolder.folder import RunFolder, write_text
 from hpc_dl.schedulers.slurm import sbatch

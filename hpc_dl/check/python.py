@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 
+from hpc_dl.spec.modes import MODES
+
 _MARK = "hpc-dl-python "
 
 
@@ -52,7 +54,7 @@ def wanted_packages(mode: str, script: str) -> list[str]:
     """Return the packages that the processes of a job import."""
     if script:
         return []
-    return ["tensorflow", *(["horovod.tensorflow"] if mode == "horovod" else [])]
+    return ["tensorflow", *(["horovod.tensorflow"] if MODES[mode].ranks else [])]
 
 
 if __name__ == "__main__":

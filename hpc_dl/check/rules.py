@@ -12,7 +12,9 @@ from hpc_dl.check.finding import Finding, error, warning
 from hpc_dl.errors import UserError, allowed, near_match
 from hpc_dl.models import MODELS
 from hpc_dl.planning.gpu_memory import gpu_warning
-from hpc_dl.planning.plan import Plan, minutes, nodes_python
+from hpc_dl.planning.plan import Plan
+from hpc_dl.planning.sbatch_options import minutes
+from hpc_dl.planning.task_file import nodes_python
 from hpc_dl.schedulers.slurm.partitions import Node, Partition
 
 Rule = Callable[[Plan, Facts], Iterator[Finding]]

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import os
-import shlex
-import typing
 from collections.abc import Callable
 from typing import Any
 
 import click
-import msgspec
 from click.core import ParameterSource
 
 from hpc_dl.errors import UserError
-from hpc_dl.spec.job import JobSpec, pairs
+from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.layers import Layer
-
-_TABLES = ("slurm", "env")
-_NUMBERS = ("lr_boundaries", "trace_steps")
+from hpc_dl.spec.options import fields, pairs, words
 
 
 def job_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -25,17 +20,10 @@ def job_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
     Environment variables ``HPC_DL_<KEY>`` stand in for options; the Makefile sets them from its variables.
     """
-    hints = typing.get_type_hints(JobSpec, include_extras=True)
-    for field in reversed(msgspec.structs.fields(JobSpec)):
-        text = _description(hints[field.name])
-        variable = f"HPC_DL_{field.name.upper()}"
-        flag = f"--{field.name.replace('_', '-')}"
-        option: dict[str, Any] = {"envvar": variable, "help": text, "default": None}
-        if field.name in _TABLES:
-            option.update(multiple=True, metavar="KEY=VALUE", envvar=None)
-        elif isinstance(field.default, bool):
-            flag += f"/--no-{field.name.replace('_', '-')}"
-        function = click.option(flag, field.name, **option)(function)
+    for field in reversed(list(fields(JobSpec))):
+        variable = None if field.is_table else f"HPC_DL_{field.name.upper()}"
+        declarations, settings = field.option(envvar=variable)
+        function = click.option(*declarations, **settings)(function)
     return function
 
 
@@ -47,23 +35,19 @@ def layers(settings: dict[str, Any]) -> list[Layer]:
     """
     context = click.get_current_context()
     found: list[Layer] = []
-    for key, value in settings.items():
-        origin = f"--{key.replace('_', '-')}"
+    for field in fields(JobSpec):
+        if field.name not in settings:
+            continue
+        key, value, origin = field.name, settings[field.name], field.flag
         if context.get_parameter_source(key) == ParameterSource.ENVIRONMENT:
             if key == "start_from" and "HPC_DL_RUN" in os.environ and "HPC_DL_MAKE" not in os.environ:
                 continue  # we are in a process of a job, and it is that job's
             origin = _variable(key)
         _check_text(value, origin)
-        if key in _TABLES:
-            if text := os.environ.get(f"HPC_DL_{key.upper()}"):
-                found.append(Layer({key: pairs(_words(text, _variable(key)), _variable(key))}, _variable(key)))
-            value = pairs(value, origin) or None
-        elif key == "args" and value is not None:
-            value = _words(value, origin)
-        elif key in _NUMBERS and value is not None:
-            value = [part for part in value.split(",") if part.strip()]
-        if value is not None:
-            found.append(Layer({key: value}, origin))
+        if field.is_table and (text := os.environ.get(f"HPC_DL_{key.upper()}")):
+            found.append(Layer({key: pairs(words(text, _variable(key)), _variable(key))}, _variable(key)))
+        if value not in (None, ()):
+            found.append(Layer({key: field.parse(value, origin)}, origin))
     return found
 
 
@@ -77,19 +61,3 @@ def _check_text(value: Any, origin: str) -> None:
         "".join(value if isinstance(value, tuple) else str(value)).encode()
     except UnicodeEncodeError:
         raise UserError(f"{origin} = {value!r}: is not UTF-8") from None
-
-
-def _words(text: str, origin: str) -> list[str]:
-    try:
-        return shlex.split(text)
-    except ValueError as error:
-        raise UserError(f"{origin} = {text!r}: {str(error).lower()}") from None
-
-
-def _description(hint: Any) -> str:
-    """Return the text of a `msgspec.Meta` in a type hint, also inside ``X | None``."""
-    for part in (hint, *typing.get_args(hint)):
-        for meta in getattr(part, "__metadata__", ()):
-            if isinstance(meta, msgspec.Meta) and meta.description:
-                return meta.description
-    return ""

@@ -105,14 +105,16 @@ def place(run: Path, nodelist: str, job_id: str, attempt: int | None) -> int:
 
     from hpc_dl.disk import insist
     from hpc_dl.node import attempts
-    from hpc_dl.planning.plan import placed, task_file
+    from hpc_dl.planning.place import placed
+    from hpc_dl.planning.task_file import task_file
     from hpc_dl.runfolder.folder import RunFolder, write_text
+    from hpc_dl.spec.modes import MODES
 
     folder = RunFolder(run, attempt)
     job, site = _job(folder), folder.read_site()
     placement = placed(job, site, insist(f"{folder.facts} can't be read", folder.read_facts), nodelist, job_id)
     files = {folder.cluster: msgspec.json.encode(placement.cluster())}
-    if job.mode == "horovod":
+    if MODES[job.mode].ranks:
         files[folder.placement] = msgspec.json.encode(placement)
     files[folder.tasks] = task_file(job, site, placement, str(run), folder.renderer(), folder.attempt).encode()
     attempts.check(folder)

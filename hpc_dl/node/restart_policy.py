@@ -13,9 +13,8 @@ import msgspec
 
 from hpc_dl.errors import LOST
 from hpc_dl.spec.job import JobSpec
+from hpc_dl.spec.modes import MODES
 
-_GOES_ON_WITHOUT = ("async", "mixed")  # modes whose workers don't wait for one another
-_STARTS_ALONE = (*_GOES_ON_WITHOUT, "sync")
 # Seconds before each new start; the last counts for all that follow. Others wait for `restart_timeout`, a minute, of
 # which the start itself may need half.
 _PAUSES = (1.0, 2.0, 4.0, 8.0)
@@ -64,11 +63,12 @@ class Policy(msgspec.Struct, frozen=True):
             restarts: how often it was started again before.
         """
         role = process.partition(":")[0]
-        if self.mode not in _STARTS_ALONE or role == "ps" or not self.restarts or not self.curable(exit_code):
+        mode = MODES.get(self.mode)
+        if not mode or not mode.restarts_alone or role == "ps" or not self.restarts or not self.curable(exit_code):
             return After.FAIL
         if restarts < self.restarts:
             return After.AGAIN
-        return After.WITHOUT if self.mode in _GOES_ON_WITHOUT and process != self.chief else After.FAIL
+        return After.WITHOUT if mode.goes_on_without and process != self.chief else After.FAIL
 
 
 def pause(restarts: int) -> float:

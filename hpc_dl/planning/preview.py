@@ -7,6 +7,7 @@ import msgspec
 from hpc_dl.errors import UserError, allowed, near_match
 from hpc_dl.planning.plan import Plan
 from hpc_dl.runfolder.folder import RunFolder, to_toml
+from hpc_dl.spec.modes import MODES
 from hpc_dl.spec.placement import Placement, classic_flags, tf_config
 
 
@@ -15,7 +16,7 @@ def files(plan: Plan, placement: Placement) -> dict[str, str]:
     run = preview_folder(plan)
     cluster = msgspec.json.format(msgspec.json.encode(placement.cluster())).decode()
     ranks = {}
-    if plan.job.mode == "horovod":
+    if MODES[plan.job.mode].ranks:
         ranks[run.placement.name] = msgspec.json.format(msgspec.json.encode(placement)).decode() + "\n"
     return {
         run.script.name: plan.script(),

@@ -124,7 +124,7 @@ def build(kind: type[T], layers: Sequence[Layer], what: str, check: Callable[[T]
             merged[key] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
             origins[key] = layer
     try:
-        value = msgspec.convert(merged, kind, strict=False)
+        value = msgspec.convert(merged, kind, strict=False, dec_hook=lambda kind, value: kind(value))  # Path
         if check is not None:
             check(value)
         return value

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hpc_dl.errors import UserError
 from hpc_dl.spec.job import JobSpec
+from hpc_dl.spec.modes import MODES
 from hpc_dl.spec.site import Site
 
 _INSTEAD = "or use mode 'multiworker', which needs no MPI"
@@ -28,7 +29,7 @@ def check_mpi(job: JobSpec, site: Site, python: str) -> None:
     Raises:
         UserError: Horovod or the MPI launcher is missing.
     """
-    if job.mode != "horovod":
+    if not MODES[job.mode].ranks:
         return
     if not job.script and not site.python and importlib.util.find_spec("horovod") is None:
         raise UserError(

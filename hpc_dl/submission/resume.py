@@ -12,9 +12,10 @@ from hpc_dl.runfolder.start_from import find_start
 from hpc_dl.schedulers.slurm.states import ENDED
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.layers import Layer, build, read_toml
+from hpc_dl.spec.modes import MODES, unused
 from hpc_dl.spec.site import Site
+from hpc_dl.spec.training import changed
 from hpc_dl.submission.handle import Job
-from hpc_dl.train import ALL_REDUCE, ONLY_IN
 
 _KEPT = ("model", "data", "script")  # else the checkpoints are of something else
 
@@ -86,11 +87,7 @@ def _check_ended(job: Job) -> list[str]:
 
 def _only_in_others(job: JobSpec, mode: str) -> list[str]:
     """Return the keys that a job has set and that `mode` has no use for."""
-    keys = [key for key in job.mode_settings if mode not in ONLY_IN[key]]
-    if mode in (*ALL_REDUCE, "single"):
-        keys += [key for key in ("ps", "ps_cores", "chief") if getattr(job, key)]
-    if mode == "single":
-        keys += [key for key in ("nodes", "workers") if (getattr(job, key) or 1) > 1]
-    if mode in ALL_REDUCE and job.compression == "1bit":
-        keys.append("compression")
-    return keys
+    if mode not in MODES:
+        return []  # the mode is refused later
+    keys = unused(mode, changed(job))
+    return keys if job.compression in MODES[mode].compressions else [*dict.fromkeys((*keys, "compression"))]

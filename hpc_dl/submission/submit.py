@@ -14,7 +14,8 @@ from pathlib import Path
 
 from hpc_dl import data
 from hpc_dl.errors import UserError
-from hpc_dl.planning.plan import Plan, nodes_python
+from hpc_dl.planning.plan import Plan
+from hpc_dl.planning.task_file import nodes_python
 from hpc_dl.processes import private_files
 from hpc_dl.runfolder.folder import RunFolder
 from hpc_dl.schedulers.local import processes

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from hpc_dl.errors import UserError
-from hpc_dl.planning.plan import minutes, with_site
+from hpc_dl.planning.sbatch_options import minutes, with_site
 from hpc_dl.schedulers.slurm import sbatch
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.layers import Layer, build

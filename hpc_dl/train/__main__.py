@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from hpc_dl import tensorflow_env
 from hpc_dl.errors import JobError, UserError
-from hpc_dl.train import MODES
+from hpc_dl.spec.modes import MODES
 from hpc_dl.train.attempt import Attempt
 from hpc_dl.train.disk import patiently, tolerant
 from hpc_dl.train.options import parse
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
         metrics = Metrics(options.run_dir, cluster.task, options.steps, options.worker_batch)
         tensorflow_env.before_import()
         logging.getLogger("tensorflow").setLevel(logging.ERROR)
-        mode = importlib.import_module(MODES[options.mode])
+        mode = importlib.import_module(MODES[options.mode].module)
         metrics.event("imported", attempt=attempt.number)
         return int(mode.run(options, cluster, metrics, stop))
     except UserError as error:

@@ -97,7 +97,7 @@ def _number(fields: Mapping[str, str], key: str) -> float:
 
 
 def _minutes(text: str) -> float:
-    from hpc_dl.planning.plan import minutes
+    from hpc_dl.planning.sbatch_options import minutes
 
     return minutes(text) if re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", text) else float("inf")
 

@@ -24,7 +24,7 @@ class Saving:
     """
 
     def __init__(self, options: Options, attempt: Attempt, metrics: Metrics, stop: Stop) -> None:
-        self._checkpoints = Checkpoints(options.run_dir, attempt, options.start_from)
+        self._checkpoints = Checkpoints(options.run_dir, attempt, options.earlier_run)
         self._patience, self._metrics, self._stop = options.disk_patience, metrics, stop
 
     def restore(self, session: Any) -> bool:

@@ -75,7 +75,7 @@ def training(
         global_step = tf1.train.get_or_create_global_step()
 
         def build() -> Any:
-            with read_once(options.towers, images.device):
+            with read_once(options.tower_count, images.device):
                 return models.build(options.model, dataset.shape, dataset.classes)
 
         shared = build()
@@ -98,7 +98,7 @@ def training(
             with tf.control_dependencies([counted]):
                 return tf.identity(counted)
 
-        done = compute(tower, images, labels, options.towers)
+        done = compute(tower, images, labels, options.tower_count)
         step = exchange(done.gradients, done.updates, apply_gradients)
     return TrainGraph((step, done.loss, done.accuracy), global_step, iterator.initializer, count(model))
 
@@ -158,8 +158,8 @@ def rate(options: Options, global_step: Any, replicas: int = 1) -> Any:
         share = tf.minimum(1.0, (steps + 1) / options.warmup_steps) if options.warmup_steps else 1.0
         return (1 + (replicas - 1) * share) * rate(options, global_step)
     if not options.lr_boundaries:
-        return tf.constant(options.learning_rate)
-    values = [options.learning_rate / 10**n for n in range(len(options.lr_boundaries) + 1)]
+        return tf.constant(options.initial_rate)
+    values = [options.initial_rate / 10**n for n in range(len(options.lr_boundaries) + 1)]
     passed = global_step >= tf.constant(options.lr_boundaries, tf.int64)
     return tf.gather(values, tf.math.count_nonzero(passed))
 

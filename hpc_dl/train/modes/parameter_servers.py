@@ -14,6 +14,7 @@ from typing import Any
 import tensorflow as tf
 
 from hpc_dl.errors import PeerLostError, UserError
+from hpc_dl.spec.modes import MODES
 from hpc_dl.train import session
 from hpc_dl.train.attempt import Attempt
 from hpc_dl.train.checkpoints.saving import Saving
@@ -48,7 +49,7 @@ def run(options: Options, cluster: Cluster, metrics: Metrics, stop: Stop) -> int
         raise UserError(f"--mode: {options.mode!r} needs TF_CONFIG with at least one 'ps' and one 'worker'")
     jobs = {"ps": cluster.ps, "worker": cluster.workers}
     is_ps = cluster.task_type == "ps"
-    config = session.config(gpus=not is_ps, cpus=1 if is_ps else options.towers)
+    config = session.config(gpus=not is_ps, cpus=1 if is_ps else options.tower_count)
     server = session.serve(jobs, cluster, config)
     metrics.event("server")
     if is_ps:
@@ -74,7 +75,7 @@ def _servers(options: Options, cluster: Cluster, attempt: Attempt) -> Peers:
 
 def _taker_of_steps(options: Options, cluster: Cluster, attempt: Attempt) -> list[tuple[Peers, int]]:
     """Return what workers watch in mode sync beside the parameter servers: the chief, who takes the steps."""
-    if options.mode != "sync" or cluster.is_chief:
+    if not MODES[options.mode].synchronous or cluster.is_chief:
         return []
     chief = {CHIEF: cluster.workers[0]}
     return [(Peers(chief, attempt, options.start_timeout, options.restart_timeout), 0)]
@@ -92,7 +93,7 @@ def _work(
     """Train as one worker; the chief also initialises, saves, and ends the run."""
     with tf.Graph().as_default():
         device = variable_devices.device(cluster)
-        sync = Sync(cluster, attempt, options) if options.mode == "sync" else None
+        sync = Sync(cluster, attempt, options) if MODES[options.mode].synchronous else None
         exchange = compressed(sync or training.at_once, options.compression)
         own_copy = options.n_fetch > 1 or options.n_push > 1
         downpour = Downpour(options, f"/job:worker/task:{cluster.task_index}", exchange) if own_copy else None
@@ -151,7 +152,7 @@ def _work(
         print(f"ended by SIGTERM at step {final_step}, which is saved", file=sys.stderr, flush=True)
         return EXIT_CODE
     progress = replace(progress, step=final_step)  # the others' last steps included
-    replicas = len(cluster.workers) - options.backup_workers if options.mode == "sync" else 1
+    replicas = len(cluster.workers) - options.backup_workers if sync else 1
     details = {"dropped_gradients": dropped}
     finish(options, cluster, metrics, progress, checkpoint, train_graph.parameters, lost, replicas, details)
     return 0

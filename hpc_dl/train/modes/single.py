@@ -34,7 +34,7 @@ def run(options: Options, cluster: Cluster, metrics: Metrics, stop: Stop) -> int
         train_graph = training.training(options)
         saving = Saving(options, Attempt(options.run_dir), metrics, stop)
         init = tf1.global_variables_initializer()
-        local = session.start(cpus=options.towers)
+        local = session.start(cpus=options.tower_count)
         if not saving.restore(local):
             local.run(init)
         local.run(train_graph.start_input)

@@ -96,7 +96,7 @@ def test_nothing_to_fetch_for_synthetic(tmp_path: Path) -> None:
 def test_importing_and_checking_needs_no_tensorflow_and_no_numpy() -> None:
     code = (
         "import sys; import hpc_dl.data, hpc_dl.models, hpc_dl.train.options; from pathlib import Path;"
-        "hpc_dl.train.options.Options(Path('run'), 1);"
+        "hpc_dl.train.options.Options(run_dir=Path('run'), steps=1);"
         "print(sorted({'tensorflow', 'numpy', 'keras'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

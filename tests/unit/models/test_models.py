@@ -84,7 +84,7 @@ def test_a_large_network_makes_steps(name: str) -> None:
     from hpc_dl.train.graph import training
 
     with tf.Graph().as_default():
-        options = Options(Path("run"), 2, model=name, data="synthetic", batch=2, learning_rate=1e-4)
+        options = Options(run_dir=Path("run"), steps=2, model=name, data="synthetic", batch=2, learning_rate=1e-4)
         built = training.training(options)
         local = session.start()
         local.run([tf.compat.v1.global_variables_initializer(), built.start_input])

@@ -429,7 +429,7 @@ def test_every_process_that_is_written_is_read_again(lines: list[ProcessLine]) -
 
 def again(job: Job, mode: str = "async", restarts: int = 2) -> Job:
     """Let processes be started again, as in a job of the built-in program."""
-    job.run.job_file.write_text(to_toml(JobSpec(mode=mode, restarts=restarts)))  # type: ignore[arg-type]
+    job.run.job_file.write_text(to_toml(JobSpec(mode=mode, restarts=restarts)))
     return job
 
 

@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from hpc_dl.planning import preview
-from hpc_dl.planning.plan import Plan, directives, make_plan
+from hpc_dl.planning.plan import Plan, make_plan
+from hpc_dl.planning.sbatch_options import directives
 from hpc_dl.shipped_files import share
 from hpc_dl.spec.job import job_file
 from hpc_dl.spec.layers import Layer

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from hpc_dl.planning.gpu_memory import gpu_warning
+from hpc_dl.planning.place import resolve
 from hpc_dl.spec.job import JobSpec
-from hpc_dl.spec.placement import resolve
 from hpc_dl.spec.site import Site
 
 K80 = Site(name="k80", cores=16, gpus=4, gpu_memory_gb=12)

@@ -13,17 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpc_dl.errors import UserError
+from hpc_dl.planning.place import expected_facts, place, resolve
 from hpc_dl.spec.job import JobSpec
-from hpc_dl.spec.placement import (
-    NodeFacts,
-    Placement,
-    Process,
-    classic_flags,
-    expected_facts,
-    place,
-    resolve,
-    tf_config,
-)
+from hpc_dl.spec.placement import NodeFacts, Placement, Process, classic_flags, tf_config
 from hpc_dl.spec.site import Site
 
 K80 = Site(name="k80", cores=16, gpus=4, interconnect_suffix="-ib0", ports=(2220, 6219))

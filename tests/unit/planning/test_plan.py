@@ -12,13 +12,16 @@ from hypothesis import strategies as st
 
 from hpc_dl.errors import UserError
 from hpc_dl.planning import preview
-from hpc_dl.planning.plan import Plan, command, directives, first_port, make_plan, minutes, placed
+from hpc_dl.planning.place import first_port, placed, resolve
+from hpc_dl.planning.plan import Plan, make_plan
+from hpc_dl.planning.sbatch_options import directives, minutes
+from hpc_dl.planning.task_file import command
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.layers import Layer
-from hpc_dl.spec.placement import NodeFacts, resolve
+from hpc_dl.spec.placement import NodeFacts
 from hpc_dl.spec.site import Site, load_site, site_file
-from hpc_dl.train import ONLY_IN
-from hpc_dl.train.options import Options, parse
+from hpc_dl.spec.training import TrainSettings
+from hpc_dl.train.options import parse
 
 K80 = Site(name="k80", cores=16, gpus=4, gpu_type="k80", partition="projects")
 
@@ -172,10 +175,11 @@ def test_the_built_in_program_gets_every_setting() -> None:
     ],
 )
 def test_what_only_some_modes_have_reaches_the_built_in_program(mode: str, settings: dict[str, Any]) -> None:
-    defaults = {key: getattr(Options(Path(), 1), key) for key in ONLY_IN}
     job = plan(mode=mode, gpus=2, **settings).job
     found = parse(command(job, K80, "/run")[3:])
-    assert {key: getattr(found, key) for key in ONLY_IN} == {**defaults, **settings}
+    keys = TrainSettings.__struct_fields__
+    assert {key: getattr(found, key) for key in keys} == {key: getattr(job, key) for key in keys}
+    assert {key: getattr(found, key) for key in settings} == settings
 
 
 @pytest.mark.parametrize(("name", "interpreter"), [("train.py", ["/opt/python"]), ("train.sh", [])])

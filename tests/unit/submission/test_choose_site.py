@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from hpc_dl.errors import UserError
-from hpc_dl.planning.plan import Plan, directives, make_plan
+from hpc_dl.planning.plan import Plan, make_plan
+from hpc_dl.planning.sbatch_options import directives
 from hpc_dl.spec.layers import Layer
 from hpc_dl.submission.choose_site import choose_site
 from tests.unit.fakes.slurm import FakeSlurm

@@ -14,9 +14,9 @@ import pytest
 
 from hpc_dl.errors import UserError
 from hpc_dl.node.mpi_rank import mpi_rank, process_line, process_of
-from hpc_dl.planning.plan import command
+from hpc_dl.planning.place import expected_facts, place, resolve
+from hpc_dl.planning.task_file import command
 from hpc_dl.spec.job import JobSpec
-from hpc_dl.spec.placement import expected_facts, place, resolve
 from hpc_dl.spec.site import Site
 from hpc_dl.submission import mpi_check
 
@@ -76,7 +76,7 @@ def test_all_reduce_has_one_worker_per_gpu_and_no_ps(mode: Any) -> None:
     assert job.ps is None
     changed = msgspec.structs.replace(job, scale_lr=False, warmup_steps=7, compression="fp16", fusion_mb=8.0)
     words = command(changed, K80, "/run")
-    assert {"--scale-lr=false", "--warmup-steps=7", "--compression=fp16", "--fusion-mb=8.0"} <= set(words)
+    assert {"--no-scale-lr", "--warmup-steps=7", "--compression=fp16", "--fusion-mb=8.0"} <= set(words)
 
 
 def check(site: Site, python: str = sys.executable, **settings: Any) -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from hpc_dl.cli.job_options import job_options, layers
 from hpc_dl.errors import UserError
-from hpc_dl.planning.plan import Plan, command, make_plan
+from hpc_dl.planning.plan import Plan, make_plan
+from hpc_dl.planning.task_file import command
 from hpc_dl.runfolder.checkpoints import Checkpoint
 from hpc_dl.runfolder.folder import RunFolder, Summary, write_text
 from hpc_dl.runfolder.start_from import checkpoints
@@ -71,7 +72,7 @@ def test_what_another_mode_has_no_use_for_is_dropped_with_a_note() -> None:
     save(job, "step-200")
     plan, (note,) = resumed(job, mode="horovod")
     assert note == (
-        "mode 'horovod' has no use for what job 1 had for mode 'sync': backup_workers = 1, ps = 2, compression = 1bit"
+        "mode 'horovod' has no use for what job 1 had for mode 'sync': ps = 2, backup_workers = 1, compression = 1bit"
     )
     assert (plan.job.backup_workers, plan.job.ps, plan.job.compression) == (0, None, "none")
     with pytest.raises(UserError, match="keyword staleness: staleness = 3: mode 'horovod' has no use for it"):

@@ -297,7 +297,7 @@ def test_a_checkpoint_that_could_not_be_written_is_tried_again_soon(
         return None if len(tried) < 3 else "saved"
 
     metrics = Metrics(tmp_path, "worker-0", 10, 1)
-    loop.train(step, 0, Options(tmp_path, 10, checkpoint_every=4), metrics, Stop(), save)
+    loop.train(step, 0, Options(run_dir=tmp_path, steps=10, checkpoint_every=4), metrics, Stop(), save)
     assert tried == [4, 5, 6, 8]
 
 

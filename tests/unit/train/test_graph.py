@@ -23,16 +23,16 @@ def build(ps: int, **settings: Any) -> list[Any]:
     """Build worker 1's graph and return all variables."""
     cluster = Cluster(tuple(f"a:{port}" for port in range(ps)), ("b:1", "b:2"), "worker", 1)
     with tf.Graph().as_default():
-        options = Options(Path("run"), 10, model="resnet8", data="synthetic", batch=4, **settings)
+        options = Options(run_dir=Path("run"), steps=10, model="resnet8", data="synthetic", batch=4, **settings)
         training.training(options, 2, 1, variable_devices.device(cluster) if ps else None)
         variables: list[Any] = tf1.global_variables()
         return variables
 
 
 def test_each_start_from_a_checkpoint_has_an_order_of_its_own(tmp_path: Path) -> None:
-    first = Options(tmp_path, 10, seed=7)
+    first = Options(run_dir=tmp_path, steps=10, seed=7)
     assert training._order_seed(first) == 7
-    resumed = training._order_seed(Options(tmp_path, 10, seed=7, start_from=Path("earlier")))
+    resumed = training._order_seed(Options(run_dir=tmp_path, steps=10, seed=7, start_from="earlier"))
     (tmp_path / "attempt").write_text("1")
     again = training._order_seed(first)
     assert len({7, resumed, again}) == 3
@@ -65,7 +65,8 @@ def test_variables_are_spread_over_the_parameter_servers_by_size(ps: int) -> Non
     ("step", "expected"), [(0, 0.1), (31_999, 0.1), (32_000, 0.01), (47_999, 0.01), (48_000, 0.001), (10**6, 0.001)]
 )
 def test_learning_rate_is_divided_by_10_at_each_boundary(step: int, expected: float) -> None:
-    rate = training.rate(Options(Path("run"), 10), tf.constant(step, tf.int64))
+    options = Options(run_dir=Path("run"), steps=10, learning_rate=0.1, lr_boundaries=(32_000, 48_000))
+    rate = training.rate(options, tf.constant(step, tf.int64))
     assert float(rate) == pytest.approx(expected)
 
 
@@ -75,13 +76,15 @@ def test_learning_rate_is_divided_by_10_at_each_boundary(step: int, expected: fl
         (0, {}, 0.1 * (1 + 3 / 100)),
         (49, {}, 0.1 * (1 + 3 / 2)),
         (100, {}, 0.4),
-        (32_000, {}, 0.04),
+        (32_000, {"lr_boundaries": (32_000, 48_000)}, 0.04),
         (0, {"warmup_steps": 0}, 0.4),
         (100, {"scale_lr": False}, 0.1),
     ],
 )
 def test_learning_rate_grows_to_that_of_all_workers(step: int, settings: dict[str, Any], expected: float) -> None:
-    rate = training.rate(Options(Path("run"), 10, "multiworker", **settings), tf.constant(step, tf.int64), 4)
+    rate = training.rate(
+        Options(run_dir=Path("run"), steps=10, mode="multiworker", **settings), tf.constant(step, tf.int64), 4
+    )
     assert float(rate) == pytest.approx(expected)
 
 
@@ -93,7 +96,7 @@ def test_gradients_are_exchanged_as_a_whole_and_in_their_order() -> None:
         return apply_gradients(gradients, updates)
 
     with tf.Graph().as_default():
-        options = Options(Path("run"), 10, model="resnet8", data="synthetic", batch=4)
+        options = Options(run_dir=Path("run"), steps=10, model="resnet8", data="synthetic", batch=4)
         training.training(options, 2, 1, exchange=exchange)
         assert [gradient.shape for gradient in seen] == [variable.shape for variable in tf1.trainable_variables()]
 
@@ -118,7 +121,7 @@ def test_a_model_with_regularisers_of_its_own_is_refused(tmp_path: Path, monkeyp
         "    dense = keras.layers.Dense(classes, kernel_regularizer='l2')\n"
         "    return keras.Sequential([keras.Input(shape), keras.layers.Flatten(), dense])\n"
     )
-    options = Options(Path("run"), 10, model="regularised:model", data="synthetic", batch=4)
+    options = Options(run_dir=Path("run"), steps=10, model="regularised:model", data="synthetic", batch=4)
     with tf.Graph().as_default(), pytest.raises(UserError, match="use --weight-decay"):
         training.training(options)
 
@@ -148,7 +151,7 @@ def test_towers_read_each_variable_once(ps: int) -> None:
     cluster = Cluster(("a:1",), ("b:1", "b:2"), "worker", 1)
     worker = "/job:worker/task:1" if ps else ""
     with tf.Graph().as_default() as built:
-        options = Options(Path("run"), 10, mode="mixed", data="synthetic", batch=4, towers=2)
+        options = Options(run_dir=Path("run"), steps=10, mode="mixed", data="synthetic", batch=4, towers=2)
         training.training(options, 2, 1, variable_devices.device(cluster) if ps else None)
         kernel = next(v for v in tf1.global_variables() if v.op.name == "conv1_conv/kernel")
         operations = built.get_operations()

@@ -1,0 +1,193 @@
+"""Place a job's processes on its nodes, with their addresses, GPUs and cores. Pure functions.
+
+The layout is that of "Image Recognition with Deep Learning Techniques and TensorFlow" (UPC/BSC, 2016): parameter
+servers take no GPU and share their nodes with workers: one worker per GPU, in mode mixed one per node with all GPUs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+
+from hpc_dl.errors import UserError
+from hpc_dl.spec.job import JobSpec
+from hpc_dl.spec.modes import MODES
+from hpc_dl.spec.nodelist import expand
+from hpc_dl.spec.placement import NodeFacts, Placement, Process, Role
+from hpc_dl.spec.site import Site
+
+_AGAIN = 3  # restarts and requeues of the built-in program, which goes on from its last checkpoint
+
+
+def resolve(job: JobSpec, site: Site) -> JobSpec:
+    """Return `job` with the mode's and the site's defaults filled in.
+
+    Raises:
+        UserError: the job asks for more than a node of the site has.
+    """
+    # In a local run all nodes share this machine's GPUs.
+    most = site.gpus // job.nodes if site.scheduler == "local" else site.gpus
+    usual = most if MODES[job.mode].worker_per != "job" else min(most, job.towers or 1)
+    gpus = usual if job.gpus is None else job.gpus
+    if gpus > most:
+        raise UserError(f"gpus = {gpus}: a node of site {site.name!r} has {most} (allowed: 0 to {most})")
+    whole = site.exclusive or not gpus or gpus == site.gpus
+    cores = job.cores or (site.cores if whole else max(1, site.cores * gpus // site.gpus))
+    if cores > site.cores:
+        raise UserError(f"cores = {cores}: a node of site {site.name!r} has {site.cores}")
+    if (job.ps_cores or 0) > cores:
+        raise UserError(f"ps_cores = {job.ps_cores}: the job has {cores} cores on each node")
+    mode = MODES[job.mode]
+    ps = job.ps or 1 if mode.parameter_servers else None
+    again = 0 if job.script else _AGAIN
+    resolved = msgspec.structs.replace(
+        job,
+        gpus=gpus,
+        cores=cores,
+        ps=ps,
+        learning_rate=job.learning_rate or mode.learning_rate,
+        restarts=again if job.restarts is None else job.restarts,
+        requeues=again if job.requeues is None else job.requeues,
+    )
+    if (ps or 0) > (workers := resolved.nodes * resolved.per_node):
+        raise UserError(f"ps = {ps}: more parameter servers than workers, of which the job has {workers}")
+    if gpus and gpus % resolved.per_node:
+        raise UserError(f"workers = {resolved.per_node}: {gpus} GPUs can't be shared out equally among them")
+    if job.backup_workers >= workers:
+        raise UserError(f"backup_workers = {job.backup_workers}: must be less than the workers, which are {workers}")
+    if "towers" not in mode.keys:
+        return resolved
+    own = gpus // resolved.per_node
+    if 0 < own < (job.towers or 0):
+        raise UserError(f"towers = {job.towers}: a worker of this job has {own} GPUs (allowed: 1 to {own})")
+    return msgspec.structs.replace(resolved, towers=job.towers or own or 1)
+
+
+def expected_facts(job: JobSpec, site: Site, nodes: Iterable[str]) -> list[NodeFacts]:
+    """Return what `nodes` would tell if the resolved `job` had them: for previews."""
+    gpus = tuple(str(gpu) for gpu in range(job.gpus or 0))
+    # Where all nodes are one machine, none of its cores belongs to one node.
+    cores = () if site.address else tuple(range(job.cores or site.cores))
+    return [NodeFacts(node, gpus, cores) for node in nodes]
+
+
+def place(job: JobSpec, site: Site, nodes: Sequence[NodeFacts], first_port: int = 0) -> Placement:
+    """Place the processes of a resolved job on `nodes`.
+
+    Args:
+        job: a job that went through `resolve`.
+        site: its site.
+        nodes: the nodes in Slurm's order.
+        first_port: offset into the site's port range at which this job starts, so that jobs on one node differ.
+
+    Raises:
+        UserError: a node lacks GPUs, or the site's ports don't suffice.
+    """
+    gpus_per_node = job.gpus or 0
+    for facts in nodes:
+        if len(facts.gpus) < gpus_per_node:
+            seen = ", ".join(facts.gpus) or "none"
+            raise UserError(f"node {facts.node}: the job needs {gpus_per_node} GPUs, visible there: {seen}")
+    roles = _roles(job, len(nodes))
+    ports = _Ports(site, nodes, first_port)
+    processes: list[Process] = []
+    for facts, here in zip(nodes, roles, strict=True):
+        host = site.address or facts.node + site.interconnect_suffix
+        cores = _share_cores(facts.cores, [role for role, _ in here], job.ps_cores)
+        # Who is not bound shares the job's cores with the others; nodes that are one machine have none of their own.
+        unbound = 1 if site.address else max(1, (job.cores or 0) // len(here))
+        free_gpus = iter(facts.gpus)
+        share = gpus_per_node // job.per_node
+        for (role, index), own in zip(here, cores, strict=True):
+            gpus = tuple(next(free_gpus) for _ in range(share)) if role == "worker" else ()
+            threads = len(own) or unbound
+            processes.append(Process(role, index, facts.node, host, ports.take(facts), gpus, own, threads))
+    return Placement(tuple(facts.node for facts in nodes), tuple(processes))
+
+
+def _roles(job: JobSpec, nodes: int) -> list[list[tuple[Role, int]]]:
+    """Return each node's (role, task_index) list: ps first, then the chief, then workers."""
+    table: list[list[tuple[Role, int]]] = [[] for _ in range(nodes)]
+    for index in range(job.ps or 0):
+        table[index * nodes // (job.ps or 1)].append(("ps", index))
+    if job.chief:
+        table[0].append(("chief", 0))
+    for node, here in enumerate(table):
+        here.extend(("worker", node * job.per_node + local) for local in range(job.per_node))
+    return table
+
+
+def _share_cores(cores: Sequence[int], roles: Sequence[Role], ps_cores: int | None) -> list[tuple[int, ...]]:
+    """Share out a node's cores in runs: `ps_cores` to each process without a GPU, the rest evenly to the others.
+
+    Contiguous runs keep each process on one socket where that is possible. Nobody is bound where there are fewer cores
+    than processes.
+    """
+    helpers = sum(role != "worker" for role in roles)
+    each = ps_cores or len(cores) // len(roles)
+    left = len(cores) - helpers * each
+    workers = len(roles) - helpers
+    if not each or left < workers:
+        return [() for _ in roles]
+    share, extra = divmod(left, workers)
+    runs: list[tuple[int, ...]] = []
+    start = worker = 0
+    for role in roles:
+        size = each
+        if role == "worker":
+            size = share + (worker < extra)
+            worker += 1
+        runs.append(tuple(cores[start : start + size]))
+        start += size
+    return runs
+
+
+class _Ports:
+    """Gives out ports one after the other, over the whole job, wrapping around in the site's range.
+
+    A port is free if the node doesn't use it and it was not given out for the same host before.
+    """
+
+    def __init__(self, site: Site, nodes: Sequence[NodeFacts], first: int) -> None:
+        self._low, high = site.ports
+        self._size = high - self._low + 1
+        self._next = first % self._size
+        self._one_host = bool(site.address)
+        self._everywhere = frozenset[int]().union(*(n.busy_ports for n in nodes)) if self._one_host else frozenset()
+        self._taken: set[int] = set()
+        self._node = ""
+
+    def take(self, facts: NodeFacts) -> int:
+        if facts.node != self._node and not self._one_host:
+            self._node, self._taken = facts.node, set()
+        busy = self._everywhere or facts.busy_ports
+        for _ in range(self._size):
+            port = self._low + self._next
+            self._next = (self._next + 1) % self._size
+            if port not in busy and port not in self._taken:
+                self._taken.add(port)
+                return port
+        raise UserError(
+            f"node {facts.node}: no port left in the site's range {self._low}-{self._low + self._size - 1}:"
+            f" {len(busy)} in use there, {len(self._taken)} by this job"
+        )
+
+
+def first_port(job_id: str) -> int:
+    """Return where in the site's port range a job starts: jobs with numbers in a row don't meet on a node."""
+    digits = re.sub(r"\D", "", job_id)
+    return int(digits or 0) * 97
+
+
+def placed(job: JobSpec, site: Site, facts: Mapping[str, NodeFacts], nodelist: str, job_id: str) -> Placement:
+    """Return the placement of a running job on the nodes that Slurm assigned, from what they told.
+
+    Raises:
+        UserError: a node told nothing, or lacks what the job needs.
+    """
+    names = expand(nodelist)
+    if silent := [name for name in names if name not in facts]:
+        raise UserError(f"node {silent[0]}: told nothing about itself; {len(facts)} of {len(names)} nodes did")
+    return place(job, site, [facts[name] for name in names], first_port(job_id))

@@ -1,0 +1,82 @@
+"""The sbatch options of a job on its site. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from hpc_dl.errors import UserError
+from hpc_dl.spec.job import JobSpec
+from hpc_dl.spec.site import Scalar, Site
+
+
+def directives(job: JobSpec, site: Site, runs: Path) -> dict[str, Scalar]:
+    """Return the ``#SBATCH`` options of a resolved job (man sbatch); True stands for an option without a value.
+
+    Raises:
+        UserError: Slurm can't write a log into this path.
+    """
+    if "\\" in str(runs) and site.scheduler == "slurm":
+        raise UserError(
+            f"run folders in {str(runs)!r}: Slurm replaces no %j in a path with a backslash; set workdir or runs"
+        )
+    options: dict[str, Scalar] = {
+        "job-name": job.name,
+        "nodes": job.nodes,
+        # One task per node: it starts the node's processes.
+        "ntasks-per-node": 1,
+        "cpus-per-task": job.cores or site.cores,
+        "time": job.time,
+        # Slurm replaces %j by the job's number; a % of the path itself is doubled.
+        "output": f"{str(runs).replace('%', '%%')}/{job.name}-%j/job.log",
+        # A requeued job must not lose the log of its first run.
+        "open-mode": "append",
+    }
+    if job.requeues:
+        options["requeue"] = True
+        if site.notice:
+            # To the batch shell alone; srun would not pass it on in time. Slurm may send it up to a minute early, which
+            # must not eat most of a short job.
+            options["signal"] = f"B:USR1@{min(site.notice, minutes(job.time) * 60 // 5)}"
+    return with_site(options, site, job.gpus or 0, job.partition, job.slurm)
+
+
+def with_site(
+    options: Mapping[str, Scalar], site: Site, gpus: int, partition: str = "", own: Mapping[str, Scalar] | None = None
+) -> dict[str, Scalar]:
+    """Return sbatch options with what every job of a site adds: GPUs, exclusive nodes, partition, further options.
+
+    Args:
+        options: what is set already.
+        site: the site.
+        gpus: GPUs per node.
+        partition: the job's choice; empty: the site's.
+        own: further options of the job, which win over the site's; false takes an option away.
+    """
+    options = dict(options)
+    if gpus:
+        options["gres"] = f"{site.gres}:{gpus}"
+    if site.exclusive:
+        options["exclusive"] = True
+    if partition := partition or site.partition:
+        options["partition"] = partition
+    for key, value in {**site.slurm, **(own or {})}.items():
+        if value is False or value == "false":
+            options.pop(key, None)
+        else:
+            options[key] = True if value == "true" else value
+    return options
+
+
+def minutes(time: str) -> int:
+    """Return a Slurm time limit in minutes, rounded up (man sbatch, --time)."""
+    days, _, clock = time.rpartition("-")
+    parts = [int(part) for part in clock.split(":")]
+    if days:
+        parts += [0] * (3 - len(parts))
+        seconds = ((int(days) * 24 + parts[0]) * 60 + parts[1]) * 60 + parts[2]
+    elif len(parts) == 3:
+        seconds = (parts[0] * 60 + parts[1]) * 60 + parts[2]
+    else:
+        seconds = parts[0] * 60 + (parts[1] if len(parts) == 2 else 0)
+    return -(-seconds // 60)

@@ -1,0 +1,72 @@
+"""The task file of a job: a line per node, which starts the node's processes. Pure functions."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from pathlib import Path
+from typing import Any
+
+from hpc_dl.spec.job import JobSpec
+from hpc_dl.spec.modes import MODES
+from hpc_dl.spec.placement import Placement
+from hpc_dl.spec.site import Site
+from hpc_dl.spec.training import program_options
+from hpc_dl.templates import Renderer, shell
+
+
+def task_file(job: JobSpec, site: Site, placement: Placement, run: str, renderer: Renderer, attempt: int = 0) -> str:
+    """Return the task file: one line per node, which starts the node's processes.
+
+    Args:
+        job: a resolved job.
+        site: its site.
+        placement: where its processes are.
+        run: the run folder.
+        renderer: of the templates.
+        attempt: which start of the processes it is for.
+
+    Raises:
+        UserError: a template is not valid.
+    """
+    separator = ":::"
+    while separator in job.args:
+        separator += ":"
+    values = {
+        **common(job, site),
+        "nodes": placement.by_node().items(),
+        "run": run,
+        "attempt": attempt,
+        "separator": separator,
+        # Quoted once, not once per process.
+        "command": shell(command(job, site, run)),
+        # Of an MPI job: an mpirun in the environment of this Python comes before any other.
+        "bin": str(Path(nodes_python(site)).parent),
+        "ranks": job.nodes * job.per_node,
+    }
+    return renderer.render("tasks.txt.j2", values)
+
+
+def command(job: JobSpec, site: Site, run: str) -> list[str]:
+    """Return the command that every process of the job runs."""
+    if job.script:
+        own = [job.script, *job.args]
+        return [nodes_python(site), *own] if job.script.endswith(".py") else own
+    folders = [f"--data-dir={Path(job.workdir, site.data)}", f"--run-dir={run}"]
+    return [nodes_python(site), "-m", "hpc_dl.train", *folders, *program_options(job), *job.args]
+
+
+def common(job: JobSpec, site: Site) -> dict[str, Any]:
+    """Return the values that every template sees."""
+    return {
+        "job": job,
+        "mode": MODES[job.mode],
+        "site": site,
+        "python": nodes_python(site),
+        "version": importlib.metadata.version("hpc_dl"),
+    }
+
+
+def nodes_python(site: Site) -> str:
+    """Return the Python that runs on the nodes."""
+    return site.python or sys.executable
