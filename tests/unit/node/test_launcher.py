@@ -112,7 +112,7 @@ def test_all_well_is_exit_code_0(job: Job) -> None:
 
 def test_a_failure_is_named_and_ends_the_others_with_sigterm(job: Job) -> None:
     other = "trap 'echo got TERM; exit 0' TERM; echo ready; while :; do sleep 0.05; done"
-    wait = f"until grep -q ready {job.run.log_of('worker:1')}; do sleep 0.05; done; echo boom >&2; exit 3"
+    wait = f"until grep -qs ready {job.run.log_of('worker:1')}; do sleep 0.05; done; echo boom >&2; exit 3"
     node = job.spec(worker=2).start(*job.sh(worker_0=wait, worker_1=other), node="nvb7")
     assert node.end() == 3
     failure = job.failure()
@@ -165,7 +165,7 @@ def child_of(parent: int, marker: Marker) -> int:
 
 
 def test_who_ignores_sigterm_is_killed_after_the_grace(job: Job) -> None:
-    wait = f"until grep -q ready {job.run.log_of('worker:1')}; do sleep 0.05; done; exit 4"
+    wait = f"until grep -qs ready {job.run.log_of('worker:1')}; do sleep 0.05; done; exit 4"
     begin = time.monotonic()
     assert job.spec(worker=2).start(*job.sh(worker_0=wait, worker_1=_IGNORE), grace=1).end() == 4
     assert time.monotonic() - begin > 1
@@ -272,7 +272,7 @@ def test_grandchildren_are_gone_when_their_parent_has_ended(job: Job, code: int)
 def test_a_process_group_of_its_own_ends_with_its_process(job: Job, told: bool) -> None:
     """timeout makes one, and so does a shell with job control."""
     script = f"timeout 1h sh -c 'echo ready; sleep 300; :' {job.marker.word} & "
-    ends = f"until grep -q ready {job.run.log_of('worker:0')}; do sleep 0.05; done"
+    ends = f"until grep -qs ready {job.run.log_of('worker:0')}; do sleep 0.05; done"
     node = job.spec(worker=1).start(*job.sh(worker_0=script + ("wait" if told else ends)))
     job.ready("worker:0")
     if told:
@@ -438,7 +438,7 @@ _DIES_ONCE = "if [ -e {flag} ]; then echo second life; else touch {flag}; kill -
 
 def test_a_killed_worker_starts_again_while_the_others_go_on(job: Job, tmp_path: Path) -> None:
     dies = _DIES_ONCE.format(flag=tmp_path / "flag")
-    waits = f"until grep -q second {job.run.log_of('worker:1')}; do sleep 0.05; done; echo undisturbed"
+    waits = f"until grep -qs second {job.run.log_of('worker:1')}; do sleep 0.05; done; echo undisturbed"
     node = again(job).spec(worker=2).start(*job.sh(worker_0=waits, worker_1=dies))
     assert node.end() == 0
     assert job.log("worker:0") == "undisturbed\n"

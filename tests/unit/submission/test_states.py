@@ -177,8 +177,8 @@ def test_each_slurm_is_asked_to_end_its_own_jobs(
 ) -> None:
     monkeypatch.delenv("SLURM_CONF")
     conf = {**os.environ, "SLURM_CONF": "/private/slurm.conf"}
-    for module in ("job", "jobstate"):
-        monkeypatch.setattr(f"hpc_dl.{module}.private_environ", lambda: conf)
+    for module in ("handle", "states"):
+        monkeypatch.setattr(f"hpc_dl.submission.{module}.private_environ", lambda: conf)
     slurm.answer("squeue", "".join(listed(job, "RUNNING", "n1", start="2") for job in "789"))
     cancel([Job(folder(tmp_path, "7", "minicluster")), Job(folder(tmp_path, "8"))])
     assert [call for call in slurm.calls() if call[0] == "scancel"] == [["scancel", "7"], ["scancel", "8"]]
