@@ -171,7 +171,8 @@ def out_of_memory(walk: Walk) -> str:
 def test_a_job_in_every_state_is_where_slurm_says(walk: Walk, short_root: Path, tmp_path: Path) -> None:
     timed_out = walk.submit("--nodelist=mini2", "--time=10")
     busy = walk.submit("--nodelist=mini1", "--exclusive")
-    deadline = walk.submit("--time=1", "--begin=now+3", "--deadline=now+62")
+    # Slurm 24.11 refuses one that is nearer to the end of the job.
+    deadline = walk.submit("--time=1", "--begin=now+3", "--deadline=now+66")
     suspended, stubborn = walk.submit("--nodelist=mini2"), walk.submit("--nodelist=mini2", body=_STUBBORN)
     array = walk.submit("--nodelist=mini3", "--array=1-3", body=_ARRAY)
     again, special = walk.submit("--nodelist=mini4"), walk.submit("--nodelist=mini4")
