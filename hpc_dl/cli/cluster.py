@@ -13,7 +13,13 @@ def _number(name: str, variable: str, default: int, text: str) -> Callable[..., 
     return click.option(name, envvar=variable, default=default, show_default=True, metavar="N", help=text)
 
 
-_VERSION = click.option("--version", default="", metavar="V", help="Slurm 20.11, 22.05, 24.11 or 26.05, in a copy.")
+_VERSION = click.option(
+    "--version",
+    default="",
+    envvar="HPC_DL_SLURM_VERSION",
+    metavar="V",
+    help="Slurm 20.11, 22.05, 24.11 or 26.05, in a copy; default: the one that is here.",
+)
 
 
 @click.group()

@@ -54,7 +54,9 @@ class Environment:
             if version() >= HOSTFILE_EXCLUDES_NODES:
                 own["PATH"] = f"{folder / BIN}:{own.get('PATH', os.defpath)}"
             elif version() < OVERLAP_SHARES_ALL:
-                own["SLURM_GRES"] = "none"  # the agent's step has all GPUs; a rank's are set by the prolog
+                # Steps wait for each other's memory and GPUs. The prolog sets the GPUs of a rank.
+                own = {key: value for key, value in own.items() if not key.startswith("SLURM_MEM_PER_")}
+                own |= {"SLURM_MEM_PER_NODE": "0", "SLURM_GRES": "none"}
         self._own = {os.fsencode(key): os.fsencode(value) for key, value in own.items()}
 
     def of(self, order: Order) -> dict[bytes, bytes]:

@@ -36,7 +36,7 @@ def test_srun_is_asked_once(fake: FakeSlurm, said: str, found: version.Version) 
 
 def environment(folder: Path, order: Order) -> dict[str, str]:
     (folder / "hosts").mkdir()
-    agents = {"SLURM_CPUS_ON_NODE": "3", "PATH": "/usr/bin:/bin"}
+    agents = {"SLURM_CPUS_ON_NODE": "3", "SLURM_MEM_PER_CPU": "4000", "PATH": "/usr/bin:/bin"}
     return {key.decode(): value.decode() for key, value in Environment(folder, agents, step=True).of(order).items()}
 
 
@@ -48,14 +48,18 @@ def test_steps_that_share_nothing_but_cores_leave_memory_and_gpus_to_each_other(
 ) -> None:
     fake.answer("srun", "slurm-wlm 21.08.8")
     assert "--mem=0" in srun_command("n1", 2, ["agent"])
-    assert environment(tmp_path, ORDER)["SLURM_GRES"] == "none"
+    task = environment(tmp_path, ORDER)
+    assert (task["SLURM_GRES"], task["SLURM_MEM_PER_NODE"]) == ("none", "0")
+    assert "SLURM_MEM_PER_CPU" not in task  # srun takes one of them alone
 
 
 @pytest.mark.parametrize("said", ["slurm-wlm 22.05.8", "slurm 24.11.5"])
 def test_steps_that_share_all_ask_for_all(fake: FakeSlurm, tmp_path: Path, said: str) -> None:
     fake.answer("srun", said)
     assert "--mem=0" not in srun_command("n1", 2, ["agent"])
-    assert "SLURM_GRES" not in environment(tmp_path, ORDER)
+    task = environment(tmp_path, ORDER)
+    assert "SLURM_GRES" not in task
+    assert task["SLURM_MEM_PER_CPU"] == "4000"
 
 
 def test_an_srun_that_refuses_nodes_beside_a_hostfile_is_called_by_ours(fake: FakeSlurm, tmp_path: Path) -> None:
