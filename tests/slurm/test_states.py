@@ -177,8 +177,8 @@ def out_of_memory(walk: Walk) -> list[str]:
 def test_a_job_in_every_state_is_where_slurm_says(walk: Walk, short_root: Path, tmp_path: Path) -> None:
     timed_out = walk.submit("--nodelist=mini2", "--time=10")
     busy = walk.submit("--nodelist=mini1", "--exclusive")
-    # Slurm 24.11 refuses one that is nearer to the end of the job.
-    deadline = walk.submit("--time=1", "--begin=now+3", "--deadline=now+66")
+    # When it is released, its minute reaches beyond its deadline.
+    deadline = walk.submit("--hold", "--time=1", "--deadline=now+65")
     suspended, stubborn = walk.submit("--nodelist=mini2"), walk.submit("--nodelist=mini2", body=_STUBBORN)
     array = walk.submit("--nodelist=mini3", "--array=1-3", body=_ARRAY)
     again, special = walk.submit("--nodelist=mini4"), walk.submit("--nodelist=mini4")
@@ -218,10 +218,11 @@ def test_a_job_in_every_state_is_where_slurm_says(walk: Walk, short_root: Path, 
         **dict.fromkeys(out_of_memory(walk), "OUT_OF_MEMORY"),
         completed: "COMPLETED",
         failed: "FAILED",
-        deadline: "DEADLINE",
         timed_out: "TIMEOUT",
     }.items():
         assert walk.see(job, state).ended is not None
+    walk.slurm("scontrol", "release", deadline)
+    assert walk.see(deadline, "DEADLINE").ended is not None
     remembered(walk, completed, failed, tmp_path)
 
 
