@@ -65,10 +65,9 @@ def install_version(version: str, say: Say = print) -> Programs:
     prefix = default_prefix(version)
     programs = Programs(prefix)
     _need_apt(PACKAGES)
-    suite = SUITES[version]
     # Bullseye has slurmdbd's plugin among the others.
-    plugin = [] if suite == "bullseye" else ["slurm-wlm-mysql-plugin"]
-    _unpack([*PACKAGES, "slurmdbd", *plugin], prefix, say, suite)
+    plugin = [] if SUITES[version] == "bullseye" else ["slurm-wlm-mysql-plugin"]
+    _unpack([*PACKAGES, "slurmdbd", *plugin], prefix, say, version)
     _check(programs, (*COMMANDS, "slurmdbd"))
     return programs
 
@@ -113,8 +112,8 @@ def _install_in_system(packages: Sequence[str], say: Say) -> None:
             _POLICY.unlink()
 
 
-def _unpack(packages: Sequence[str], prefix: Path, say: Say, suite: str = "") -> None:
-    """Make a copy in `prefix`: these packages and all libraries that they need, of `suite` or of apt's sources.
+def _unpack(packages: Sequence[str], prefix: Path, say: Say, version: str = "") -> None:
+    """Make a copy in `prefix`: these packages and all libraries that they need, of a version or of apt's sources.
 
     Needs no root.
     """
@@ -127,7 +126,7 @@ def _unpack(packages: Sequence[str], prefix: Path, say: Say, suite: str = "") ->
         raise UserError(f"can't write to {prefix.parent}: {error.strerror}") from error
     with work as name:
         folder = Path(name)
-        debs = _download([*packages, "patchelf"], folder, suite, say)
+        debs = _download([*packages, "patchelf"], folder, version, say)
         copy, others = folder / "copy", folder / "others"
         for deb in debs:
             package = deb.name.partition("_")[0]
@@ -141,7 +140,7 @@ def _unpack(packages: Sequence[str], prefix: Path, say: Say, suite: str = "") ->
         copy.rename(prefix)
 
 
-def _download(packages: Sequence[str], folder: Path, suite: str, say: Say) -> list[Path]:
+def _download(packages: Sequence[str], folder: Path, version: str, say: Say) -> list[Path]:
     """Download packages and all that they need into `folder`, with a state of apt's own."""
     for name in ("lists/partial", "cache/archives/partial", "debs"):
         (folder / name).mkdir(parents=True)
@@ -155,13 +154,17 @@ def _download(packages: Sequence[str], folder: Path, suite: str, say: Say) -> li
     }
     apt = ["apt-get", *(f"-o{key}={value}" for key, value in options.items())]
     updated = _run([*apt, "update"], say)
-    if suite:
-        (folder / "sources.list").write_text(f"deb [signed-by={_KEYRING}] {_mirror(apt, updated)} {suite} main\n")
+    if version:
+        source = f"deb [signed-by={_KEYRING}] {_mirror(apt, updated)} {SUITES[version]} main\n"
+        (folder / "sources.list").write_text(source)
         apt += [f"-oDir::Etc::sourcelist={folder}/sources.list", "-oDir::Etc::sourceparts=/dev/null"]
         apt += ["-oDir::Etc::preferencesparts=/dev/null"]
         _run([*apt, "-oAPT::Update::Error-Mode=any", "update"], say)
     plan = _run([*apt, "-s", "install", "--no-install-recommends", *packages], say)
     names = re.findall(r"^Inst (\S+) \((\S+)", plan, flags=re.MULTILINE)
+    found = dict(names).get("slurmctld", "")
+    if version and not found.startswith(f"{version}."):
+        raise UserError(f"Debian {SUITES[version]} has Slurm {found or 'none'} now, and no other has {version}")
     _run([*apt, "download", *map("=".join, names)], say, cwd=folder / "debs")
     return sorted((folder / "debs").iterdir())
 

@@ -16,7 +16,7 @@ echo "$*" >>$LOG
 for word; do case $word in *::sourcelist=*) cat "${word#*=}" >>$LOG;; esac; done
 case "$*" in
   *" -s "*) for name in libc6 munge slurm-wlm-basic-plugins slurm-client slurmctld slurmd slurmdbd patchelf; do
-      echo "Inst $name (1.0 Debian:12)"; done;;
+      echo "Inst $name ($VERSION Debian:12)"; done;;
   *indextargets*) echo "Docker Docker http://docker/linux/debian"; echo "$MIRROR";;
   *download*) while [ "$1" != download ]; do shift; done; shift
       for name; do touch "${name%=*}_1.0_amd64.deb"; done;;
@@ -50,6 +50,7 @@ def log(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setenv("LOG", str(tmp_path / "log"))
     monkeypatch.setenv("MIRROR", "Debian Debian http://mirror/debian/")
+    monkeypatch.setenv("VERSION", "20.11.7+really20.11.4-2+deb11u1")
     monkeypatch.setenv(programs.PREFIX_VARIABLE, str(tmp_path / "copy"))
     return tmp_path / "log"
 
@@ -82,6 +83,12 @@ def test_a_version_comes_from_the_mirror_of_this_machine(log: Path, tmp_path: Pa
     assert f"deb [signed-by={install._KEYRING}] http://mirror/debian/ bullseye main\n" in log.read_text()
     plan = next(line for line in log.read_text().splitlines() if " -s install" in line)
     assert plan.endswith("slurmctld slurmd slurm-client munge slurmdbd patchelf")
+
+
+def test_a_version_that_debian_has_replaced_is_refused(log: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"Debian sid has Slurm 20.11.7.* now, and no other has 26.05"):
+        install.install_version("26.05", lambda _: None)
+    assert not (tmp_path / "copy").exists()
 
 
 def test_a_version_without_a_mirror_is_refused(log: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
