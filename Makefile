@@ -24,7 +24,7 @@ SETTINGS := NAME MODE NODES GPUS WORKERS PS CORES PS_CORES TIME PARTITION SLURM 
   MODEL DATA STEPS BATCH LEARNING_RATE LR_BOUNDARIES MOMENTUM WEIGHT_DECAY SEED CHECKPOINT_EVERY LOG_EVERY TOWERS \
   BACKUP_WORKERS STALENESS N_FETCH N_PUSH COMPRESSION SCALE_LR WARMUP_STEPS FUSION_MB CYCLE_MS TRACE_STEPS STAGE \
   EVAL_EVERY RESTARTS REQUEUES RESTART_TIMEOUT WORKDIR START_FROM \
-  SITE JOB DETACH DRY_RUN FROM_START ON_NODE NODELIST RUNS PROCESS FOLLOW LINES STATE JSON PORT
+  SITE JOB DETACH DRY_RUN FROM_START ON_NODE NODELIST RUNS PROCESS FOLLOW LINES STATE JSON PORT SLURM_VERSION
 # Inside a job it is there, and means that job.
 unexport HPC_DL_START_FROM
 define pass
@@ -105,15 +105,18 @@ list: $(READY) ## list the jobs of this folder: make list [STATE=running JSON=1]
 	@$(BIN)/hpc-dl list
 
 .PHONY: cluster cluster-stop
-cluster: $(READY) ## start a private Slurm of several nodes on this machine: make cluster [NODES=2 GPUS=4]
+cluster: $(READY) ## start a private Slurm of several nodes on this machine: make cluster [NODES=2 GPUS=4 SLURM_VERSION=24.11]
 	@$(BIN)/hpc-dl cluster start
 cluster-stop: $(READY) ## end the private Slurm
 	@$(BIN)/hpc-dl cluster stop
 
-.PHONY: test lint bench
+.PHONY: test test-slurm lint bench
 test: $(READY) $(HOROVOD) ## run all tests; gets Slurm's programs and Horovod first
 	@$(BIN)/hpc-dl cluster install || echo "make: without it the tests that need Slurm are skipped" >&2
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test-slurm: $(READY) $(HOROVOD) ## run the tests that need Slurm, on a version of it: make test-slurm SLURM_VERSION=24.11 [or 20.11, 22.05, 26.05]
+	@[ -z "$${HPC_DL_SLURM_VERSION-}" ] || export HPC_DL_SLURM_PREFIX="$$PWD/.cache/slurm-$$HPC_DL_SLURM_VERSION"; \
+	  $(BIN)/hpc-dl cluster install && $(BIN)/python -m pytest tests/slurm $(PYTEST_ARGS)
 lint: $(READY) ## ruff, strict types, shellcheck over the rendered scripts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -13,6 +13,15 @@ def _number(name: str, variable: str, default: int, text: str) -> Callable[..., 
     return click.option(name, envvar=variable, default=default, show_default=True, metavar="N", help=text)
 
 
+_VERSION = click.option(
+    "--version",
+    default="",
+    envvar="HPC_DL_SLURM_VERSION",
+    metavar="V",
+    help="Slurm 20.11, 22.05, 24.11 or 26.05, in a copy; default: the one that is here.",
+)
+
+
 @click.group()
 def cluster() -> None:
     """A private Slurm on this machine: several nodes, any user, one folder."""
@@ -23,15 +32,18 @@ def cluster() -> None:
 @_number("--gpus", "HPC_DL_GPUS", 4, "GPUs of a node; they need not exist.")
 @_number("--cpus", "HPC_DL_CORES", 16, "CPUs of a node; they need not exist.")
 @click.option("--accounting", is_flag=True, help="With slurmdbd, so that sacct knows its jobs.")
-def start(nodes: int, gpus: int, cpus: int, accounting: bool) -> None:
+@_VERSION
+def start(nodes: int, gpus: int, cpus: int, accounting: bool, version: str) -> None:
     """Start the cluster; it runs until `stop`."""
     import os
     import shlex
 
     from hpc_dl.minicluster import ClusterConfig, MiniCluster, NodeGroup
+    from hpc_dl.minicluster.programs import find_programs
 
     groups = (NodeGroup(count=nodes, gpus=gpus, cpus=cpus),)
-    mini = MiniCluster(config=ClusterConfig(groups=groups, accounting=accounting))
+    programs = find_programs(version) if version else None
+    mini = MiniCluster(config=ClusterConfig(groups=groups, accounting=accounting), programs=programs)
     if mini.is_up():
         click.echo(f"Slurm runs already in {mini.root}")
     else:
@@ -91,18 +103,20 @@ def env() -> None:
 
 
 @cluster.command()
-def install() -> None:
+@_VERSION
+def install(version: str) -> None:
     """Get Slurm's programs and those of accounting: as root with apt, else unpacked into a folder of your own."""
     from hpc_dl.errors import UserError
-    from hpc_dl.minicluster import programs
+    from hpc_dl.minicluster import install, programs
 
     try:
-        found = programs.find_programs()
+        found = programs.find_programs(version)
     except UserError:
-        found = programs.install(click.echo)
+        found = install.install_version(version, click.echo) if version else install.install(click.echo)
     click.echo(f"Slurm is here: {found.find('slurmctld')}")
-    try:
-        accounting = programs.find_accounting(found)
-    except UserError:
-        accounting = programs.install_accounting(click.echo)
-    click.echo(f"Accounting is here: {accounting.find('slurmdbd')}")
+    for name in programs.ACCOUNTING_COMMANDS:
+        try:
+            accounting = programs.find_accounting(found, name)
+        except UserError:
+            accounting = install.install_accounting(click.echo)
+        click.echo(f"Accounting is here: {accounting.find(name)}")

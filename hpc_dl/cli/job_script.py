@@ -46,11 +46,21 @@ def facts(run: Path, nodelist: str, attempt: int | None) -> int:
 @click.command()
 @_RUN
 def begin(run: Path) -> int:
-    """Begin the next attempt of the job of run folder RUN: the first, or the one after a requeue. Print its number."""
+    """Begin the next attempt of the job of run folder RUN: the first, or the one after a requeue. Print its number.
+
+    Print nothing where the job has completed already.
+    """
+    from hpc_dl.disk import insist
     from hpc_dl.node import attempts
     from hpc_dl.runfolder.folder import RunFolder
 
-    click.echo(attempts.begin(RunFolder(run), _slurm_restarts()))
+    folder = RunFolder(run)
+    summary = insist(f"{folder.summary} can't be read", folder.read_summary)
+    if summary and summary.state == "COMPLETED":
+        # Slurm 24.11 does that with a job that was preempted and requeued before.
+        click.echo("hpc-dl: this job has completed before, and Slurm has started it once more: nothing to do", err=True)
+        return 0
+    click.echo(attempts.begin(folder, _slurm_restarts()))
     return 0
 
 

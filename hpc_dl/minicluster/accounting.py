@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
 
 from hpc_dl.errors import UserError
@@ -30,16 +29,17 @@ class Accounting:
 
     def __init__(self, root: Path, slurm: Programs, user: str) -> None:
         self._slurm = slurm
-        self._programs = find_accounting(slurm)
+        self._slurmdbd = find_accounting(slurm)
         self._user = user
         self.data = root / "db"
         self._socket = self.data / "socket"
-        self._base = Path(self._find("mariadbd")).parent.parent
+        # Any version serves.
+        self._database = _path(find_accounting(slurm, "mariadbd"), "mariadbd")
 
     @property
     def plugins(self) -> str:
         """Slurm's folders of plugins, for PluginDir; empty where Slurm finds them by itself."""
-        folders = (self._programs.accounting_plugin_dir, self._slurm.plugin_dir)
+        folders = (self._slurmdbd.accounting_plugin_dir, self._slurm.plugin_dir)
         named = [str(folder) for folder in folders if folder]
         if not named:
             return ""
@@ -47,7 +47,7 @@ class Accounting:
         built = [str(path.parent) for path in Path("/usr/lib").glob("*/slurm*/auth_none.so")]
         return ":".join(dict.fromkeys([*named, *built]))
 
-    def make_database(self, environ: Mapping[str, str]) -> None:
+    def make_database(self) -> None:
         """Make an empty database, as mariadb-install-db(1) does.
 
         Raises:
@@ -58,7 +58,6 @@ class Accounting:
         done = subprocess.run(
             [*self._mariadbd(), "--bootstrap", "--silent-startup"],
             input=f"create database mysql;\nuse mysql;\n{tables}",
-            env=self._programs.environment(environ),
             capture_output=True,
             text=True,
             timeout=_PATIENCE,
@@ -67,27 +66,30 @@ class Accounting:
         if done.returncode:
             raise UserError(f"private cluster: no database: {' '.join(done.stderr.strip().splitlines()[-3:])}")
 
-    def daemons(self, port: int, environ: Mapping[str, str]) -> list[Daemon]:
+    def daemons(self, port: int) -> list[Daemon]:
         """Return mariadbd(8) and slurmdbd(8), which listens on `port`."""
         # Whoever reaches the socket, in a folder of the user's own, may do everything; there is no other way in.
         options = ["--skip-networking", "--skip-grant-tables", f"--socket={self._socket}"]
-        wanted = self._programs.environment(environ)
-        changed = [f"{key}={wanted[key]}" for key in ("LD_LIBRARY_PATH",) if wanted.get(key) != environ.get(key)]
-        env = ["env", *changed, f"MYSQL_UNIX_PORT={self._socket}"]
+        env = ["env", f"MYSQL_UNIX_PORT={self._socket}"]
         return [
             _daemon("mariadbd", [*env, *self._mariadbd(), *options], socket=str(self._socket)),
-            _daemon("slurmdbd", [*env, self._find("slurmdbd"), "-D"], port=port),
+            _daemon("slurmdbd", [*env, _path(self._slurmdbd, "slurmdbd"), "-D"], port=port),
         ]
+
+    @property
+    def _base(self) -> Path:
+        return Path(self._database).parent.parent
 
     def _mariadbd(self) -> list[str]:
         places = [f"--datadir={self.data}", f"--basedir={self._base}", f"--pid-file={self.data / 'pid'}"]
-        return [self._find("mariadbd"), "--no-defaults", *places, f"--user={self._user}", *_SIZES]
+        return [self._database, "--no-defaults", *places, f"--user={self._user}", *_SIZES]
 
-    def _find(self, name: str) -> str:
-        path = self._programs.find(name)
-        if path is None:
-            raise UserError(f"private cluster: {name} is not here any more")
-        return os.path.realpath(path)
+
+def _path(programs: Programs, name: str) -> str:
+    path = programs.find(name)
+    if path is None:
+        raise UserError(f"private cluster: {name} is not here any more")
+    return os.path.realpath(path)
 
 
 def _daemon(name: str, command: list[str], *, socket: str = "", port: int = 0) -> Daemon:

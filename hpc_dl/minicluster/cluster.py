@@ -122,7 +122,9 @@ class MiniCluster:
     def is_up(self) -> bool:
         """Return whether a cluster with this very configuration runs in the root folder."""
         record = self._record()
-        return record is not None and record["config"] == _plain(self.config)
+        if record is None or record["config"] != _plain(self.config):
+            return False
+        return self._programs is None or record["prefix"] == _text(self._programs.prefix)
 
     def status(self) -> Status | None:
         """Return the state of the cluster in the root folder, or None if there is none."""
@@ -290,7 +292,8 @@ class MiniCluster:
         self._sweep()
         log, munge = self.root / "log", self.root / "munge"
         shutil.rmtree(log, ignore_errors=True)
-        for name in ("state", "spool", "log", "dev", "munge", *(f"tmp/{node}" for node in self.names)):
+        self._forget_other_version(place.version)
+        for name in ("spool", "log", "dev", "munge", *(f"tmp/{node}" for node in self.names)):
             (self.root / name).mkdir(parents=True, exist_ok=True)
         for number in range(max(group.gpus for group in self.config.groups)):
             device = self.root / "dev" / f"gpu{number}"
@@ -303,13 +306,21 @@ class MiniCluster:
         accounting: list[Daemon] = []
         if self._accounting:
             (self.root / ACCOUNTING_FILE).chmod(0o600)  # slurmdbd insists
-            self._accounting.make_database(self.env())
-            accounting = self._accounting.daemons(place.accounting_port, self.env())
+            self._accounting.make_database()
+            accounting = self._accounting.daemons(place.accounting_port)
         nodes = daemons(place, self.names, self.programs, accounting)
         orders = Orders(lock=lock_file, tied=tied, log=str(log), timeout=timeout_s, daemons=nodes)
         file = self.root / "orders.json"
         file.write_text(json.dumps(orders), encoding="utf-8")
         return file
+
+    def _forget_other_version(self, version: tuple[int, int]) -> None:
+        """Remove Slurm's state where another version has written it, which this one may not understand."""
+        state, file, text = self.root / "state", self.root / "state" / "version", ".".join(map(str, version))
+        if file.exists() and file.read_text(encoding="utf-8") != text:
+            shutil.rmtree(state)
+        state.mkdir(exist_ok=True)
+        file.write_text(text, encoding="utf-8")
 
     def _launch(self, orders: Path, lock_file: int) -> BinaryIO:
         """Start the supervisor; return the pipe in which it says that the daemons are up."""

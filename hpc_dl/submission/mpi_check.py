@@ -62,7 +62,8 @@ def _srun_fails() -> str:
         return f"{error.strerror}: srun"
     except subprocess.TimeoutExpired:
         return ""
-    if "Invalid MPI type" not in done.stderr:
+    # Slurm 20.11 writes it in small letters.
+    if "invalid mpi type" not in done.stderr.lower():
         return ""
     # The first line is the plugin's own: "srun: error:  mpi/pmix_v4: …: pmi/pmix: can not load PMIx library".
     return done.stderr.splitlines()[0].rpartition(": ")[2]

@@ -19,6 +19,7 @@ from typing import TypeVar
 import msgspec
 
 from hpc_dl.errors import JobError
+from hpc_dl.schedulers.slurm.version import OVERLAP_SHARES_ALL, version
 from hpc_dl.tasks.messages import Begin, Ended, Hello, Order, Ready, Stop, Stuck, decode_event, encode
 from hpc_dl.tasks.node_agent.environment import without_step
 
@@ -54,6 +55,8 @@ def srun_command(node: str, cores: int, command: Sequence[str]) -> list[str]:
     --overlap gives it all of the job's GPUs on the node, and leaves them to a task that calls srun itself; the cores
     have to be asked for. It is no MPI rank.
     """
+    # Else it would keep all memory from the steps of the tasks.
+    memory = [] if version() >= OVERLAP_SHARES_ALL else ["--mem=0"]
     return [
         "srun",
         "--overlap",
@@ -61,6 +64,7 @@ def srun_command(node: str, cores: int, command: Sequence[str]) -> list[str]:
         "--ntasks=1",
         f"--nodelist={node}",
         f"--cpus-per-task={cores}",
+        *memory,
         "--mpi=none",
         "--export=ALL",
         *command,

@@ -22,7 +22,7 @@ import msgspec
 from hpc_dl.errors import DiskError, UserError
 from hpc_dl.tasks.file.task import Task
 from hpc_dl.tasks.messages import Ended, encode
-from hpc_dl.tasks.node_agent.environment import HOSTS, PROLOG
+from hpc_dl.tasks.node_agent.environment import BIN, HOSTS, PROLOG
 from hpc_dl.tasks.node_agent.journal_file import Appender
 from hpc_dl.tasks.pool import Share
 from hpc_dl.tasks.scheduler import Start
@@ -151,10 +151,12 @@ class Records:
         """
         from hpc_dl.templates import Renderer
 
-        (self.path / HOSTS).mkdir(exist_ok=True)
-        prolog = self.path / PROLOG
-        prolog.write_text(Renderer([]).render("prolog.sh.j2", {}))
-        prolog.chmod(0o700)
+        for folder in (HOSTS, BIN):
+            (self.path / folder).mkdir(exist_ok=True)
+        scripts = {self.path / PROLOG: "prolog.sh.j2", self.path / BIN / "srun": "srun.sh.j2"}
+        for path, template in scripts.items():
+            path.write_text(Renderer([]).render(template, {"srun": shutil.which("srun") or "srun"}))
+            path.chmod(0o700)
 
     def close(self) -> None:
         """Let others use the folder."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import hpc_dl
 from hpc_dl.minicluster import MiniCluster
+from hpc_dl.schedulers.slurm.version import Version, parse_version
 from hpc_dl.submission.handle import Job
 from tests.unit.fakes.processes import Marker, eventually
 
@@ -37,6 +38,12 @@ if "fail" in words and words[words.index("fail") + 2] == name:
 if name == "worker:0":
     (run / "result.json").write_text(json.dumps({"test_accuracy": 0.75}))
 """
+
+
+def slurm_version(cluster: MiniCluster) -> Version:
+    """Return the version of a cluster's Slurm, for what differs between versions by Slurm's own doing."""
+    done = subprocess.run(["srun", "--version"], env=cluster.env(), capture_output=True, text=True, check=True)
+    return parse_version(done.stdout)
 
 
 class Bench:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -71,7 +72,7 @@ def test_jobs_of_all_kinds_are_cancelled_at_once_have_saved_and_go_on(bench: Ben
     waiting = bench.submit(slurm={"begin": "now+1hour"}, **settings)
     for job in jobs:
         eventually(functools.partial(ready, job), 60, f"job {job.job_id} is ready")
-    with pytest.raises(hpc_dl.UserError, match="job 2 is RUNNING: only a job that has ended can be resumed"):
+    with pytest.raises(hpc_dl.UserError, match=f"job {jobs[1].job_id} is RUNNING: only a job that has ended"):
         jobs[1].resume()
     told = bench.run("cancel", *(job.job_id for job in (*jobs, waiting)))
     assert told.splitlines() == [f"Job {job.job_id} is told to end" for job in (*jobs, waiting)]
@@ -88,7 +89,10 @@ def test_jobs_of_all_kinds_are_cancelled_at_once_have_saved_and_go_on(bench: Ben
     # What was cancelled goes on, with other nodes and in another mode.
     said = bench.run("resume", jobs[1].job_id, "--mode=sync", "--nodes=1", "--gpus=2")
     assert f"Starts from {jobs[1].run.path}" in said
-    resumed = hpc_dl.load("4")
+    # Not simply the next number: sbatch --test-only of Slurm 20.11 uses up one.
+    found = re.search(r"Submitted batch job (\d+)", said)
+    assert found is not None
+    resumed = hpc_dl.load(found[1])
     bench.jobs.append(resumed)
     assert resumed.result() == {"from": str(jobs[1].run.path)}
     spec = resumed.run.read_job()

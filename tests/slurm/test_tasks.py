@@ -113,10 +113,10 @@ def test_a_task_of_several_nodes_has_them_for_srun_and_mpirun(four: MiniCluster,
     say = """sh -c 'echo "$SLURMD_NODENAME [$CUDA_VISIBLE_DEVICES]"'"""
     (tmp_path / "t.txt").write_text(
         "#@ gpus=3 node=mini[2-3] nodes=2\nwhile ! test -e up; do sleep 0.1; done; touch down\n"
-        f"#@ gpus=1 node=mini[2-3] nodes=2 cores=3\nsrun {say}; srun -n 2 {say}; touch up; "
+        f"#@ gpus=1 node=mini[2-3] nodes=2 cores=3\nsrun {say}; srun -n 2 {say}; srun -N 2 -n 2 {say}; touch up; "
         "srun sleep 4713 & while ! test -e down; do sleep 0.1; done; sleep 1\n"
         f"#@ gpus=1 node=mini[2,4] nodes=2\n{mpirun} --allow-run-as-root --bind-to none -n 2 {say}\n"
-        f"#@ gpus=1 node=mini1\nsrun -n 2 {say}; scontrol show hostnames $SLURM_JOB_NODELIST\n"
+        f"#@ gpus=1 node=mini1\nsrun -n 2 {say}; srun -N1 -n1 {say}; scontrol show hostnames $SLURM_JOB_NODELIST\n"
     )
     job = submit(four, tmp_path, "--nodes=4")
     assert finish(four, tmp_path, job) == "COMPLETED", (tmp_path / f"t.txt-{job}.log").read_text()
@@ -125,9 +125,9 @@ def test_a_task_of_several_nodes_has_them_for_srun_and_mpirun(four: MiniCluster,
         for number in (4, 6, 8)
     }
     assert found == {
-        4: ["mini2 [3]"] * 4 + ["mini3 [3]"] * 4,
+        4: ["mini2 [3]"] * 5 + ["mini3 [3]"] * 5,
         6: ["mini2 [0]", "mini4 [0]"],  # the job's first task has ended before
-        8: ["mini1", "mini1 [0]", "mini1 [0]"],
+        8: ["mini1", "mini1 [0]", "mini1 [0]", "mini1 [0]"],
     }
     # The step that task 4 left behind has ended with it.
     assert subprocess.run(["pgrep", "-f", "^sleep 4713$"], check=False, capture_output=True).stdout == b""

@@ -2,6 +2,7 @@
 
 A task sees the SLURM_* variables of a job of its own nodes and cores. srun takes its nodes from SLURM_HOSTFILE, and
 before each rank it runs SLURM_TASK_PROLOG (templates/prolog.sh.j2), which sets the rank's GPUs and cores (man srun).
+Where srun takes no --nodes beside SLURM_HOSTFILE, templates/srun.sh.j2 comes first on PATH.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from hpc_dl.schedulers.slurm.version import HOSTFILE_EXCLUDES_NODES, OVERLAP_SHARES_ALL, version
 from hpc_dl.tasks.messages import Order
 from hpc_dl.tasks.pool import Share
 
@@ -22,6 +24,7 @@ _STEP = re.compile(
 )
 PROLOG = "prolog"  # names in the records folder
 HOSTS = "hosts"
+BIN = "bin"
 
 _SCANCEL = 20.0  # seconds: longer, and the agent would seem dead
 
@@ -48,6 +51,12 @@ class Environment:
         own = dict(environ)
         if step:
             own = {**without_step(own), "SLURM_OVERLAP": "1", "SLURM_TASK_PROLOG": str(folder / PROLOG)}
+            if version() >= HOSTFILE_EXCLUDES_NODES:
+                own["PATH"] = f"{folder / BIN}:{own.get('PATH', os.defpath)}"
+            elif version() < OVERLAP_SHARES_ALL:
+                # Steps wait for each other's memory and GPUs. The prolog sets the GPUs of a rank.
+                own = {key: value for key, value in own.items() if not key.startswith("SLURM_MEM_PER_")}
+                own |= {"SLURM_MEM_PER_NODE": "0", "SLURM_GRES": "none"}
         self._own = {os.fsencode(key): os.fsencode(value) for key, value in own.items()}
 
     def of(self, order: Order) -> dict[bytes, bytes]:

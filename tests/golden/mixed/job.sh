@@ -42,6 +42,7 @@ set -u
 
 # An attempt is one start of the processes; what an earlier one, before a requeue, said of its end does not count.
 attempt=$(PYTHON -m hpc_dl begin "$run") || exit
+[ -n "$attempt" ] || exit 0  # the job has completed already
 
 # However the script ends, it writes the outcome; its exit code is that of the first process that failed. If the job has to
 # end before its training does, it is requeued there.

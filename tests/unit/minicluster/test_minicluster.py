@@ -253,7 +253,8 @@ def test_the_unpacked_copy_comes_after_the_system(monkeypatch: pytest.MonkeyPatc
     assert found.prefix == tmp_path / ".cache/slurm"
     env = found.environment({"PATH": "/usr/bin", "LD_LIBRARY_PATH": "/opt/cuda"})
     assert env["PATH"].split(":")[-2:] == [str(tmp_path / ".cache/slurm/usr/sbin"), "/usr/bin"]
-    assert env["LD_LIBRARY_PATH"] == f"{found.plugin_dir}:/opt/cuda"
+    # Its programs know their libraries: jobs must not get them too.
+    assert env["LD_LIBRARY_PATH"] == "/opt/cuda"
     fake_slurm(tmp_path / "system", "bin")
     assert programs.find_programs().prefix is None
 
@@ -261,84 +262,47 @@ def test_the_unpacked_copy_comes_after_the_system(monkeypatch: pytest.MonkeyPatc
 def test_the_systems_folders_do_not_hide_the_users(tmp_path: Path) -> None:
     env = programs.Programs().environment({"PATH": "/home/ada/bin"})
     assert env["PATH"].startswith("/home/ada/bin:")
-    assert "LD_LIBRARY_PATH" not in env
+
+
+def test_a_version_has_a_copy_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv(programs.PREFIX_VARIABLE, raising=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        UserError, match=r"not found in .*/.cache/slurm-24.11; .* `hpc-dl cluster install --version 24.11`"
+    ):
+        programs.find_programs("24.11")
+    fake_slurm(tmp_path / ".cache/slurm-24.11", "usr/sbin")
+    assert programs.find_programs("24.11").prefix == tmp_path / ".cache/slurm-24.11"
+    with pytest.raises(UserError, match=r"Slurm 24.1: unknown version \(did you mean '24.11'\?\); known are '20.11', "):
+        programs.find_programs("24.1")
 
 
 def test_accounting_may_stand_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     slurm, copy = programs.Programs(tmp_path / "slurm"), tmp_path / "slurm-accounting"
     monkeypatch.setenv(programs.PREFIX_VARIABLE, str(slurm.prefix))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(programs, "_SYSTEM_FOLDERS", ())
     fake_slurm(tmp_path / "slurm", "usr/sbin", "usr/lib/x86_64-linux-gnu/slurm-wlm")
-    with pytest.raises(UserError, match=r"slurmdbd, mariadbd; get them with `hpc-dl cluster install`"):
+    with pytest.raises(UserError, match=r"slurmdbd, a program for accounting, .* get it with `hpc-dl cluster install`"):
         programs.find_accounting(slurm)
     plugins = copy / "usr/lib/x86_64-linux-gnu/slurm-wlm"
     plugins.mkdir(parents=True)
     (plugins / "accounting_storage_mysql.so").touch()
-    (plugins.parent / "libmariadb.so.3").touch()
     for name in programs.ACCOUNTING_COMMANDS:
         (copy / "usr/sbin").mkdir(parents=True, exist_ok=True)
         (copy / "usr/sbin" / name).touch(mode=0o755)
     assert programs.find_accounting(slurm).prefix == copy
     accounting = Accounting(tmp_path / "root", slurm, "ada")
     assert accounting.plugins.split(":")[:2] == [str(plugins), str(slurm.plugin_dir)]
-    database, slurmdbd = accounting.daemons(10000, {"LD_LIBRARY_PATH": "/opt/cuda"})
-    assert database["command"][:3] == [
-        "env",
-        f"LD_LIBRARY_PATH={plugins.parent}:/opt/cuda",
-        f"MYSQL_UNIX_PORT={tmp_path}/root/db/socket",
-    ]
+    database, slurmdbd = accounting.daemons(10000)
+    assert database["command"][:2] == ["env", f"MYSQL_UNIX_PORT={tmp_path}/root/db/socket"]
     # Nobody but the user reaches the database: it has no port, and its socket is in a private folder.
     assert "--skip-networking" in database["command"]
     assert (slurmdbd["port"], slurmdbd["command"][-2:]) == (10000, [str(copy / "usr/sbin/slurmdbd"), "-D"])
-
-
-def test_without_apt_the_message_says_whom_to_ask(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError, match="ask your administrator"):
-        programs.install()
-
-
-def test_an_incomplete_copy_is_not_overwritten(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    apt = tmp_path / "apt-get"
-    apt.write_text("#!/bin/sh\nexit 1\n")
-    apt.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setenv(programs.PREFIX_VARIABLE, str(tmp_path / "mine"))
-    (tmp_path / "mine").mkdir()
-    with pytest.raises(UserError, match="remove it"):
-        programs.install()
-    (tmp_path / "mine").rmdir()
-    with pytest.raises(UserError, match="apt-get"):
-        programs.install(lambda _: None)
-    assert [path.name for path in tmp_path.iterdir()] == ["apt-get"]
-
-
-_APT = """#!/bin/sh
-case "$*" in
-  *status=/dev/null*) for name in libc6 libhwloc15 munge slurm-plugins slurm-client slurmctld slurmd; do
-      echo "Inst $name (1.0 Debian:12)"; done;;
-  -s*) printf 'Inst %s (1.0 Debian:12)\\n' libhwloc15 munge slurmctld slurmd; echo 'Inst libc6 [0.9] (1.0 Debian:12)';;
-  *download*) shift 3; touch "$@";;
-esac
-"""
-_DPKG = """#!/bin/sh
-mkdir -p "$3/usr/bin" && cd "$3/usr/bin"
-name=${2##*/}
-case $name in slurm-client) set -- srun sbatch squeue sinfo scontrol scancel;; *) set -- "$name";; esac
-touch "$@" && chmod +x "$@"
-"""
-
-
-def test_a_copy_is_whole_where_a_part_of_slurm_is_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name, text in (("apt-get", _APT), ("dpkg", _DPKG)):
-        (tmp_path / name).write_text(text)
-        (tmp_path / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setenv(programs.PREFIX_VARIABLE, str(tmp_path / "copy"))
-    copy = programs.install(lambda _: None)
-    assert copy.find("srun") == str(tmp_path / "copy/usr/bin/srun")
-    unpacked = {path.name for path in (tmp_path / "copy/usr/bin").iterdir()}
-    # Another libc beside the system's would break every program.
-    assert unpacked == {"libhwloc15", "munge", "slurm-plugins", *programs.COMMANDS}
+    # Slurm's own slurmdbd comes first, with any database.
+    (tmp_path / "slurm/usr/sbin/slurmdbd").touch(mode=0o755)
+    assert programs.find_accounting(slurm) == slurm
+    assert programs.find_accounting(slurm, "mariadbd").prefix == copy
 
 
 def test_the_last_words_are_the_fatal_ones(tmp_path: Path) -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from hpc_dl.cli.main import main
 from hpc_dl.errors import JobError
 from hpc_dl.node.attempts import PREEMPTED, REQUEUE, RESTART, Event, begin, events, may_restart, record, requeue
+from hpc_dl.node.outcome import finish
 from hpc_dl.node.restart_policy import Policy
 from hpc_dl.runfolder.folder import Failure, RunFolder, Summary
 from hpc_dl.schedulers.slurm.requeue import parse_told_by
@@ -35,6 +37,25 @@ def test_attempts_are_counted_from_0_and_forget_what_was_said_before(run: RunFol
     assert not run.result.exists()
     assert list(run.state.iterdir()) == []
     assert [(e.attempt, e.event, e.slurm_restarts) for e in events(run)] == [(0, "started", 0), (1, "started", 1)]
+
+
+def test_a_job_that_has_completed_is_not_begun_again(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["begin", str(run.path)])
+    assert (ended.value.code, capsys.readouterr().out) == (0, "0\n")
+    finish(run, Summary("FAILED", 1, 0, 0, None, None, 1))
+    with pytest.raises(SystemExit):
+        main(["begin", str(run.path)])
+    assert capsys.readouterr().out == "1\n"
+    finish(run, Summary("COMPLETED", 0, 0, 0, None, {"test_accuracy": 0.5}, 2))
+    with pytest.raises(SystemExit) as ended:
+        main(["begin", str(run.path)])
+    assert (ended.value.code, capsys.readouterr().out) == (0, "")
+    # What it had is still there.
+    summary = run.read_summary()
+    assert summary is not None
+    assert summary.state == "COMPLETED"
+    assert run.latest_attempt() == 1
 
 
 def test_one_script_alone_begins_an_attempt(run: RunFolder) -> None:

@@ -126,6 +126,12 @@ srun: error: Invalid MPI type 'pmix', --mpi=list for acceptable types
             "srun: error: Invalid MPI type 'pmix', --mpi=list for acceptable types\n",
             "Couldn't find the specified plugin name for mpi/pmix looking at all files",
         ),
+        # Slurm 20.11.
+        (
+            "srun: error: Couldn't find the specified plugin name for mpi/pmix looking at all files\n"
+            "srun: error: invalid MPI type 'pmix', --mpi=list for acceptable types\n",
+            "Couldn't find the specified plugin name for mpi/pmix looking at all files",
+        ),
         ("srun: error: Unable to allocate resources: Invalid account specified\n", ""),
     ],
 )

@@ -316,6 +316,9 @@ def test_a_rank_that_a_task_starts_by_srun_gets_what_the_task_has_on_its_node(
     assert (tmp_path / "hosts" / "steps-7").read_text() == "5.6\n"
     (tmp_path / "hosts" / "task-7").unlink()  # as at the end of the task
     assert subprocess.run(["/bin/sh", str(prolog)], env=rank, check=False, capture_output=True).returncode == 1
+    # Our srun has put the file there for a step with a number of nodes.
+    rank["HPC_DL_TASK_HOSTS"] = rank.pop("SLURM_HOSTFILE")
+    assert subprocess.run(["/bin/sh", str(prolog)], env=rank, check=False, capture_output=True).returncode == 1
 
 
 def test_a_job_without_room_for_a_task_is_not_submitted(tmp_path: Path) -> None:
