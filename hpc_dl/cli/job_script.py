@@ -223,7 +223,7 @@ def finish(run: Path, attempt: int | None, code: int, started: float, told: bool
     """
     from hpc_dl.disk import insist
     from hpc_dl.node import attempts
-    from hpc_dl.node.outcome import cancelled, outcome
+    from hpc_dl.node.outcome import cancelled, complete_result, outcome
     from hpc_dl.node.outcome import finish as write_summary
     from hpc_dl.node.restart_policy import Policy
     from hpc_dl.runfolder.folder import RunFolder
@@ -236,6 +236,7 @@ def finish(run: Path, attempt: int | None, code: int, started: float, told: bool
     except JobError as error:
         click.echo(f"hpc-dl: {error}")
         return LOST
+    insist(f"{folder.result} can't be completed", functools.partial(complete_result, folder))
     summary = insist("the outcome can't be read", functools.partial(outcome, folder, code, started))
     if told and attempts.may_restart(Policy.of(_job(folder)), attempts.events(folder), summary):
         summary = cancelled(summary)  # it would have gone on
