@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from hpc_dl.figures import figures, per_step
+from hpc_dl.runfolder.metrics import figures, per_step
 
 _ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
 

@@ -6,6 +6,7 @@ import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -124,7 +125,7 @@ def test_the_result_has_what_a_ps_wrote_after_the_chief_had_written_it(run: RunF
     run.metrics.mkdir()
     times = {"min": 0.1, "max": 0.2}
     moved = {"bytes_sent": 6000, "bytes_received": 1200}
-    lines = {
+    lines: dict[str, dict[str, Any]] = {
         "worker-0": {"event": "trained", "local_steps": 4, "step_seconds": times, **moved},
         "ps-0": {"event": "traffic", **moved},
         "ps-1": {"event": "imported"},  # it has died before it had moved anything
