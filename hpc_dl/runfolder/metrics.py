@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-from hpc_dl.runfolder.progress import parse_record
 
 _FIELDS = ("local_steps", "step_seconds", "bytes_sent", "bytes_received")
 
@@ -43,6 +42,16 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
     for line in path.read_bytes().splitlines(keepends=True):
         if line.endswith(b"\n") and (record := parse_record(line)):  # the last one may be half written
             yield record
+
+
+def parse_record(line: bytes) -> dict[str, Any]:
+    """Return what a line of a metrics file says; nothing for one that a disk has damaged, or a script has written."""
+    try:
+        record = json.loads(line)  # not msgspec: a loss may be NaN
+    except ValueError:
+        return {}
+    numbers = isinstance(record, dict) and all(isinstance(record.get(key, 0), (int, float)) for key in ("time", "step"))
+    return record if numbers else {}
 
 
 def per_step(processes: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
