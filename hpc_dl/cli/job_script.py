@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -146,12 +148,15 @@ def launch(
     """Start and watch this node's processes: ``::: worker:0 VARIABLE=VALUE … COMMAND …`` for each."""
     import msgspec
 
+    from hpc_dl.node.addresses import check_own_names
     from hpc_dl.node.launcher import Launcher, parse_processes
     from hpc_dl.node.staging import staged_data
     from hpc_dl.runfolder.folder import RunFolder
 
     folder = RunFolder(run, attempt)
     lines = parse_processes(words, separator)
+    with _reported(folder, "launcher", node):
+        check_own_names(folder.read_cluster(), [(line.role, line.index) for line in lines])
     launcher = Launcher(folder, node, grace, _policy(folder))
     if not stage:
         return launcher.launch(lines, classic_flags)
@@ -159,6 +164,19 @@ def launch(
         option = f"--data-dir={data_dir}"  # the last one counts
         lines = [msgspec.structs.replace(line, command=(*line.command, option)) for line in lines]
         return launcher.launch(lines, classic_flags)
+
+
+@contextlib.contextmanager
+def _reported(folder: RunFolder, process: str, node: str) -> Iterator[None]:
+    """Record a user's error as the job's failure: else only the output of this process would say why it has ended."""
+    from hpc_dl.node.outcome import report_failure
+    from hpc_dl.runfolder.folder import Failure
+
+    try:
+        yield
+    except UserError as error:
+        report_failure(folder, Failure(process, node, 2, time=time.time(), last_lines=(str(error),)))
+        raise
 
 
 def _policy(folder: RunFolder) -> Policy:
@@ -180,16 +198,11 @@ def rank(run: Path, grace: float, attempt: int | None, quiet_end: bool, command:
 
     from hpc_dl.node.launcher import Launcher
     from hpc_dl.node.mpi_rank import process_line, process_of
-    from hpc_dl.node.outcome import report_failure
-    from hpc_dl.runfolder.folder import Failure, RunFolder
+    from hpc_dl.runfolder.folder import RunFolder
 
     folder = RunFolder(run, attempt)
-    try:
+    with _reported(folder, "rank", os.uname().nodename):
         process = process_of(folder.read_placement(), os.environ)
-    except UserError as error:
-        # Else nobody but this rank's own output would say why the job has ended.
-        report_failure(folder, Failure("rank", os.uname().nodename, 2, time=time.time(), last_lines=(str(error),)))
-        raise
     code = Launcher(folder, process.node, grace).launch([process_line(process, command)])
     return 0 if quiet_end and code in (130, 143) and folder.read_failure() is None else code
 

@@ -102,7 +102,7 @@ class Peers:
             return
         self._say_after *= 2
         first, *others = [task for task in self.addresses if task in self._missing]
-        more = f"; {len(others)} more are missing" if others else ""
+        more = f"; {len(others)} more missing" if others else ""
         print(f"waiting: {self.describe(first)}{more}", file=sys.stderr, flush=True)
 
 

@@ -50,7 +50,7 @@ def run(options: Options, cluster: Cluster, metrics: Metrics, stop: Stop) -> int
     try:
         return all_reduce.work(group, options, cluster, metrics, stop, server.target, task)
     except tf.errors.OpError as error:
-        if not (why := session.lost_contact(error, watched(cluster).values())):
+        if not (why := session.lost_contact(error, cluster.others().values())):
             raise
         time.sleep(_FIRST_CAUSE)
         raise PeerLostError(f"{cluster.task}: contact with another worker was lost: {why}") from error
