@@ -123,6 +123,8 @@ def place(run: Path, nodelist: str, job_id: str, attempt: int | None) -> int:
     for path, data in files.items():
         insist(f"{path} can't be written", functools.partial(write_text, path, data))
     click.echo(f"hpc-dl: {len(placement.processes)} processes on {nodelist}; see {folder.tasks}")
+    if job.gpus and site.fake_gpus:
+        click.echo("hpc-dl: fake_gpus = true in the site file: without GPUs, training computes on cores")
     return 0
 
 
@@ -157,7 +159,7 @@ def launch(
     lines = parse_processes(words, separator)
     with _reported(folder, "launcher", node):
         check_own_names(folder.read_cluster(), [(line.role, line.index) for line in lines])
-    launcher = Launcher(folder, node, grace, _policy(folder))
+    launcher = Launcher(folder, node, grace, _policy(folder), _site_variables(folder))
     if not stage:
         return launcher.launch(lines, classic_flags)
     with staged_data(folder, node) as data_dir:
@@ -186,6 +188,12 @@ def _policy(folder: RunFolder) -> Policy:
     return Policy.of(folder.read_job()) if folder.job_file.exists() else Policy()
 
 
+def _site_variables(folder: RunFolder) -> dict[str, str]:
+    """Return what the processes of a job must know of their site."""
+    fake = folder.site_file.exists() and folder.read_site().fake_gpus
+    return {"HPC_DL_FAKE_GPUS": "1"} if fake else {}
+
+
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.option("--run", "run", type=Path, required=True, help="the job's run folder")
 @click.option("--grace", type=float, default=20.0, help="seconds between SIGTERM and SIGKILL")
@@ -203,7 +211,7 @@ def rank(run: Path, grace: float, attempt: int | None, quiet_end: bool, command:
     folder = RunFolder(run, attempt)
     with _reported(folder, "rank", os.uname().nodename):
         process = process_of(folder.read_placement(), os.environ)
-    code = Launcher(folder, process.node, grace).launch([process_line(process, command)])
+    code = Launcher(folder, process.node, grace, env=_site_variables(folder)).launch([process_line(process, command)])
     return 0 if quiet_end and code in (130, 143) and folder.read_failure() is None else code
 
 

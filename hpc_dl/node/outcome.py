@@ -51,13 +51,14 @@ def report_failure(run: RunFolder, failure: Failure) -> Failure:
 
 
 def complete_result(run: RunFolder) -> None:
-    """Add step times and bytes of each process to the result of the built-in program.
+    """Add devices, step times and bytes of each process to the result of the built-in program.
 
     The chief can't know them: when it writes its result, parameter servers have yet to write their last line.
     """
     result, processes = run.read_result(), figures(run.metrics)
     if result is None or not processes:
         return
+    result["devices"] = {task: of["devices"] for task, of in processes.items()}
     moved = per_step(processes).items()
     result["bytes_per_step"] = {task: {key: round(count) for key, count in of.items()} for task, of in moved}
     result["step_seconds"] = {task: of["step_seconds"] for task, of in processes.items() if "step_seconds" in of}

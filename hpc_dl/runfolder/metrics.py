@@ -13,23 +13,24 @@ _FIELDS = ("local_steps", "step_seconds", "bytes_sent", "bytes_received")
 def figures(metrics: Path) -> dict[str, dict[str, Any]]:
     """Return the figures of each process, ``worker-0``, ``ps-0``, …, by its last run.
 
-    A worker has `local_steps`, `step_seconds` (see `hpc_dl.train.reporting.step_times`), and `bytes_sent` and
-    `bytes_received` in its training loop, all since it was started last. A ps has the bytes of its whole life, and
-    `all_steps`, those that workers made in that time; of a worker that was killed these are the steps up to its last
-    line. Processes that have not come that far are left out.
+    Each has `devices`, the names of what it computes on. A worker has `local_steps`, `step_seconds` (see
+    `hpc_dl.train.reporting.step_times`), and `bytes_sent` and `bytes_received` in its training loop, all since it was
+    started last. A ps has the bytes of its whole life, and `all_steps`, those that workers made in that time; of a
+    worker that was killed these are the steps up to its last line. Processes that have not come that far are left out.
     """
     found: dict[str, dict[str, Any]] = {}
     begun: dict[str, float] = {}
     lives: list[tuple[float, int]] = []  # last time and number of steps
     for path in sorted(metrics.glob("*.jsonl")):
-        time, steps = 0.0, 0
+        time, steps, devices = 0.0, 0, []
         for record in _records(path):
             if record.get("event") == "imported":  # it was started again
                 lives.append((time, steps))
                 begun[path.stem], steps = record.get("time", 0.0), 0
+                devices = record.get("devices", [])
                 found.pop(path.stem, None)
             elif record.get("event") in ("trained", "traffic"):
-                found[path.stem] = {key: record[key] for key in _FIELDS if key in record}
+                found[path.stem] = {"devices": devices, **{key: record[key] for key in _FIELDS if key in record}}
             time, steps = record.get("time", 0.0), record.get("local_steps", record.get("local_step", steps))
         lives.append((time, steps))
     for task, of in found.items():

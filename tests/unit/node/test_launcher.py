@@ -21,6 +21,7 @@ from hpc_dl.node.launcher import ProcessLine, parse_processes
 from hpc_dl.node.outcome import report_failure
 from hpc_dl.runfolder.folder import Failure, RunFolder, to_toml
 from hpc_dl.spec.job import JobSpec
+from hpc_dl.spec.site import Site
 from tests.unit.fakes.processes import Marker, eventually
 
 # The real command, which looks at the run folder more often than it does on a shared disk.
@@ -566,3 +567,11 @@ def test_an_address_that_does_not_resolve_is_the_jobs_failure(job: Job) -> None:
 def test_a_process_that_is_alone_needs_no_address(job: Job) -> None:
     job.run.cluster.write_text('{"worker": ["n1-ib.invalid:2221"]}')
     assert job.start(*job.sh(worker_0="exit 0")).end() == 0
+
+
+@pytest.mark.parametrize("fake", [False, True])
+def test_processes_know_whether_the_gpus_of_their_site_are_fake(job: Job, fake: bool) -> None:
+    job.run.site_file.write_text(to_toml(Site(name="x", cores=1, gpus=1, fake_gpus=fake)))
+    node = job.spec(worker=1).start(*job.sh(worker_0="echo ${HPC_DL_FAKE_GPUS:-real}"))
+    assert node.end() == 0
+    assert job.log("worker:0") == ("1\n" if fake else "real\n")

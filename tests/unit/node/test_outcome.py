@@ -125,19 +125,21 @@ def test_the_result_has_what_a_ps_wrote_after_the_chief_had_written_it(run: RunF
     run.metrics.mkdir()
     times = {"min": 0.1, "max": 0.2}
     moved = {"bytes_sent": 6000, "bytes_received": 1200}
-    lines: dict[str, dict[str, Any]] = {
+    last: dict[str, dict[str, Any]] = {
         "worker-0": {"event": "trained", "local_steps": 4, "step_seconds": times, **moved},
         "ps-0": {"event": "traffic", **moved},
         "ps-1": {"event": "imported"},  # it has died before it had moved anything
     }
-    for task, line in lines.items():
-        (run.metrics / f"{task}.jsonl").write_text(json.dumps({"time": 1.0, **line}) + "\n")
+    for task, line in last.items():
+        lines = [{"time": 1.0, "event": "imported", "devices": [task]}, {"time": 1.0, **line}]
+        (run.metrics / f"{task}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
     with pytest.raises(SystemExit) as ended:
         main(["finish", str(run.path), "--attempt", "0", "--code", "0", "--started", "1"])
     assert ended.value.code == 0
     bytes_per_step = {task: {"bytes_sent": 1500, "bytes_received": 300} for task in ("ps-0", "worker-0")}
     assert run.read_result() == {
         "test_accuracy": 0.97,
+        "devices": {"ps-0": ["ps-0"], "worker-0": ["worker-0"]},
         "bytes_per_step": bytes_per_step,
         "step_seconds": {"worker-0": times},
     }
