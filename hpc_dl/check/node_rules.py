@@ -38,10 +38,13 @@ def gpus(job: JobSpec, site: Site, answer: NodeAnswer) -> Iterator[Finding]:
         return
     seen = ", ".join(answer.python.gpus) or "none"
     if len(answer.python.gpus) < wanted:
-        yield warning(
-            f"gpus = {wanted}: TensorFlow sees {seen}, and will compute on cores instead: see nvidia-smi, and whether"
-            f" {answer.python.executable} has a TensorFlow for GPUs (make setup KIND=gpu)"
-        )
+        if site.fake_gpus:
+            yield warning(f"gpus = {wanted}: TensorFlow sees {seen}; fake_gpus = true: it will compute on cores")
+        else:
+            yield error(
+                f"gpus = {wanted}: TensorFlow sees {seen}: see nvidia-smi, and whether {answer.python.executable} has a"
+                " TensorFlow for GPUs (make setup KIND=gpu)"
+            )
     elif wanted and site.gpu_type and not _letters(site.gpu_type) & _letters(seen):
         yield warning(f"gpu_type = {site.gpu_type!r}: TensorFlow sees {seen}; correct the site file, or ask the admins")
 

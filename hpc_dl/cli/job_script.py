@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -131,6 +133,8 @@ def place(run: Path, nodelist: str, job_id: str, attempt: int | None) -> int:
     for path, data in files.items():
         insist(f"{path} can't be written", functools.partial(write_text, path, data))
     click.echo(f"hpc-dl: {len(placement.processes)} processes on {nodelist}; see {folder.tasks}")
+    if job.gpus and site.fake_gpus:
+        click.echo("hpc-dl: fake_gpus = true in the site file: without GPUs, training computes on cores")
     return 0
 
 
@@ -156,13 +160,16 @@ def launch(
     """Start and watch this node's processes: ``::: worker:0 VARIABLE=VALUE … COMMAND …`` for each."""
     import msgspec
 
+    from hpc_dl.node.addresses import check_own_names
     from hpc_dl.node.launcher import Launcher, parse_processes
     from hpc_dl.node.staging import staged_data
     from hpc_dl.runfolder.folder import RunFolder
 
     folder = RunFolder(run, attempt)
     lines = parse_processes(words, separator)
-    launcher = Launcher(folder, node, grace, _policy(folder))
+    with _reported(folder, "launcher", node):
+        check_own_names(folder.read_cluster(), [(line.role, line.index) for line in lines])
+    launcher = Launcher(folder, node, grace, _policy(folder), _site_variables(folder))
     if not stage:
         return launcher.launch(lines, classic_flags)
     with staged_data(folder, node) as data_dir:
@@ -171,11 +178,30 @@ def launch(
         return launcher.launch(lines, classic_flags)
 
 
+@contextlib.contextmanager
+def _reported(folder: RunFolder, process: str, node: str) -> Iterator[None]:
+    """Record a user's error as the job's failure: else only the output of this process would say why it has ended."""
+    from hpc_dl.node.outcome import report_failure
+    from hpc_dl.runfolder.folder import Failure
+
+    try:
+        yield
+    except UserError as error:
+        report_failure(folder, Failure(process, node, 2, time=time.time(), last_lines=(str(error),)))
+        raise
+
+
 def _policy(folder: RunFolder) -> Policy:
     from hpc_dl.node.restart_policy import Policy
 
     # A line can be run by hand, with a cluster spec and no job.
     return Policy.of(folder.read_job()) if folder.job_file.exists() else Policy()
+
+
+def _site_variables(folder: RunFolder) -> dict[str, str]:
+    """Return what the processes of a job must know of their site."""
+    fake = folder.site_file.exists() and folder.read_site().fake_gpus
+    return {"HPC_DL_FAKE_GPUS": "1"} if fake else {}
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -190,17 +216,12 @@ def rank(run: Path, grace: float, attempt: int | None, quiet_end: bool, command:
 
     from hpc_dl.node.launcher import Launcher
     from hpc_dl.node.mpi_rank import process_line, process_of
-    from hpc_dl.node.outcome import report_failure
-    from hpc_dl.runfolder.folder import Failure, RunFolder
+    from hpc_dl.runfolder.folder import RunFolder
 
     folder = RunFolder(run, attempt)
-    try:
+    with _reported(folder, "rank", os.uname().nodename):
         process = process_of(folder.read_placement(), os.environ)
-    except UserError as error:
-        # Else nobody but this rank's own output would say why the job has ended.
-        report_failure(folder, Failure("rank", os.uname().nodename, 2, time=time.time(), last_lines=(str(error),)))
-        raise
-    code = Launcher(folder, process.node, grace).launch([process_line(process, command)])
+    code = Launcher(folder, process.node, grace, env=_site_variables(folder)).launch([process_line(process, command)])
     return 0 if quiet_end and code in (130, 143) and folder.read_failure() is None else code
 
 
@@ -233,7 +254,7 @@ def finish(run: Path, attempt: int | None, code: int, started: float, told: bool
     """
     from hpc_dl.disk import insist
     from hpc_dl.node import attempts
-    from hpc_dl.node.outcome import cancelled, outcome
+    from hpc_dl.node.outcome import cancelled, complete_result, outcome
     from hpc_dl.node.outcome import finish as write_summary
     from hpc_dl.node.restart_policy import Policy
     from hpc_dl.runfolder.folder import RunFolder
@@ -246,6 +267,7 @@ def finish(run: Path, attempt: int | None, code: int, started: float, told: bool
     except JobError as error:
         click.echo(f"hpc-dl: {error}")
         return LOST
+    insist(f"{folder.result} can't be completed", functools.partial(complete_result, folder))
     summary = insist("the outcome can't be read", functools.partial(outcome, folder, code, started))
     if told and attempts.may_restart(Policy.of(_job(folder)), attempts.events(folder), summary):
         summary = cancelled(summary)  # it would have gone on

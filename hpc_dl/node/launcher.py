@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -123,16 +123,25 @@ class Launcher:
         node: this node's name.
         grace: seconds that processes have between SIGTERM and SIGKILL.
         policy: which processes are started again.
+        env: further variables of each process.
     """
 
     # SIGUSR1 is how mpirun tells its ranks to end (mpirun.py).
     _SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
-    def __init__(self, run: RunFolder, node: str, grace: float, policy: Policy | None = None) -> None:
+    def __init__(
+        self,
+        run: RunFolder,
+        node: str,
+        grace: float,
+        policy: Policy | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self._run = RunFolder(run.path, run.attempt)
         self._node = node
         self._grace = grace
         self._policy = policy or Policy()
+        self._env = {**os.environ, **(env or {})}
         self._cluster = run.read_cluster()
         self._children: dict[int, _Child] = {}
         self._restarts: dict[str, int] = {}
@@ -191,7 +200,7 @@ class Launcher:
 
     def _start(self, line: ProcessLine) -> None:
         job = {"HPC_DL_RUN": str(self._run.path), "HPC_DL_ATTEMPT": str(self._run.attempt)}
-        env = {**os.environ, **line.env, **job, "HPC_DL_GRACE": f"{self._grace:g}"}
+        env = {**self._env, **line.env, **job, "HPC_DL_GRACE": f"{self._grace:g}"}
         env["TF_CONFIG"] = tf_config(self._cluster, line.role, line.index)
         command = [*line.command, *(classic_flags(self._cluster, line.role, line.index) if self._flags else ())]
         try:

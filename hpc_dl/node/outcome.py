@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import time
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ import msgspec
 
 from hpc_dl.disk import insist
 from hpc_dl.runfolder.folder import STOP, Failure, RunFolder, Summary, write_text
+from hpc_dl.runfolder.metrics import figures, per_step
 
 
 def mark_done(run: RunFolder, process: str) -> None:
@@ -46,6 +48,21 @@ def report_failure(run: RunFolder, failure: Failure) -> Failure:
     with contextlib.suppress(FileExistsError):
         run.failure.hardlink_to(own)
     return run.read_failure() or failure
+
+
+def complete_result(run: RunFolder) -> None:
+    """Add devices, step times and bytes of each process to the result of the built-in program.
+
+    The chief can't know them: when it writes its result, parameter servers have yet to write their last line.
+    """
+    result, processes = run.read_result(), figures(run.metrics)
+    if result is None or not processes:
+        return
+    result["devices"] = {task: of["devices"] for task, of in processes.items()}
+    moved = per_step(processes).items()
+    result["bytes_per_step"] = {task: {key: round(count) for key, count in of.items()} for task, of in moved}
+    result["step_seconds"] = {task: of["step_seconds"] for task, of in processes.items() if "step_seconds" in of}
+    write_text(run.result, json.dumps(result, indent=1) + "\n")
 
 
 def outcome(run: RunFolder, code: int, started: float) -> Summary:

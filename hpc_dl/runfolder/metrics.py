@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-from hpc_dl.runfolder.progress import parse_record
 
 _FIELDS = ("local_steps", "step_seconds", "bytes_sent", "bytes_received")
 
@@ -14,23 +13,24 @@ _FIELDS = ("local_steps", "step_seconds", "bytes_sent", "bytes_received")
 def figures(metrics: Path) -> dict[str, dict[str, Any]]:
     """Return the figures of each process, ``worker-0``, ``ps-0``, …, by its last run.
 
-    A worker has `local_steps`, `step_seconds` (see `hpc_dl.train.reporting.step_times`), and `bytes_sent` and
-    `bytes_received` in its training loop, all since it was started last. A ps has the bytes of its whole life, and
-    `all_steps`, those that workers made in that time; of a worker that was killed these are the steps up to its last
-    line. Processes that have not come that far are left out.
+    Each has `devices`, the names of what it computes on. A worker has `local_steps`, `step_seconds` (see
+    `hpc_dl.train.reporting.step_times`), and `bytes_sent` and `bytes_received` in its training loop, all since it was
+    started last. A ps has the bytes of its whole life, and `all_steps`, those that workers made in that time; of a
+    worker that was killed these are the steps up to its last line. Processes that have not come that far are left out.
     """
     found: dict[str, dict[str, Any]] = {}
     begun: dict[str, float] = {}
     lives: list[tuple[float, int]] = []  # last time and number of steps
     for path in sorted(metrics.glob("*.jsonl")):
-        time, steps = 0.0, 0
+        time, steps, devices = 0.0, 0, []
         for record in _records(path):
             if record.get("event") == "imported":  # it was started again
                 lives.append((time, steps))
                 begun[path.stem], steps = record.get("time", 0.0), 0
+                devices = record.get("devices", [])
                 found.pop(path.stem, None)
             elif record.get("event") in ("trained", "traffic"):
-                found[path.stem] = {key: record[key] for key in _FIELDS if key in record}
+                found[path.stem] = {"devices": devices, **{key: record[key] for key in _FIELDS if key in record}}
             time, steps = record.get("time", 0.0), record.get("local_steps", record.get("local_step", steps))
         lives.append((time, steps))
     for task, of in found.items():
@@ -43,6 +43,16 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
     for line in path.read_bytes().splitlines(keepends=True):
         if line.endswith(b"\n") and (record := parse_record(line)):  # the last one may be half written
             yield record
+
+
+def parse_record(line: bytes) -> dict[str, Any]:
+    """Return what a line of a metrics file says; nothing for one that a disk has damaged, or a script has written."""
+    try:
+        record = json.loads(line)  # not msgspec: a loss may be NaN
+    except ValueError:
+        return {}
+    numbers = isinstance(record, dict) and all(isinstance(record.get(key, 0), (int, float)) for key in ("time", "step"))
+    return record if numbers else {}
 
 
 def per_step(processes: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -10,6 +9,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from hpc_dl.runfolder.folder import RunFolder
+from hpc_dl.runfolder.metrics import parse_record
 
 _TAIL = 64_000  # bytes of a metrics file that count at the first look
 
@@ -75,16 +75,6 @@ class Progress:
                 self._evaluating[path] = max(record["time"], self._evaluating.get(path, 0.0))
             elif b'"event"' not in line and "step" in record:
                 last = self._last[path] = record
-
-
-def parse_record(line: bytes) -> dict[str, Any]:
-    """Return what a line of a metrics file says; nothing for one that a disk has damaged, or a script has written."""
-    try:
-        record = json.loads(line)  # not msgspec: a loss may be NaN
-    except ValueError:
-        return {}
-    numbers = isinstance(record, dict) and all(isinstance(record.get(key, 0), (int, float)) for key in ("time", "step"))
-    return record if numbers else {}
 
 
 def _line_start(file: BinaryIO, offset: int) -> int:

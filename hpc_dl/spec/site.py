@@ -76,6 +76,9 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     gpus: Annotated[Count, Meta(description="GPUs of a node")] = 0
     gpu_type: Annotated[str, Meta(description="the type in gres, as in gpu:k80:4; empty where gres has none")] = ""
     gpu_memory_gb: Annotated[float, Meta(gt=0, le=sys.float_info.max, description="memory of a GPU")] | None = None
+    fake_gpus: Annotated[
+        bool, Meta(description="the GPUs need not exist: where TensorFlow sees none, training computes on cores")
+    ] = False
     exclusive: Annotated[bool, Meta(description="jobs get whole nodes, with all their cores")] = False
 
     interconnect_suffix: Annotated[str, Meta(description="what follows a node's name on the fast network: -ib0")] = ""

@@ -17,7 +17,7 @@ from hpc_dl.train.disk import patiently, tolerant
 from hpc_dl.train.options import parse
 from hpc_dl.train.reporting.metrics import Metrics
 from hpc_dl.train.stop import Stop
-from hpc_dl.train.tf_config import from_tf_config
+from hpc_dl.train.tf_config import Cluster, from_tf_config
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
         tensorflow_env.before_import()
         logging.getLogger("tensorflow").setLevel(logging.ERROR)
         mode = importlib.import_module(MODES[options.mode].module)
-        metrics.event("imported", attempt=attempt.number)
+        metrics.event("imported", attempt=attempt.number, devices=_devices(cluster))
         return int(mode.run(options, cluster, metrics, stop))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
@@ -49,6 +49,12 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("ended by SIGINT", file=sys.stderr, flush=True)
         return 130
+
+
+def _devices(cluster: Cluster) -> list[str]:
+    from hpc_dl.train.devices import devices  # not before TensorFlow may be imported
+
+    return devices() if cluster.task_type == "worker" else ["CPU"]
 
 
 if __name__ == "__main__":

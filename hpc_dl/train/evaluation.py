@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from hpc_dl.runfolder.metrics import figures, per_step
 from hpc_dl.train import session
 from hpc_dl.train.attempt import Attempt
 from hpc_dl.train.checkpoints.best import Best
@@ -139,8 +138,6 @@ def finish(
     if options.eval_every:
         _offer(best, checkpoint, progress.step, test_accuracy)
     metrics.scalars(progress.step, {"test_loss": test_loss, "test_accuracy": test_accuracy})
-    processes = figures(options.run_dir / "metrics")
-    traffic = per_step(processes)
     steps = progress.step - progress.start_step  # a continued run counts what it did itself, like the images
     rate = steps / progress.seconds if steps else 0.0
     batch = options.worker_batch * replicas  # of one global step
@@ -162,8 +159,6 @@ def finish(
         "test_images": test_images,
         "parameters": parameters,
         "lost_workers": lost_workers or [],
-        "bytes_per_step": {task: {key: round(n) for key, n in moved.items()} for task, moved in traffic.items()},
-        "step_seconds": {task: of.get("step_seconds") for task, of in processes.items() if "local_steps" in of},
         "confusion": confusion.tolist(),
         **(details or {}),
         **({"best_step": best.step, "best_test_accuracy": best.test_accuracy} if options.eval_every else {}),

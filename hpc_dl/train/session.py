@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from hpc_dl.errors import PeerLostError, UserError
-from hpc_dl.train.peers import answers
+from hpc_dl.train.peers import problem
 from hpc_dl.train.tf_config import Cluster
 
 tf1 = tf.compat.v1
@@ -49,8 +49,11 @@ def start(target: str = "", gpus: bool = True, device_filters: tuple[str, ...] =
         device_filters: see `config`.
         cpus: see `config`.
     """
-    _open.append(tf1.Session(target, config=config(gpus, device_filters, cpus)))
-    return _open[-1]
+    session = tf1.Session(target, config=config(gpus, device_filters, cpus))
+    _open.append(session)
+    if target:
+        session.run(tf.no_op())  # waits for the other processes of the session, as else its first step would
+    return session
 
 
 def serve(jobs: dict[str, tuple[str, ...]], cluster: Cluster, config: Any) -> Any:
@@ -73,19 +76,23 @@ def serve(jobs: dict[str, tuple[str, ...]], cluster: Cluster, config: Any) -> An
         ) from error
 
 
-def lost_contact(error: Any, addresses: Iterable[str]) -> bool:
-    """Say whether a TensorFlow error is there because one of these processes is gone.
+def lost_contact(error: Any, addresses: Iterable[str]) -> str:
+    """Say in a line which of these processes is gone, if a TensorFlow error is there because of that; else nothing.
 
     Three kinds say so: that nobody answers, or that a new process without our session does. Others may have any cause:
     then the processes are asked.
     """
     kinds = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
-    return isinstance(error, kinds) or not all(answers(address) for address in addresses)
+    silent = {address: why for address in addresses if (why := problem(address))}
+    if silent:
+        return "; ".join(f"{address}: {why.strerror or why}" for address, why in silent.items())
+    return first_line(error) if isinstance(error, kinds) else ""
 
 
 def first_line(error: Any) -> str:
     """Return a TensorFlow error in one line."""
-    return f"{type(error).__name__}: {(error.message or 'no message').splitlines()[0]}"
+    lines = (line for line in (error.message or "").splitlines() if line and line != "Graph execution error:")
+    return f"{type(error).__name__}: {next(lines, 'no message')}"
 
 
 def _threads(variable: str) -> int:

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from hpc_dl.runfolder.metrics import figures, per_step
+
 _ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
 
 # Parameters by the million, and next to nothing to compute: the traffic is that of the parameters.
@@ -120,8 +122,8 @@ class Processes:
 
     def sent(self, task: str, way: str = "sent") -> float:
         """Return what a process sent, or received, per step of a worker, in sizes of the model."""
-        result = self.result()
-        return float(result["bytes_per_step"][task][f"bytes_{way}"] / (4 * result["parameters"]))
+        moved = per_step(figures(self.run_dir / "metrics"))
+        return moved[task][f"bytes_{way}"] / float(4 * self.result()["parameters"])
 
     def end(self) -> None:
         for process in self.by_task.values():

@@ -19,6 +19,7 @@ from hpc_dl.train.evaluation import evaluated, finish
 from hpc_dl.train.graph import training
 from hpc_dl.train.loop import train
 from hpc_dl.train.options import Options
+from hpc_dl.train.peers import waiting
 from hpc_dl.train.reporting.metrics import Metrics
 from hpc_dl.train.stop import EXIT_CODE, Stop, time_to_save
 from hpc_dl.train.tf_config import Cluster
@@ -88,7 +89,8 @@ def work(
             saving = Saving(options, Attempt(options.run_dir), metrics, stop)
             init = tf1.global_variables_initializer()
             start = group.broadcast(tf1.global_variables())
-        local = session.start(target)
+        with waiting(f"a session with all {group.size} workers", options.start_timeout):
+            local = session.start(target)
         if not (cluster.is_chief and saving.restore(local)):
             local.run(init)
         local.run(start)

@@ -14,13 +14,17 @@ import tensorflow as tf
 from hpc_dl.errors import JobError, PeerLostError, UserError
 from hpc_dl.train.modes import all_reduce
 from hpc_dl.train.options import Options
+from hpc_dl.train.peers import waiting
 from hpc_dl.train.reporting.metrics import Metrics
 from hpc_dl.train.stop import Stop
 from hpc_dl.train.tf_config import Cluster
 
 try:
     import horovod.tensorflow as hvd
-    from mpi4py import MPI  # starts MPI, which Horovod then finds running and leaves to us to end
+    import mpi4py
+
+    mpi4py.rc.initialize = False  # `run` starts MPI, which may wait for ranks for ever
+    from mpi4py import MPI
 except ImportError as missing:
     raise UserError(
         f"--mode: 'horovod' needs Horovod and mpi4py ({missing}); `make setup-horovod` builds them"
@@ -42,7 +46,9 @@ def run(options: Options, cluster: Cluster, metrics: Metrics, stop: Stop) -> int
     """
     os.environ.setdefault("HOROVOD_FUSION_THRESHOLD", str(int(options.fusion_mb * 2**20)))
     os.environ.setdefault("HOROVOD_CYCLE_TIME", str(options.cycle_ms))
-    hvd.init()
+    with waiting(f"the start of MPI: all {len(cluster.workers)} ranks take part", options.start_timeout):
+        MPI.Init_thread()  # Horovod finds it running and leaves it to us to end
+        hvd.init()
     if (hvd.rank(), hvd.size()) != (cluster.task_index, len(cluster.workers)):
         raise UserError(
             f"--mode: 'horovod' is rank {hvd.rank()} of {hvd.size()} for MPI, but worker {cluster.task_index} of "

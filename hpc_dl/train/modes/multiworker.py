@@ -19,7 +19,7 @@ from hpc_dl.train.options import Options
 from hpc_dl.train.peers import Peers, Watch
 from hpc_dl.train.reporting.metrics import Metrics
 from hpc_dl.train.stop import Stop
-from hpc_dl.train.tf_config import Cluster
+from hpc_dl.train.tf_config import CHIEF, Cluster
 
 tf1 = tf.compat.v1
 
@@ -45,15 +45,28 @@ def run(options: Options, cluster: Cluster, metrics: Metrics, stop: Stop) -> int
     server = session.serve({"worker": cluster.workers}, cluster, config)
     metrics.event("server")
     attempt = Attempt(options.run_dir)
-    others = Peers(cluster.others(), attempt, options.start_timeout, away=None)
+    others = Peers(watched(cluster), attempt, options.start_timeout, away=None)
     group.watch = Watch(attempt, (others, 0))
     try:
         return all_reduce.work(group, options, cluster, metrics, stop, server.target, task)
     except tf.errors.OpError as error:
-        if not session.lost_contact(error, cluster.others().values()):
+        if not (why := session.lost_contact(error, cluster.others().values())):
             raise
         time.sleep(_FIRST_CAUSE)
-        raise PeerLostError(f"{cluster.task}: contact with another worker was lost: {type(error).__name__}") from error
+        raise PeerLostError(f"{cluster.task}: contact with another worker was lost: {why}") from error
+
+
+def watched(cluster: Cluster) -> dict[str, str]:
+    """Return the addresses of those that a worker watches, by task name.
+
+    The chief watches all. The others watch the chief, and the next one in the ring, since they may be cut off from it
+    alone: three connections per worker, however many there are. Who misses one ends, and so do those that watch it.
+    """
+    others = cluster.others()
+    if cluster.is_chief:
+        return others
+    after = f"worker-{(cluster.task_index + 1) % len(cluster.workers)}"
+    return {task: others[task] for task in (CHIEF, after)}
 
 
 class Collectives:

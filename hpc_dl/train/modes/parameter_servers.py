@@ -29,7 +29,7 @@ from hpc_dl.train.modes.rendezvous import Rendezvous
 from hpc_dl.train.modes.staleness import Staleness
 from hpc_dl.train.modes.sync import Sync
 from hpc_dl.train.options import Options
-from hpc_dl.train.peers import GONE, Peers, Watch
+from hpc_dl.train.peers import GONE, Peers, Watch, waiting
 from hpc_dl.train.reporting import trace
 from hpc_dl.train.reporting.metrics import Metrics
 from hpc_dl.train.stop import EXIT_CODE, Stop, time_to_save
@@ -60,9 +60,9 @@ def run(options: Options, cluster: Cluster, metrics: Metrics, stop: Stop) -> int
     try:
         return _work(server, options, cluster, metrics, stop, attempt, watch)
     except tf.errors.OpError as error:
-        if not session.lost_contact(error, cluster.ps):
+        if not (why := session.lost_contact(error, cluster.ps)):
             raise
-        raise PeerLostError(f"{cluster.task}: contact with a ps was lost: {session.first_line(error)}") from error
+        raise PeerLostError(f"{cluster.task}: contact with a ps was lost: {why}") from error
 
 
 def _servers(options: Options, cluster: Cluster, attempt: Attempt) -> Peers:
@@ -112,7 +112,8 @@ def _work(
             init_local = tf1.local_variables_initializer()
             rendezvous = Rendezvous(cluster, attempt)
         filters = ("/job:ps", f"/job:worker/task:{cluster.task_index}")
-        remote = session.start(server.target, device_filters=filters)
+        with waiting(f"a session with the ps at {', '.join(cluster.ps)}", options.start_timeout):
+            remote = session.start(server.target, device_filters=filters)
         joins_again = False
         if cluster.is_chief:
             joins_again = not rendezvous.initialise(remote, lambda: saving.restore(remote) or remote.run(init))

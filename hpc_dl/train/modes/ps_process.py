@@ -17,7 +17,7 @@ from hpc_dl.train.peers import Peers
 from hpc_dl.train.reporting.metrics import Metrics
 from hpc_dl.train.reporting.traffic import sent_received
 from hpc_dl.train.stop import EXIT_CODE, Stop, time_to_save
-from hpc_dl.train.tf_config import Cluster
+from hpc_dl.train.tf_config import CHIEF, Cluster
 
 tf1 = tf.compat.v1
 
@@ -47,7 +47,8 @@ def serve(server: Any, cluster: Cluster, metrics: Metrics, stop: Stop, options: 
             if stop.requested and workers.silent:
                 break
             if len(workers.gone()) == len(workers.addresses):
-                raise PeerLostError(f"ps {cluster.task_index}: no worker answers, and training was not finished")
+                why = workers.describe(CHIEF)
+                raise PeerLostError(f"ps {cluster.task_index}: no worker answers, and training was not finished: {why}")
     metrics.traffic()
     metrics.event("done")
     if stop.requested:

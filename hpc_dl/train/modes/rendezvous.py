@@ -70,10 +70,12 @@ class Rendezvous:
         Raises:
             PeerLostError: it has not done so in `start_timeout` seconds, or will not be started again.
         """
+        chief = Peers({CHIEF: self._cluster.workers[0]}, self._attempt, start_timeout, away=start_timeout)
         deadline = time.monotonic() + start_timeout
         while len(session.run(self._missing)):
-            if self._attempt.given_up(CHIEF):
-                raise PeerLostError("the chief was given up before it had initialised the variables")
+            chief.look()
+            if chief.gone():
+                raise PeerLostError(f"the chief has not initialised the variables: {chief.describe(CHIEF)}")
             if time.monotonic() > deadline:
                 raise PeerLostError(f"the chief has not initialised the variables within {start_timeout:g} s")
             time.sleep(_INITIALISED_POLL)

@@ -269,7 +269,7 @@ def answer(**changes: Any) -> NodeAnswer:
             "error: python = '/py': import tensorflow fails",
         ),
         ({"gpus": ("0",)}, "error: gpus = 4: visible to the job: 0; see gres"),
-        ({"python": Python("/py", {})}, "warning: gpus = 4: TensorFlow sees none, and will compute on cores instead"),
+        ({"python": Python("/py", {})}, "error: gpus = 4: TensorFlow sees none: see nvidia-smi"),
         (
             {"python": Python("/py", {}, ("NVIDIA A100",) * 4)},
             "warning: gpu_type = 'k80': TensorFlow sees NVIDIA A100, ",

@@ -21,6 +21,7 @@ from hpc_dl.node.launcher import ProcessLine, parse_processes
 from hpc_dl.node.outcome import report_failure
 from hpc_dl.runfolder.folder import Failure, RunFolder, to_toml
 from hpc_dl.spec.job import JobSpec
+from hpc_dl.spec.site import Site
 from tests.unit.fakes.processes import Marker, eventually
 
 # The real command, which looks at the run folder more often than it does on a shared disk.
@@ -62,7 +63,7 @@ class Job:
 
     def spec(self, **addresses: int) -> Job:
         """Write the cluster spec: so many processes per role."""
-        cluster = {role: [f"h:{20000 + i}" for i in range(count)] for role, count in addresses.items()}
+        cluster = {role: [f"127.0.0.1:{20000 + i}" for i in range(count)] for role, count in addresses.items()}
         self.run.cluster.write_text(json.dumps(cluster))
         return self
 
@@ -312,13 +313,17 @@ def test_tf_config_run_folder_and_classic_flags_arrive(job: Job) -> None:
     words = [":::", "ps:0", *program, ":::", "worker:0", *program, ":::", "worker:1", "A=1", *program, "--own"]
     assert job.start("--classic-flags", *words).end() == 0
     args, env = shown(job, "worker:1")
-    cluster = {"ps": ["h:20000"], "worker": ["h:20000", "h:20001"]}
+    cluster = {"ps": ["127.0.0.1:20000"], "worker": ["127.0.0.1:20000", "127.0.0.1:20001"]}
     assert json.loads(env["TF_CONFIG"]) == {"cluster": cluster, "task": {"type": "worker", "index": 1}}
     assert env["HPC_DL_RUN"] == str(job.run.path)
     assert env["A"] == "1"
     assert args == [
-        "--own", "--ps_hosts=h:20000", "--worker_hosts=h:20000,h:20001", "--job_name=worker", "--task_index=1",
-    ]  # fmt: skip
+        "--own",
+        "--ps_hosts=127.0.0.1:20000",
+        "--worker_hosts=127.0.0.1:20000,127.0.0.1:20001",
+        "--job_name=worker",
+        "--task_index=1",
+    ]
     assert "A" not in shown(job, "ps:0")[1]
 
 
@@ -546,3 +551,27 @@ def test_a_full_disk_delays_the_marker_of_a_worker_that_is_done(tmp_path: Path) 
     command = [*unshare, "bash", "-c", _FULL_DISK, "bash", str(tmp_path), sys.executable, _LAUNCH]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (0, "worker-0\n"), done.stderr
+
+
+def test_an_address_that_does_not_resolve_is_the_jobs_failure(job: Job) -> None:
+    job.run.cluster.write_text('{"ps": ["127.0.0.1:2220"], "worker": ["n1-ib.invalid:2221"]}')
+    node = job.start(*job.sh(ps_0=_FOREVER, worker_0=_FOREVER))
+    assert node.end() == 2
+    failure = job.run.read_failure()
+    assert failure is not None
+    assert (failure.process, failure.node, failure.exit_code) == ("launcher", "n1", 2)
+    assert "the address 'n1-ib.invalid' of this node does not resolve" in failure.last_lines[0]
+    assert "interconnect_suffix" in node.output
+
+
+def test_a_process_that_is_alone_needs_no_address(job: Job) -> None:
+    job.run.cluster.write_text('{"worker": ["n1-ib.invalid:2221"]}')
+    assert job.start(*job.sh(worker_0="exit 0")).end() == 0
+
+
+@pytest.mark.parametrize("fake", [False, True])
+def test_processes_know_whether_the_gpus_of_their_site_are_fake(job: Job, fake: bool) -> None:
+    job.run.site_file.write_text(to_toml(Site(name="x", cores=1, gpus=1, fake_gpus=fake)))
+    node = job.spec(worker=1).start(*job.sh(worker_0="echo ${HPC_DL_FAKE_GPUS:-real}"))
+    assert node.end() == 0
+    assert job.log("worker:0") == ("1\n" if fake else "real\n")

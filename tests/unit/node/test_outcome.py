@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from hpc_dl.cli.main import main
 from hpc_dl.node.outcome import (
     all_workers_done,
     finish,
@@ -115,3 +118,38 @@ def test_a_result_that_is_no_object_of_json_does_not_hide_the_outcome(run: RunFo
     run.result.write_text(text)
     summary = outcome(run, 0, 0)
     assert (summary.state, summary.result) == ("COMPLETED", None)
+
+
+def test_the_result_has_what_a_ps_wrote_after_the_chief_had_written_it(run: RunFolder) -> None:
+    run.result.write_text('{"test_accuracy": 0.97}')
+    run.metrics.mkdir()
+    times = {"min": 0.1, "max": 0.2}
+    moved = {"bytes_sent": 6000, "bytes_received": 1200}
+    last: dict[str, dict[str, Any]] = {
+        "worker-0": {"event": "trained", "local_steps": 4, "step_seconds": times, **moved},
+        "ps-0": {"event": "traffic", **moved},
+        "ps-1": {"event": "imported"},  # it has died before it had moved anything
+    }
+    for task, line in last.items():
+        lines = [{"time": 1.0, "event": "imported", "devices": [task]}, {"time": 1.0, **line}]
+        (run.metrics / f"{task}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+    with pytest.raises(SystemExit) as ended:
+        main(["finish", str(run.path), "--attempt", "0", "--code", "0", "--started", "1"])
+    assert ended.value.code == 0
+    bytes_per_step = {task: {"bytes_sent": 1500, "bytes_received": 300} for task in ("ps-0", "worker-0")}
+    assert run.read_result() == {
+        "test_accuracy": 0.97,
+        "devices": {"ps-0": ["ps-0"], "worker-0": ["worker-0"]},
+        "bytes_per_step": bytes_per_step,
+        "step_seconds": {"worker-0": times},
+    }
+    summary = run.read_summary()
+    assert summary is not None
+    assert summary.result == run.read_result()
+
+
+def test_the_result_of_a_users_own_script_stays_as_it_is(run: RunFolder) -> None:
+    run.result.write_text('{"loss":  1}')
+    with pytest.raises(SystemExit):
+        main(["finish", str(run.path), "--attempt", "0", "--code", "0", "--started", "1"])
+    assert run.result.read_text() == '{"loss":  1}'

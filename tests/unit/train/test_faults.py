@@ -22,6 +22,7 @@ from hpc_dl.train import disk, loop, peers
 from hpc_dl.train.attempt import Attempt
 from hpc_dl.train.checkpoints.store import Checkpoints, has_saved, newest
 from hpc_dl.train.disk import Log, patiently, trouble
+from hpc_dl.train.modes import multiworker
 from hpc_dl.train.modes.rendezvous import Rendezvous
 from hpc_dl.train.options import Options
 from hpc_dl.train.peers import Peers
@@ -107,6 +108,33 @@ def test_who_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for watched in (restarted, late):
         watched.look()
         assert watched.gone() == {"worker-1"}
+
+
+@pytest.mark.usefixtures("quick")
+def test_who_waits_says_for_whom_where_since_when_and_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(peers, "_SAY", 0.0)
+    monkeypatch.setattr(peers, "UNKNOWN", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        refused = f"127.0.0.1:{server.getsockname()[1]}"
+    addresses = {"ps-0": "ps.invalid:2220", "worker-1": refused}
+    waiting = Peers(addresses, Attempt(tmp_path), 100, away=None)
+    waiting.look()
+    told = "waiting: ps 0 (ps.invalid:2220) has not answered for 0 s: Name or service not known; 1 more missing\n"
+    assert capsys.readouterr().err == told
+    assert waiting.describe("worker-1") == f"worker 1 ({refused}) has not answered for 0 s: Connection refused"
+    # A name that does not exist will not come up, other than a process that has not started yet.
+    wait_until_gone(waiting, {"ps-0"})
+
+
+@pytest.mark.parametrize("workers", [2, 3, 9])
+def test_each_worker_is_watched_and_nobody_watches_all_but_the_chief(workers: int) -> None:
+    everybody = [Cluster((), ("h:1",) * workers, "worker", index) for index in range(workers)]
+    watched = [multiworker.watched(cluster) for cluster in everybody]
+    assert set(watched[0]) == {f"worker-{index}" for index in range(1, workers)}
+    for index in range(1, workers):
+        assert set(watched[index]) == {"worker-0", f"worker-{(index + 1) % workers}"}
 
 
 class Saver:

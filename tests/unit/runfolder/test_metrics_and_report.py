@@ -70,7 +70,7 @@ def test_each_step_is_in_one_bin_of_the_histogram(seconds: list[float]) -> None:
 def write_metrics(folder: Path) -> None:
     moved = {"bytes_sent": 600, "bytes_received": 1200}
     workers: list[Any] = [
-        {"event": "imported"},
+        {"event": "imported", "devices": ["A100"]},
         {"step": 3},
         {"event": "trained", "local_steps": 4, "step_seconds": None, **moved},
     ]
@@ -89,7 +89,8 @@ def test_figures_of_processes_are_those_of_their_last_run(tmp_path: Path) -> Non
     write_metrics(tmp_path)
     found = figures(tmp_path)
     assert list(found) == ["ps-0", "worker-0", "worker-1"]
-    assert found["ps-0"] == {"bytes_sent": 800, "bytes_received": 80, "all_steps": 12}
+    assert found["ps-0"] == {"devices": [], "bytes_sent": 800, "bytes_received": 80, "all_steps": 12}
+    assert found["worker-1"]["devices"] == ["A100"]
     assert per_step(found) == {
         "ps-0": {"bytes_sent": 800 / 12, "bytes_received": 80 / 12},
         "worker-0": {"bytes_sent": 150, "bytes_received": 300},

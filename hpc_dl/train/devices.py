@@ -1,0 +1,41 @@
+"""What a process computes on."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import tensorflow as tf
+
+from hpc_dl.errors import UserError
+
+
+def devices() -> list[str]:
+    """Return the names of this process's GPUs, such as ``NVIDIA H200``; ``CPU`` where it has none.
+
+    Raises:
+        UserError: it was given GPUs, and TensorFlow sees none.
+    """
+    if gpus := tf.config.list_physical_devices("GPU"):
+        return [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus]
+    given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if re.match(r"\d|GPU-|MIG-", given):  # -1 and Slurm's NoDevFiles are none
+        what = f"CUDA_VISIBLE_DEVICES gives this process GPUs ({given}), but TensorFlow sees none"
+        if not os.environ.get("HPC_DL_FAKE_GPUS"):
+            raise UserError(f"{what}: {_likely_cause()}")
+        print(f"fake_gpus = true in the site file: {what}; it computes on its cores", file=sys.stderr, flush=True)
+    return ["CPU"]
+
+
+def _likely_cause() -> str:
+    if not tf.test.is_built_with_gpu_support():
+        return f"TensorFlow {tf.__version__} in {sys.prefix} is built for CPUs; `make setup KIND=gpu` for GPUs"
+    if not Path("/proc/driver/nvidia/version").exists():
+        return "this node has no NVIDIA driver; nvidia-smi there says more"
+    build = tf.sysconfig.get_build_info()
+    return (
+        f"its libraries, CUDA {build.get('cuda_version')} and cuDNN {build.get('cudnn_version')}, are not found, or"
+        " they are too new for the driver; see modules in the site file, and nvidia-smi"
+    )
