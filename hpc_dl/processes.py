@@ -135,6 +135,15 @@ class Guard:
             os.waitpid(self.pid, 0)
 
 
+def next_signal(numbers: Collection[signal.Signals], timeout: float) -> int:
+    """Wait for one of some blocked signals and return its number; 0 if none came in time (seconds).
+
+    Where SIGCONT ends the wait and the time is over, CPython returns a siginfo that nobody has filled.
+    """
+    found = signal.sigtimedwait(numbers, timeout)
+    return found.si_signo if found is not None and found.si_signo in numbers else 0
+
+
 def kill_group(group: int, number: int = signal.SIGKILL) -> bool:
     """Send a signal to a process group; return whether there is one."""
     try:

@@ -22,7 +22,7 @@ from hpc_dl.errors import LOST, DiskError, JobError, UserError
 from hpc_dl.node.attempts import superseded
 from hpc_dl.node.outcome import all_workers_done, mark_done, mark_lost, report_failure, tell_all_to_end
 from hpc_dl.node.restart_policy import After, Policy, pause
-from hpc_dl.processes import Guard, adopt_orphans, die_with_parent, kill_sessions
+from hpc_dl.processes import Guard, adopt_orphans, die_with_parent, kill_sessions, next_signal
 from hpc_dl.runfolder.folder import STOP, Failure, RunFolder
 from hpc_dl.spec.placement import classic_flags, tf_config
 
@@ -161,9 +161,8 @@ class Launcher:
             self._waiting = [(0.0, line) for line in lines]
             self._start_waiting()
             while self._children or self._waiting or self._unwritten:
-                received = signal.sigtimedwait(self._SIGNALS, _POLL)
-                if received is not None and received.si_signo != signal.SIGCHLD:
-                    self._told(received.si_signo)
+                if (number := next_signal(self._SIGNALS, _POLL)) not in (0, signal.SIGCHLD):
+                    self._told(number)
                 self._reap()
                 self._start_waiting()
                 self._look_around()
@@ -241,8 +240,8 @@ class Launcher:
         code, number = (status, 0) if status > 0 else (128 - status, -status)
         if code == 128 + signal.SIGTERM:
             # scancel signals every process of a step, and all-reduce processes tell one another: nobody has failed.
-            if told := signal.sigtimedwait((signal.SIGTERM, signal.SIGINT, signal.SIGUSR1), _TOLD):
-                self._told(told.si_signo)
+            if told := next_signal((signal.SIGTERM, signal.SIGINT, signal.SIGUSR1), _TOLD):
+                self._told(told)
             if self._is_over():
                 return
         self._died(child.line, Failure(child.line.name, self._node, code, number, time.time(), child.tail()))

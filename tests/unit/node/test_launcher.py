@@ -247,6 +247,20 @@ def test_sigterm_ends_all_with_143(job: Job) -> None:
     assert job.marker.gone()
 
 
+def test_a_launcher_that_was_suspended_goes_on(job: Job) -> None:
+    """As by ``scontrol suspend``, gang scheduling, or a laptop that sleeps."""
+    node = job.spec(worker=1).start(
+        *job.sh(worker_0=f"echo ready; until [ -e {job.run.path}/go ]; do sleep 0.02; done")
+    )
+    job.ready("worker:0")
+    node.popen.send_signal(signal.SIGSTOP)
+    time.sleep(0.5)  # longer than its wait for a signal
+    node.popen.send_signal(signal.SIGCONT)
+    time.sleep(0.2)
+    (job.run.path / "go").touch()
+    assert node.end() == 0
+
+
 def test_a_launcher_that_is_killed_leaves_no_process(job: Job) -> None:
     job.spec(worker=2)
     node = job.start(
