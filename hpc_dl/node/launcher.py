@@ -23,7 +23,7 @@ from hpc_dl.node.attempts import superseded
 from hpc_dl.node.outcome import all_workers_done, mark_done, mark_lost, report_failure, tell_all_to_end
 from hpc_dl.node.restart_policy import After, Policy, pause
 from hpc_dl.processes import Guard, adopt_orphans, die_with_parent, kill_sessions, next_signal
-from hpc_dl.runfolder.folder import STOP, Failure, RunFolder
+from hpc_dl.runfolder.folder import Failure, RunFolder
 from hpc_dl.spec.placement import classic_flags, tf_config
 
 _TOLD = 0.5  # seconds in which a SIGTERM that has ended a process reaches the launcher too, if it was meant for all
@@ -300,7 +300,7 @@ class Launcher:
                 self._end(LOST, signal.SIGKILL)
             elif failure := self._run.read_failure():
                 self._end(failure.exit_code)
-            elif (self._run.state / STOP).exists():
+            elif self._run.told_to_end():
                 self._end(128 + signal.SIGTERM)
         return self._kill_at is not None
 

@@ -21,7 +21,7 @@ from hpc_dl.node.launcher import ProcessLine, parse_processes
 from hpc_dl.node.outcome import report_failure
 from hpc_dl.runfolder.folder import Failure, RunFolder, to_toml
 from hpc_dl.spec.job import JobSpec
-from tests.unit.fakes.processes import Marker, eventually
+from tests.unit.fakes.processes import Marker, eventually, names
 
 # The real command, which looks at the run folder more often than it does on a shared disk.
 _LAUNCH = """
@@ -501,7 +501,8 @@ def test_a_later_attempt_ends_the_processes_of_an_earlier_one_at_once(job: Job) 
     assert node.end() == 75
     assert node.output == "hpc-dl: attempt 0 of this job is over: a later one has begun\n"
     assert job.marker.gone()
-    assert list(job.run.state.iterdir()) == []  # nothing of it is in the later one's
+    assert names(job.run.state) == ["stop"]  # nothing of it is in the later one's
+    assert not job.run.told_to_end()
 
 
 def test_the_job_script_can_tell_all_launchers_to_end(job: Job) -> None:
@@ -512,7 +513,7 @@ def test_the_job_script_can_tell_all_launchers_to_end(job: Job) -> None:
         for i in range(2)
     ]  # fmt: skip
     job.ready("worker:0", "worker:1")
-    (job.run.state / "stop").touch()
+    job.run.stop.write_bytes(b"")
     assert [node.end() for node in nodes] == [143, 143]
     assert all("saved" in job.log(f"worker:{i}") for i in range(2))
     assert job.run.read_failure() is None
@@ -521,8 +522,8 @@ def test_the_job_script_can_tell_all_launchers_to_end(job: Job) -> None:
 def test_a_launcher_that_is_told_to_end_tells_the_others(job: Job) -> None:
     """All-reduce processes end together, also where only one node's launcher had the signal."""
     begin(job.run)
-    saves = "trap 'exit 143' TERM; echo ready; while [ ! -e {stop} ]; do sleep 0.05; done; exit 143"
-    script = saves.format(stop=job.run.state / "stop")
+    saves = "trap 'exit 143' TERM; echo ready; while [ -s {stop} ]; do sleep 0.05; done; exit 143"
+    script = saves.format(stop=job.run.stop)
     job.spec(worker=2)
     nodes = [job.start(*job.sh(**{f"worker_{i}": script}), node=f"n{i}") for i in range(2)]
     job.ready("worker:0", "worker:1")
