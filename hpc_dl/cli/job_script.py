@@ -190,7 +190,7 @@ def rank(run: Path, grace: float, attempt: int | None, quiet_end: bool, command:
         # Else nobody but this rank's own output would say why the job has ended.
         report_failure(folder, Failure("rank", os.uname().nodename, 2, time=time.time(), last_lines=(str(error),)))
         raise
-    code = Launcher(folder, process.node, grace).launch([process_line(process, command)])
+    code = Launcher(folder, process.node, grace, _policy(folder)).launch([process_line(process, command)])
     return 0 if quiet_end and code in (130, 143) and folder.read_failure() is None else code
 
 

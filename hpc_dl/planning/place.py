@@ -19,6 +19,7 @@ from hpc_dl.spec.placement import NodeFacts, Placement, Process, Role
 from hpc_dl.spec.site import Site
 
 _AGAIN = 3  # restarts and requeues of the built-in program, which goes on from its last checkpoint
+_HANG = 120  # seconds without a sign of life; longer than a machine that has no memory left may need for one
 
 
 def resolve(job: JobSpec, site: Site) -> JobSpec:
@@ -41,7 +42,7 @@ def resolve(job: JobSpec, site: Site) -> JobSpec:
         raise UserError(f"ps_cores = {job.ps_cores}: the job has {cores} cores on each node")
     mode = MODES[job.mode]
     ps = job.ps or 1 if mode.parameter_servers else None
-    again = 0 if job.script else _AGAIN
+    again, hang = (0, 0) if job.script else (_AGAIN, _HANG)
     resolved = msgspec.structs.replace(
         job,
         gpus=gpus,
@@ -50,6 +51,7 @@ def resolve(job: JobSpec, site: Site) -> JobSpec:
         learning_rate=job.learning_rate or mode.learning_rate,
         restarts=again if job.restarts is None else job.restarts,
         requeues=again if job.requeues is None else job.requeues,
+        hang_timeout=hang if job.hang_timeout is None else job.hang_timeout,
     )
     if (ps or 0) > (workers := resolved.nodes * resolved.per_node):
         raise UserError(f"ps = {ps}: more parameter servers than workers, of which the job has {workers}")

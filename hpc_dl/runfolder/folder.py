@@ -33,9 +33,12 @@ class Failure(msgspec.Struct, frozen=True):
     time: float = 0.0
     """Unix seconds."""
     last_lines: tuple[str, ...] = ()
+    hung: str = ""
+    """For how long a process that hung, and was killed for that, gave no sign of life; empty: it did not hang."""
 
     def __str__(self) -> str:
         how = f"was killed by signal {self.signal}" if self.signal else f"ended with exit code {self.exit_code}"
+        how = f"hung, and was killed: {self.hung}" if self.hung else how
         lines = "".join(f"\n    {line}" for line in self.last_lines)
         return f"{self.process} on node {self.node} {how}" + (
             f"; its last lines:{lines}" if lines else "; it said nothing"
