@@ -250,14 +250,37 @@ def sessions_left(sessions: Collection[int], others: Collection[int] = ()) -> se
         sessions: which to look at.
         others: children of ours that are not in them.
     """
-    found = b""
     try:
-        file = _children_file(os.getpid())
-        while part := os.pread(file, 1 << 16, len(found)):
-            found += part
+        children = _children()
     except OSError:  # a kernel without CONFIG_PROC_CHILDREN
         return kill_sessions(sessions, 0)
-    return {os.getsid(child) for child in set(map(int, found.split())).difference(others)} & set(sessions)
+    return {os.getsid(child) for child in children.difference(others)} & set(sessions)
+
+
+def kill_orphans(but: int) -> None:
+    """Kill what is left of all that this process has started, for some seconds; it adopts the orphans of its children.
+
+    What has made a session of its own is left when its own parent has ended long ago.
+
+    Args:
+        but: a child that is spared.
+    """
+    deadline = time.monotonic() + _LAST
+    with contextlib.suppress(OSError):  # a kernel without CONFIG_PROC_CHILDREN
+        # Their own children come to us when they are dead.
+        while (left := _children() - {but}) and time.monotonic() < deadline:
+            for child in left:
+                os.kill(child, signal.SIGKILL)
+            for child in left:
+                os.waitpid(child, os.WNOHANG)
+            time.sleep(0.01)
+
+
+def _children() -> set[int]:
+    file, found = _children_file(os.getpid()), b""
+    while part := os.pread(file, 1 << 16, len(found)):
+        found += part
+    return set(map(int, found.split()))
 
 
 @functools.cache  # to open it takes ten times as long as to read it

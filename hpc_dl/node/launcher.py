@@ -29,6 +29,7 @@ from hpc_dl.processes import (
     Guard,
     adopt_orphans,
     die_with_parent,
+    kill_orphans,
     kill_sessions,
     next_signal,
     waits_for_disk,
@@ -199,6 +200,7 @@ class Launcher:
                 report_failure(self._run, own)
             raise
         finally:
+            kill_orphans(but=self._guard.pid)
             self._guard.close()
         return self._exit_code
 

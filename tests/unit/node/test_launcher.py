@@ -283,6 +283,12 @@ def test_grandchildren_are_gone_when_their_parent_has_ended(job: Job, code: int)
     eventually(job.marker.gone)
 
 
+def test_what_has_a_session_of_its_own_ends_with_the_launcher(job: Job) -> None:
+    script = f"setsid sh -c 'sleep 300; :' {job.marker.word} & setsid setsid sleep 1 & echo ready"
+    assert job.spec(worker=1).start(*job.sh(worker_0=script)).end() == 0
+    assert job.marker.gone()
+
+
 @pytest.mark.parametrize("told", [True, False])
 def test_a_process_group_of_its_own_ends_with_its_process(job: Job, told: bool) -> None:
     """timeout makes one, and so does a shell with job control."""
