@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import math
 import os
+import select
 import signal
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -14,6 +16,7 @@ from pathlib import Path
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _LAST = 5.0  # seconds for the guard to see that what it has killed is gone
+_STEP = 2.0  # seconds that a time between two looks at an `AwakeClock` counts at most
 
 
 def die_with_parent(number: int = signal.SIGKILL) -> Callable[[], None]:
@@ -85,14 +88,49 @@ def adopt_orphans() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
-class Guard:
-    """A process that kills sessions when this one dies, however it dies.
+class AwakeClock:
+    """A clock that counts only while its process runs, so that nobody is blamed for a time in which all were suspended.
 
-    PR_SET_PDEATHSIG reaches children only, not what they have started. Start it while there is one thread.
+    Whoever measures with it looks at it each second: a longer time between two looks counts as `_STEP`.
     """
 
     def __init__(self) -> None:
+        self._now = 0.0
+        self._last_look = time.monotonic()
+
+    def now(self) -> float:
+        """Return the seconds so far."""
+        real = time.monotonic()
+        self._now += min(real - self._last_look, _STEP)
+        self._last_look = real
+        return self._now
+
+
+def waits_for_disk(pid: int) -> bool:
+    """Return whether a thread of a process waits for a disk or a driver (state D, man proc).
+
+    Such a process is not hung: it goes on when the file server is back, and no signal ends it before.
+    """
+    for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(OSError):  # the thread has just ended
+            if stat.read_bytes().rpartition(b")")[2].split()[0] == b"D":
+                return True
+    return False
+
+
+class Guard:
+    """A process that kills sessions when this one dies, however it dies, and kills this one when it hangs.
+
+    PR_SET_PDEATHSIG reaches children only, not what they have started. Start it while there is one thread.
+
+    Args:
+        hang_timeout: seconds without `beat` after which this process counts as hung; 0: it never does.
+        hung: called in the guard before it kills this process.
+    """
+
+    def __init__(self, hang_timeout: float = 0, hung: Callable[[], None] = lambda: None) -> None:
         read, self._write = os.pipe()
+        guarded = os.getpid()
         self.pid = os.fork()
         if self.pid:
             os.close(read)
@@ -104,10 +142,7 @@ class Guard:
             nowhere = os.open(os.devnull, os.O_RDWR)
             for number in range(3):  # else a reader of our output would wait for it
                 os.dup2(nowhere, number)
-            sessions: set[int] = set()
-            with os.fdopen(read) as pipe:
-                for line in pipe:
-                    (sessions.add if line[0] == "+" else sessions.discard)(int(line[1:]))
+            sessions = _listen(read, guarded, hang_timeout or math.inf, hung)
             deadline = time.monotonic() + _LAST
             # One that starts another just now is not alone at the next look.
             while sessions and time.monotonic() < deadline:
@@ -124,6 +159,11 @@ class Guard:
         """Forget a session: nobody is in it, and its number may be given out again."""
         self._tell(b"-%d\n" % session)
 
+    def beat(self) -> None:
+        """Say that this process goes on; to be called each second."""
+        if select.select([], [self._write], [], 0)[1]:  # a guard that hangs itself must not stop us
+            self._tell(b".\n")
+
     def _tell(self, line: bytes) -> None:
         with contextlib.suppress(BrokenPipeError):  # killed itself: what it guards goes on
             os.write(self._write, line)
@@ -133,6 +173,40 @@ class Guard:
         os.close(self._write)
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.pid, 0)
+
+
+def _listen(pipe: int, guarded: int, hang_timeout: float, hung: Callable[[], None]) -> set[int]:
+    """Listen to the guarded process until it is dead, or hangs and is killed; return the sessions that it has left."""
+    sessions: set[int] = set()
+    clock, rest = AwakeClock(), b""
+    heard = clock.now()
+    while True:
+        now = clock.now()
+        if select.select([pipe], [], [], 1.0)[0]:
+            if not (data := os.read(pipe, 1 << 16)):
+                return sessions
+            heard = now
+            *lines, rest = (rest + data).split(b"\n")
+            for line in lines:
+                if line != b".":
+                    (sessions.add if line[:1] == b"+" else sessions.discard)(int(line[1:]))
+        elif now - heard > hang_timeout:
+            if waits_for_disk(guarded):
+                heard = now
+                continue
+            with contextlib.suppress(Exception):
+                hung()
+            os.kill(guarded, signal.SIGKILL)
+            return sessions
+
+
+def next_signal(numbers: Collection[signal.Signals], timeout: float) -> int:
+    """Wait for one of some blocked signals and return its number; 0 if none came in time (seconds).
+
+    Where SIGCONT ends the wait and the time is over, CPython returns a siginfo that nobody has filled.
+    """
+    found = signal.sigtimedwait(numbers, timeout)
+    return found.si_signo if found is not None and found.si_signo in numbers else 0
 
 
 def kill_group(group: int, number: int = signal.SIGKILL) -> bool:
@@ -176,14 +250,37 @@ def sessions_left(sessions: Collection[int], others: Collection[int] = ()) -> se
         sessions: which to look at.
         others: children of ours that are not in them.
     """
-    found = b""
     try:
-        file = _children_file(os.getpid())
-        while part := os.pread(file, 1 << 16, len(found)):
-            found += part
+        children = _children()
     except OSError:  # a kernel without CONFIG_PROC_CHILDREN
         return kill_sessions(sessions, 0)
-    return {os.getsid(child) for child in set(map(int, found.split())).difference(others)} & set(sessions)
+    return {os.getsid(child) for child in children.difference(others)} & set(sessions)
+
+
+def kill_orphans(but: int) -> None:
+    """Kill what is left of all that this process has started, for some seconds; it adopts the orphans of its children.
+
+    What has made a session of its own is left when its own parent has ended long ago.
+
+    Args:
+        but: a child that is spared.
+    """
+    deadline = time.monotonic() + _LAST
+    with contextlib.suppress(OSError):  # a kernel without CONFIG_PROC_CHILDREN
+        # Their own children come to us when they are dead.
+        while (left := _children() - {but}) and time.monotonic() < deadline:
+            for child in left:
+                os.kill(child, signal.SIGKILL)
+            for child in left:
+                os.waitpid(child, os.WNOHANG)
+            time.sleep(0.01)
+
+
+def _children() -> set[int]:
+    file, found = _children_file(os.getpid()), b""
+    while part := os.pread(file, 1 << 16, len(found)):
+        found += part
+    return set(map(int, found.split()))
 
 
 @functools.cache  # to open it takes ten times as long as to read it

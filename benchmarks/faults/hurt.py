@@ -10,36 +10,35 @@ import time
 from collections.abc import Callable
 
 from benchmarks.faults.cluster import Bench, slurm
-from benchmarks.faults.jobs import PS_MODES, Run, parent
+from benchmarks.faults.jobs import HANG_TIMEOUT, PS_MODES, Run, parent
 from hpc_dl.errors import JobError
 
 _AWAY = 8.0  # seconds for which the disk or slurmctld is away
 
 
-def _kill(pids: list[int]) -> None:
+Fault = Callable[[Bench, Run, random.Random], None]
+
+
+def _signal(pids: list[int], number: signal.Signals) -> None:
     if not pids:
-        raise JobError("there is no such process to kill")
+        raise JobError("there is no such process to signal")
     for pid in pids:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
 
 
-def _worker(_bench: Bench, run: Run, _rng: random.Random) -> None:
-    _kill(run.process("worker", 1))
+def _to(role: str, index: int, number: signal.Signals) -> Fault:
+    """Return the fault that a signal is to a process."""
+    return lambda _bench, run, _rng: _signal(run.process(role, index), number)
 
 
-def _chief(_bench: Bench, run: Run, _rng: random.Random) -> None:
-    _kill(run.process("worker", 0))
+def _to_launcher(number: signal.Signals) -> Fault:
+    def fault(_bench: Bench, run: Run, rng: random.Random) -> None:
+        found = run.pids("-m\0hpc_dl\0launch\0") or run.pids("-m\0hpc_dl\0rank\0")
+        # A launcher has forked one that looks alike and guards its processes.
+        launchers = [pid for pid in found if parent(pid) not in found]
+        _signal([rng.choice(launchers)] if launchers else [], number)
 
-
-def _ps(_bench: Bench, run: Run, _rng: random.Random) -> None:
-    _kill(run.process("ps", 0))
-
-
-def _launcher(_bench: Bench, run: Run, rng: random.Random) -> None:
-    found = run.pids("-m\0hpc_dl\0launch\0") or run.pids("-m\0hpc_dl\0rank\0")
-    # A launcher has forked one that looks alike and guards its processes.
-    launchers = [pid for pid in found if parent(pid) not in found]
-    _kill([rng.choice(launchers)] if launchers else [])
+    return fault
 
 
 def _node(_bench: Bench, run: Run, rng: random.Random) -> None:
@@ -92,11 +91,23 @@ def _readonly(_bench: Bench, run: Run, _rng: random.Random) -> None:
         subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-FAULTS: dict[str, Callable[[Bench, Run, random.Random], None]] = {
-    "worker": _worker,
-    "chief": _chief,
-    "ps": _ps,
-    "launcher": _launcher,
+def _suspend(_bench: Bench, run: Run, _rng: random.Random) -> None:
+    """Suspend the job for some seconds, for longer than a process may give no sign of life."""
+    slurm("scontrol", "suspend", run.job.job_id)
+    time.sleep(HANG_TIMEOUT + _AWAY)
+    slurm("scontrol", "resume", run.job.job_id)
+
+
+FAULTS: dict[str, Fault] = {
+    "worker": _to("worker", 1, signal.SIGKILL),
+    "chief": _to("worker", 0, signal.SIGKILL),
+    "ps": _to("ps", 0, signal.SIGKILL),
+    "launcher": _to_launcher(signal.SIGKILL),
+    "hung worker": _to("worker", 1, signal.SIGSTOP),
+    "hung chief": _to("worker", 0, signal.SIGSTOP),
+    "hung ps": _to("ps", 0, signal.SIGSTOP),
+    "hung launcher": _to_launcher(signal.SIGSTOP),
+    "suspended": _suspend,
     "node": _node,
     "cut": _cut,
     "preemption": _preemption,
@@ -108,9 +119,9 @@ FAULTS: dict[str, Callable[[Bench, Run, random.Random], None]] = {
 # After these the job leaves its nodes and begins a new attempt; its processes may report a step or two before.
 LEAVES = ("node", "cut", "preemption", "limit")
 # They take seconds themselves, in which the training goes on.
-LASTS = ("controller", "full", "readonly")
+LASTS = ("controller", "full", "readonly", "suspended")
 
 
 def fits(mode: str, fault: str) -> bool:
     """Return whether a mode has what the fault hits."""
-    return (fault != "ps" or mode in PS_MODES) and (fault != "worker" or mode != "single")
+    return (not fault.endswith("ps") or mode in PS_MODES) and (not fault.endswith("worker") or mode != "single")

@@ -17,6 +17,7 @@ from hpc_dl.runfolder.progress import Progress
 from hpc_dl.submission.handle import Job
 
 EVERY = 100  # steps between checkpoints: the most that may be lost
+HANG_TIMEOUT = 10  # seconds without a sign of life after which a process counts as hung
 LIMIT = 240.0  # seconds after which a job counts as hanging
 MODES: dict[str, dict[str, Any]] = {
     "async": {"mode": "async", "nodes": 2, "gpus": 1},
@@ -51,6 +52,7 @@ class Run:
             steps=steps,
             checkpoint_every=EVERY,
             env={"PYTHONPATH": str(Path(hpc_dl.__file__).parents[1])},
+            hang_timeout=HANG_TIMEOUT,
             **{"log_every": 5, **MODES[mode], **settings},
         )
         return cls(job, mode)
@@ -133,7 +135,7 @@ class Run:
 
     def process(self, role: str, index: int) -> list[int]:
         """Return the training process of a role and index, not its launcher."""
-        return self.pids("hpc_dl.train\0--mode", f'"task":{{"type":"{role}","index":{index}}}')
+        return self.pids("hpc_dl.train\0--", f'"task":{{"type":"{role}","index":{index}}}')
 
 
 def _processes() -> Iterator[tuple[int, str]]:

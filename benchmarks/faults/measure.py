@@ -15,7 +15,7 @@ import msgspec
 
 from benchmarks.faults.cluster import Bench
 from benchmarks.faults.hurt import FAULTS, LASTS, LEAVES
-from benchmarks.faults.jobs import EVERY, GOES_ON, LIMIT, PS_MODES, RATES, Run, command
+from benchmarks.faults.jobs import EVERY, GOES_ON, HANG_TIMEOUT, LIMIT, PS_MODES, RATES, Run, command
 from hpc_dl.errors import JobError
 
 PER_JOB = 10  # faults that a job meets at most
@@ -54,7 +54,7 @@ class Found(msgspec.Struct, forbid_unknown_fields=True):
 
 def hurt_job(bench: Bench, mode: str, fault: str, count: int, rng: random.Random) -> list[Found]:
     """Run a job, hurt it at random steps, and return what each fault has shown; at least one."""
-    starts_alone = fault in ("worker", "chief") and mode in PS_MODES
+    starts_alone = fault.removeprefix("hung ") in ("worker", "chief") and mode in PS_MODES
     count = min(count, _RESTARTS if starts_alone else PER_JOB)
     each = _steps_meanwhile(mode, fault)
     steps = count * each + 300
@@ -93,15 +93,20 @@ def _steps_meanwhile(mode: str, fault: str) -> int:
 
 def _seconds_of_steps(mode: str, fault: str) -> float:
     """Return for how many seconds workers make steps in spite of a fault."""
+    if fault == "suspended":
+        return 1
     if fault in LASTS:
         return 9
+    if fault == "hung launcher":
+        return HANG_TIMEOUT + 3  # its processes train on until it is killed
     if mode == "single":
         return 40 if fault == "cut" else 0  # it has all that it needs on its node
     if mode not in GOES_ON:
         return 0
     # The chief must be there for sync; after a new start the first worker is seconds ahead of the last.
     alone = {"cut": 25, "worker": 7} if mode == "sync+1" else {"cut": 25, "worker": 7, "chief": 7}
-    return alone.get(fault, 3)
+    hangs = HANG_TIMEOUT + 2 if fault in ("hung worker", "hung chief") and fault.removeprefix("hung ") in alone else 0
+    return alone.get(fault.removeprefix("hung "), 3) + hangs
 
 
 def _hurt(bench: Bench, run: Run, one: Found, rng: random.Random) -> None:
@@ -109,7 +114,7 @@ def _hurt(bench: Bench, run: Run, one: Found, rng: random.Random) -> None:
     FAULTS[one.fault](bench, run, rng)
     # A process that was killed has reported its last step by now; a fault that lasts is over now.
     settled = time.time() if one.fault in LASTS else begin + 0.5
-    again = one.fault in LEAVES
+    again = one.fault in (*LEAVES, "hung launcher")  # whose processes train on, until it is killed
     run.wait_for(
         lambda: (not again or run.job.run.latest_attempt() > attempt) and run.all_trained_since(settled),
         "that all workers train again",
@@ -126,7 +131,11 @@ def _hurt(bench: Bench, run: Run, one: Found, rng: random.Random) -> None:
         one.then = "process restarts" if messages else "goes on"
         return
     one.then = "all restart" if "restart" in ends else "requeued"
-    starts = [record["after"] for _, record in run.records("first_step") if begin < record["time"] <= end]
+    first_steps = [record for _, record in run.records("first_step") if begin < record["time"] <= end]
+    starts = [record["after"] for record in first_steps]
+    if one.fault == "hung launcher" and first_steps:
+        begun = min(record["time"] for record in first_steps)
+        one.at_step = max(record["step"] for _, record in run.records() if record["time"] < begun)
     # Without a first step nothing was left to do: the node that was cut off had made all steps by itself.
     one.lost = max(0, one.at_step - min(starts, default=one.at_step))
 

@@ -11,7 +11,7 @@ import msgspec
 from benchmarks.faults.measure import Found
 
 _TITLES = (
-    f"{'fault':<11} {'mode':<12} {'then':<17} {'s med':>6} {'s max':>6} {'lost':>5} {'code':>5} {'accuracy':>9}"
+    f"{'fault':<13} {'mode':<12} {'then':<17} {'s med':>6} {'s max':>6} {'lost':>5} {'code':>5} {'accuracy':>9}"
     f" {'right':<7} message"
 )
 
@@ -75,7 +75,7 @@ class Table:
         worst = next((one for one in found if not one.right), found[-1])
         seconds = [one.seconds for one in found if one.seconds is not None] or [float("nan")]
         return (
-            f"{fault:<11} {mode:<12} {'/'.join(sorted({one.then for one in found})):<17}"
+            f"{fault:<13} {mode:<12} {'/'.join(sorted({one.then for one in found})):<17}"
             f" {statistics.median(seconds):>6.1f} {max(seconds):>6.1f} {max(one.lost for one in found):>5}"
             f" {worst.code:>5} {min(one.accuracy for one in found):>9.4f} {right:>3}/{len(found):<3}"
             f" {worst.message[:90]}"

@@ -221,7 +221,8 @@ def rank(run: Path, grace: float, attempt: int | None, quiet_end: bool, command:
     folder = RunFolder(run, attempt)
     with _reported(folder, "rank", os.uname().nodename):
         process = process_of(folder.read_placement(), os.environ)
-    code = Launcher(folder, process.node, grace, env=_site_variables(folder)).launch([process_line(process, command)])
+    launcher = Launcher(folder, process.node, grace, _policy(folder), env=_site_variables(folder))
+    code = launcher.launch([process_line(process, command)])
     return 0 if quiet_end and code in (130, 143) and folder.read_failure() is None else code
 
 
@@ -252,6 +253,8 @@ def finish(run: Path, attempt: int | None, code: int, started: float, told: bool
 
     A job that has to end before its training does is requeued instead, as often as it may be.
     """
+    import msgspec
+
     from hpc_dl.disk import insist
     from hpc_dl.node import attempts
     from hpc_dl.node.outcome import cancelled, complete_result, outcome
@@ -271,7 +274,10 @@ def finish(run: Path, attempt: int | None, code: int, started: float, told: bool
     summary = insist("the outcome can't be read", functools.partial(outcome, folder, code, started))
     if told and attempts.may_restart(Policy.of(_job(folder)), attempts.events(folder), summary):
         summary = cancelled(summary)  # it would have gone on
-    then = _requeued(folder, warned) if summary.state == "CANCELLED" else ""
+    then = ""
+    if summary.state == "CANCELLED":
+        then, state = _requeued(folder, warned)
+        summary = msgspec.structs.replace(summary, state=state or summary.state)
     cause = str(summary.failure or "").partition("\n")[0]
     if not then:
         write_summary(folder, summary)
@@ -285,8 +291,12 @@ def finish(run: Path, attempt: int | None, code: int, started: float, told: bool
     return summary.exit_code
 
 
-def _requeued(folder: RunFolder, warned: bool) -> str:
-    """Requeue a job that was told to end, if that is how it goes on; return what `attempts.requeue` says."""
+def _requeued(folder: RunFolder, warned: bool) -> tuple[str, str]:
+    """Requeue a job that was told to end, if that is how it goes on.
+
+    Returns:
+        What `attempts.requeue` says, and the state that Slurm will give a job that is not requeued; empty: not known.
+    """
     import os
 
     from hpc_dl.node import attempts
@@ -294,16 +304,15 @@ def _requeued(folder: RunFolder, warned: bool) -> str:
 
     job_id = os.environ.get("SLURM_JOB_ID", "")
     if not job_id:
-        return ""
-    ended_by = "time limit" if warned else requeue.told_by(job_id)
-    history = attempts.events(folder)
-    then = attempts.requeue(_job(folder), history, ended_by)
+        return "", ""
+    told = requeue.Told("time limit", "FAILED") if warned else requeue.told_by(job_id)
+    then = attempts.requeue(_job(folder), attempts.events(folder), told.by)
     if not then:
-        return ""
-    click.echo(f"hpc-dl: {ended_by}: requeued, to go on from the last checkpoint")
+        return "", told.state
+    click.echo(f"hpc-dl: {told.by}: requeued, to go on from the last checkpoint")
     try:
         requeue.requeue(job_id)
     except JobError as error:
         click.echo(f"hpc-dl: {error}")
-        return ""
-    return then
+        return "", told.state
+    return then, ""

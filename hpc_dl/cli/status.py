@@ -72,7 +72,9 @@ def print_status(handle: Job, state: SlurmState) -> None:
 @_JSON
 def list_jobs(runs: str, wanted: tuple[str, ...], as_json: bool) -> int:
     """List the jobs that have run folders, newest last, with their states."""
+    from hpc_dl.cli.terminal import no_step_for
     from hpc_dl.errors import UserError, allowed, near_match
+    from hpc_dl.runfolder.progress import Progress
     from hpc_dl.schedulers.slurm.states import ACTIVE, ENDED, WAITING
     from hpc_dl.submission.handle import runs_in
     from hpc_dl.submission.states import states
@@ -90,7 +92,9 @@ def list_jobs(runs: str, wanted: tuple[str, ...], as_json: bool) -> int:
         return 0
     for run, state in chosen:
         spec = specs[run]
-        click.echo(f"{run.job_id:>8}  {state.state:<10}  {spec.mode:<8}  {spec.nodes:>3} nodes  {run.path}")
+        told = f"{run.job_id:>8}  {state.state:<10}  {spec.mode:<8}  {spec.nodes:>3} nodes  {run.path}"
+        quiet = Progress(run).look().quiet if state.state == "RUNNING" else 0.0
+        click.echo(f"{told}  {no_step_for(quiet)}" if quiet else told)
     if any(state.silent and not state.reason for _, state in chosen):
         click.echo(f"hpc-dl: {_SILENT}", err=True)
     return 0

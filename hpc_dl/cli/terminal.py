@@ -63,16 +63,26 @@ def describe(state: SlurmState, now: Totals, steps: int) -> str:
         parts.append("starting")
     if now.workers:
         parts.append(f"step {now.step}/{steps}")
-        parts.append(f"{now.steps_per_s:.1f} steps/s")
-        parts.append(f"{now.images_per_s:.0f} images/s")
+        parts += _speed(now)
         if now.loss is not None:
             parts.append(f"loss {now.loss:.3f}")
         if now.accuracy is not None:
             parts.append(f"accuracy {now.accuracy:.3f}")
         left = now.seconds_left(steps)
-        if left is not None and running and not now.evaluating:
+        if left is not None and running and not now.evaluating and not now.quiet:
             parts.append(f"{duration(left)} left")
     return "  ".join(parts)
+
+
+def _speed(now: Totals) -> list[str]:
+    if not now.quiet:
+        return [f"{now.steps_per_s:.1f} steps/s", f"{now.images_per_s:.0f} images/s"]
+    return [] if now.evaluating else [no_step_for(now.quiet)]
+
+
+def no_step_for(seconds: float) -> str:
+    """Return what to say of a job that has made no step for notably long."""
+    return f"no step for {duration(seconds)}"
 
 
 def duration(seconds: float) -> str:
@@ -117,7 +127,8 @@ def _follow(job: Job, show: Callable[[str, Totals], None], steps: int | None, ev
         totals = progress.look()
         looked = time.monotonic() - now
         state, ended = asking.look().state, asking.over
-        mark = (f"{state.state} {state.reason} {state.silent} {totals.evaluating}", totals.step)
+        quiet = totals.quiet // 60  # said once a minute
+        mark = (f"{state.state} {state.reason} {state.silent} {totals.evaluating} {quiet}", totals.step)
         if mark[0] != shown[0] or ended or (mark != shown and now - shown_at >= every):
             show(describe(state, totals, steps or 0), totals)
             shown, shown_at = mark, now

@@ -88,6 +88,8 @@ def begin(run: RunFolder, slurm_restarts: int = 0, after: int | None = None) -> 
             if after is not None:
                 raise JobError(superseded(after)) from None
             number += 1
+    stop = RunFolder(run.path, number).stop
+    insist(what, functools.partial(write_text, stop, "Empty: all launchers of this attempt are to end.\n"))
     latest = functools.partial(insist, what, functools.partial(_latest_folder, run))
     while insist(what, run.latest_attempt) < latest() or not run.attempt_file.exists():
         # And again, if a script that was slower has just put a lower number.

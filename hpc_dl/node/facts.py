@@ -27,21 +27,44 @@ def node_name() -> str:
 
 def slurm_facts(job: JobSpec, site: Site) -> NodeFacts:
     """Return the facts of the node of this Slurm step."""
-    cores = tuple(sorted(os.sched_getaffinity(0)))
+    topology = _Topology()
+    cores = tuple(sorted(os.sched_getaffinity(0), key=topology.place))
     # More cores than the job asked for, rounded up to whole physical ones: Slurm does not confine jobs here, and others
     # use these cores too.
-    ours = not site.address and (site.exclusive or len(cores) < (job.cores or 0) + _threads_of_core(cores[0]))
+    threads = len(topology.siblings(cores[0]))
+    ours = not site.address and (site.exclusive or len(cores) < (job.cores or 0) + threads)
+    if not all(topology.siblings(core) <= set(cores) for core in cores):
+        threads = 1
     gpus = visible_gpus(os.environ) if job.gpus else ()
-    return NodeFacts(node_name(), gpus, cores if ours else (), ports_in_use(site.ports))
+    return NodeFacts(node_name(), gpus, cores if ours else (), ports_in_use(site.ports), threads)
 
 
-def _threads_of_core(cpu: int) -> int:
-    """Return how many CPUs, in Slurm's sense, are the physical core of one of them."""
-    try:
-        mask = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings").read_text()
-    except FileNotFoundError:  # some virtual machines say nothing of physical cores
-        return 1
-    return int(mask.replace(",", ""), 16).bit_count()
+class _Topology:
+    """Where the CPUs of this node are, as the kernel says (Documentation/admin-guide/cputopology.rst).
+
+    Their numbers tell nothing: those of two sockets may alternate, and those of a physical core be far apart.
+
+    Args:
+        folder: that of the CPUs in sysfs.
+    """
+
+    def __init__(self, folder: Path = Path("/sys/devices/system/cpu")) -> None:
+        self._folder = folder
+
+    def siblings(self, cpu: int) -> frozenset[int]:
+        """Return the CPUs, in Slurm's sense, of the physical core that one of them is of."""
+        mask = int(self._read(cpu, "thread_siblings").replace(",", "") or "0", 16)
+        return frozenset(bit for bit in range(mask.bit_length()) if mask >> bit & 1) or frozenset({cpu})
+
+    def place(self, cpu: int) -> tuple[int, int, int]:
+        """Return what sorts CPUs by socket and physical core."""
+        return int(self._read(cpu, "physical_package_id") or 0), min(self.siblings(cpu)), cpu
+
+    def _read(self, cpu: int, name: str) -> str:
+        try:
+            return (self._folder / f"cpu{cpu}" / "topology" / name).read_text().strip()
+        except FileNotFoundError:  # some virtual machines say nothing of physical cores
+            return ""
 
 
 def local_facts(job: JobSpec, site: Site, nodes: Sequence[str]) -> list[NodeFacts]:
@@ -49,7 +72,7 @@ def local_facts(job: JobSpec, site: Site, nodes: Sequence[str]) -> list[NodeFact
     here = local_gpus()
     each = job.gpus or 0
     busy = ports_in_use(site.ports)
-    return [NodeFacts(node, here[i * each : (i + 1) * each], (), busy) for i, node in enumerate(nodes)]
+    return [NodeFacts(node, here[i * each : (i + 1) * each], busy_ports=busy) for i, node in enumerate(nodes)]
 
 
 def visible_gpus(environ: Mapping[str, str]) -> tuple[str, ...]:

@@ -14,16 +14,27 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import msgspec
 
 from hpc_dl.disk import FORBIDDEN, PATIENCE, TROUBLE
 from hpc_dl.errors import LOST, DiskError, JobError, UserError
 from hpc_dl.node.attempts import superseded
+from hpc_dl.node.heartbeats import LogSigns, PipeSigns, Signs
 from hpc_dl.node.outcome import all_workers_done, mark_done, mark_lost, report_failure, tell_all_to_end
 from hpc_dl.node.restart_policy import After, Policy, pause
-from hpc_dl.processes import Guard, adopt_orphans, die_with_parent, kill_sessions
-from hpc_dl.runfolder.folder import STOP, Failure, RunFolder
+from hpc_dl.processes import (
+    AwakeClock,
+    Guard,
+    adopt_orphans,
+    die_with_parent,
+    kill_orphans,
+    kill_sessions,
+    next_signal,
+    waits_for_disk,
+)
+from hpc_dl.runfolder.folder import Failure, RunFolder
 from hpc_dl.spec.placement import classic_flags, tf_config
 
 _TOLD = 0.5  # seconds in which a SIGTERM that has ended a process reaches the launcher too, if it was meant for all
@@ -78,20 +89,32 @@ def _parse_process(words: Sequence[str]) -> ProcessLine:
 class _Child:
     """A started process, leader of a session of its own."""
 
-    def __init__(self, line: ProcessLine, run: RunFolder, env: dict[str, str], command: Sequence[str]) -> None:
+    def __init__(
+        self, line: ProcessLine, log: Path, env: dict[str, str], command: Sequence[str], pipe: PipeSigns | None
+    ) -> None:
         self.line = line
-        self.log = run.log_of(line.name)
-        with self.log.open("ab") as log:
-            self._begins = log.tell()  # what stands before is of an earlier life
+        self.log = log
+        self.signs: Signs | None = pipe
+        self.heard = 0.0  # when it has given its last sign of life
+        self.hung = ""  # why it was killed, if it was for that
+        with self.log.open("ab") as file:
+            self._begins = file.tell()  # what stands before is of an earlier life
             self.popen = subprocess.Popen(
                 command,
                 env=env,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 preexec_fn=_child_setup(),
+                pass_fds=(pipe.write,) if pipe else (),
             )
+
+    def silent_for(self, now: float) -> float:
+        """Return for how many seconds it has given no sign of life."""
+        if self.signs is None or self.signs.given():
+            self.heard = now
+        return now - self.heard
 
     def tail(self) -> tuple[str, ...]:
         """Return its last lines; none if they can't be read."""
@@ -149,6 +172,7 @@ class Launcher:
         self._waiting: list[tuple[float, ProcessLine]] = []  # not before when, and what to start
         self._unwritten: list[tuple[float, Callable[[], None]]] = []  # since when, and what to write
         self._exit_code = 0
+        self._clock = AwakeClock()
         self._kill_at: float | None = None  # set once the processes have been told to end
         self._ps_until: float | None = None  # set once all workers are done
 
@@ -164,18 +188,19 @@ class Launcher:
         """
         signal.pthread_sigmask(signal.SIG_BLOCK, self._SIGNALS)
         adopt_orphans()
-        self._guard = Guard()
+        self._guard = Guard(self._policy.hang_timeout, self._hangs)
         self._flags = flags
         try:
             self._waiting = [(0.0, line) for line in lines]
             self._start_waiting()
             while self._children or self._waiting or self._unwritten:
-                received = signal.sigtimedwait(self._SIGNALS, _POLL)
-                if received is not None and received.si_signo != signal.SIGCHLD:
-                    self._told(received.si_signo)
+                if (number := next_signal(self._SIGNALS, _POLL)) not in (0, signal.SIGCHLD):
+                    self._told(number)
                 self._reap()
                 self._start_waiting()
                 self._look_around()
+                self._kill_hung()
+                self._guard.beat()
         except BaseException as error:
             # Its processes die with it: all are to know of what, and may start again.
             code = error.exit_code if isinstance(error, JobError) else LOST
@@ -184,6 +209,7 @@ class Launcher:
                 report_failure(self._run, own)
             raise
         finally:
+            kill_orphans(but=self._guard.pid)
             self._guard.close()
         return self._exit_code
 
@@ -203,21 +229,35 @@ class Launcher:
         env = {**self._env, **line.env, **job, "HPC_DL_GRACE": f"{self._grace:g}"}
         env["TF_CONFIG"] = tf_config(self._cluster, line.role, line.index)
         command = [*line.command, *(classic_flags(self._cluster, line.role, line.index) if self._flags else ())]
+        policy, log = self._policy, self._run.log_of(line.name)
+        pipe = PipeSigns() if policy.hang_timeout and not policy.own_script else None
+        env.update(pipe.variables(policy.hang_timeout) if pipe else {})
         try:
             self._run.logs.mkdir(exist_ok=True)
-            child = _Child(line, self._run, env, command)
+            child = _Child(line, log, env, command, pipe)
         except OSError as error:
-            since = self._unstarted.setdefault(line.name, time.monotonic())
-            if error.errno in TROUBLE and error.errno not in FORBIDDEN and time.monotonic() - since < PATIENCE:
-                self._waiting.append((time.monotonic() + _POLL, line))  # its log can't be opened now
-                return
-            # As shells say it; a closed folder on PATH does not make a missing command a forbidden one.
-            code = 126 if shutil.which(command[0], os.F_OK) else 127
-            self._fail(Failure(line.name, self._node, code, 0, time.time(), (f"{command[0]}: {error.strerror}",)))
+            if pipe:
+                pipe.close()
+            self._did_not_start(line, command[0], error)
             return
+        finally:
+            if pipe:
+                pipe.started()
+        # A ps may have nothing to say for hours.
+        if policy.hang_timeout and policy.own_script and line.role != "ps":
+            child.signs = LogSigns(log)
         self._unstarted.pop(line.name, None)
         self._guard.add(child.popen.pid)
         self._children[child.popen.pid] = child
+
+    def _did_not_start(self, line: ProcessLine, command: str, error: OSError) -> None:
+        since = self._unstarted.setdefault(line.name, time.monotonic())
+        if error.errno in TROUBLE and error.errno not in FORBIDDEN and time.monotonic() - since < PATIENCE:
+            self._waiting.append((time.monotonic() + _POLL, line))  # its log can't be opened now
+            return
+        # As shells say it; a closed folder on PATH does not make a missing command a forbidden one.
+        code = 126 if shutil.which(command, os.F_OK) else 127
+        self._fail(Failure(line.name, self._node, code, 0, time.time(), (f"{command}: {error.strerror}",)))
 
     def _reap(self) -> None:
         """Take note of every process that has ended, our own and the orphans that they left."""
@@ -236,7 +276,25 @@ class Launcher:
         left = kill_sessions(ended, signal.SIGKILL if self._kill_at is None else 0)
         for pid in ended - left:
             self._guard.drop(pid)
-            del self._children[pid]
+            if signs := self._children.pop(pid).signs:
+                signs.close()
+
+    def _kill_hung(self) -> None:
+        """Kill the processes that give no sign of life: their death is dealt with like any other."""
+        now, timeout = self._clock.now(), self._policy.hang_timeout
+        for pid, child in self._children.items() if timeout and self._kill_at is None else ():
+            if child.silent_for(now) <= timeout or child.popen.returncode is not None:
+                continue
+            if waits_for_disk(pid):
+                child.heard = now
+            else:
+                child.hung = f"no sign of life for {timeout:g} s"
+                kill_sessions({pid}, signal.SIGKILL)
+
+    def _hangs(self) -> None:
+        """Tell all launchers, from the guard, that this one hangs and is killed."""
+        hung = f"no sign of life for {self._policy.hang_timeout:g} s"
+        report_failure(self._run, Failure("launcher", self._node, LOST, 0, time.time(), hung=hung))
 
     def _ended(self, child: _Child, status: int) -> None:
         if self._kill_at is not None:
@@ -250,11 +308,12 @@ class Launcher:
         code, number = (status, 0) if status > 0 else (128 - status, -status)
         if code == 128 + signal.SIGTERM:
             # scancel signals every process of a step, and all-reduce processes tell one another: nobody has failed.
-            if told := signal.sigtimedwait((signal.SIGTERM, signal.SIGINT, signal.SIGUSR1), _TOLD):
-                self._told(told.si_signo)
+            if told := next_signal((signal.SIGTERM, signal.SIGINT, signal.SIGUSR1), _TOLD):
+                self._told(told)
             if self._is_over():
                 return
-        self._died(child.line, Failure(child.line.name, self._node, code, number, time.time(), child.tail()))
+        failure = Failure(child.line.name, self._node, code, number, time.time(), child.tail(), child.hung)
+        self._died(child.line, failure)
 
     def _told(self, number: int) -> None:
         """End, and tell all launchers: Slurm signals the steps of a job, not what mpirun starts on its first node."""
@@ -310,7 +369,7 @@ class Launcher:
                 self._end(LOST, signal.SIGKILL)
             elif failure := self._run.read_failure():
                 self._end(failure.exit_code)
-            elif (self._run.state / STOP).exists():
+            elif self._run.told_to_end():
                 self._end(128 + signal.SIGTERM)
         return self._kill_at is not None
 

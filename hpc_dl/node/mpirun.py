@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpc_dl.processes import die_with_parent
+from hpc_dl.processes import die_with_parent, next_signal
 
 if TYPE_CHECKING:  # it runs on other nodes too, in front of a daemon
     from hpc_dl.runfolder.folder import RunFolder
@@ -51,9 +51,9 @@ def run_mpirun(command: Sequence[str], grace: float, run: RunFolder | None = Non
     )
     told, kill_at = 0, float("inf")
     while process.poll() is None:
-        received = signal.sigtimedwait((*_ENDINGS, signal.SIGCHLD), 1.0)
-        if received and received.si_signo in _ENDINGS and not told:
-            told, kill_at = received.si_signo, time.monotonic() + grace + _MORE
+        number = next_signal((*_ENDINGS, signal.SIGCHLD), 1.0)
+        if number in _ENDINGS and not told:
+            told, kill_at = number, time.monotonic() + grace + _MORE
             process.send_signal(signal.SIGUSR1)
         if time.monotonic() > kill_at or (run and _superseded(run)):
             process.kill()

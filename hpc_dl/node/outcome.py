@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import signal
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import msgspec
 
 from hpc_dl.disk import insist
-from hpc_dl.runfolder.folder import STOP, Failure, RunFolder, Summary, write_text
+from hpc_dl.runfolder.folder import Failure, RunFolder, Summary, write_text
 from hpc_dl.runfolder.metrics import figures, per_step
+
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)  # what link says on CIFS, exFAT, some of FUSE
 
 
 def mark_done(run: RunFolder, process: str) -> None:
@@ -30,7 +34,7 @@ def mark_lost(run: RunFolder, process: str) -> None:
 def tell_all_to_end(run: RunFolder) -> None:
     """Say to the launchers of all nodes that they are to end, as the job script does."""
     run.state.mkdir(parents=True, exist_ok=True)
-    (run.state / STOP).touch()
+    run.stop.write_bytes(b"")
 
 
 def all_workers_done(run: RunFolder, cluster: Mapping[str, Sequence[str]]) -> bool:
@@ -41,12 +45,17 @@ def all_workers_done(run: RunFolder, cluster: Mapping[str, Sequence[str]]) -> bo
 
 
 def report_failure(run: RunFolder, failure: Failure) -> Failure:
-    """Record a failure if it is the job's first, and return the first: linking a file is atomic on every disk."""
+    """Record a failure if it is the job's first, and return the first."""
     run.state.mkdir(parents=True, exist_ok=True)
     own = run.state / f"failure-{failure.process.replace(':', '-')}.json"
     write_text(own, msgspec.json.encode(failure))
     with contextlib.suppress(FileExistsError):
-        run.failure.hardlink_to(own)
+        try:
+            run.failure.hardlink_to(own)  # at once there, and whole
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            _write_first(run.failure, own.read_bytes())
     return run.read_failure() or failure
 
 
@@ -65,6 +74,21 @@ def complete_result(run: RunFolder) -> None:
     write_text(run.result, json.dumps(result, indent=1) + "\n")
 
 
+def _write_first(path: Path, data: bytes) -> None:
+    """Write a file on a file system without hard links; a reader takes it for missing while it is not whole.
+
+    Raises:
+        FileExistsError: another process was first.
+    """
+    with path.open("xb") as file:
+        try:
+            file.write(data)
+            file.flush()
+        except OSError:
+            path.unlink()
+            raise
+
+
 def outcome(run: RunFolder, code: int, started: float) -> Summary:
     """Return how a job ends whose script is about to end.
 
@@ -78,7 +102,7 @@ def outcome(run: RunFolder, code: int, started: float) -> Summary:
         end when all its workers were done.
     """
     failure = run.read_failure()
-    if code == 0 and (run.state / STOP).exists() and not _is_done(run):
+    if code == 0 and run.told_to_end() and not _is_done(run):
         code = 128 + signal.SIGTERM  # mpirun's ranks end with 0 when they are told to end
     elif code in (130, 143) and _is_done(run):
         code = 0  # it was told to end when all was done

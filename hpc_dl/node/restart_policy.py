@@ -37,11 +37,14 @@ class Policy(msgspec.Struct, frozen=True):
     own_script: bool = False
     chief: str = "worker:0"
     """The name of the process that writes the checkpoints."""
+    hang_timeout: float = 0.0
+    """Seconds without a sign of life after which a process counts as hung and is killed; 0: none does."""
 
     @classmethod
     def of(cls, job: JobSpec) -> Policy:
         """Return the policy of a resolved job."""
-        return cls(job.mode, job.restarts or 0, bool(job.script), "chief:0" if job.chief else "worker:0")
+        chief = "chief:0" if job.chief else "worker:0"
+        return cls(job.mode, job.restarts or 0, bool(job.script), chief, job.hang_timeout or 0)
 
     def curable(self, exit_code: int) -> bool:
         """Return whether a new start may help.

@@ -6,6 +6,7 @@ servers take no GPU and share their nodes with workers: one worker per GPU, in m
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -19,6 +20,7 @@ from hpc_dl.spec.placement import NodeFacts, Placement, Process, Role
 from hpc_dl.spec.site import Site
 
 _AGAIN = 3  # restarts and requeues of the built-in program, which goes on from its last checkpoint
+_HANG = 120  # seconds without a sign of life; longer than a machine that has no memory left may need for one
 
 
 def resolve(job: JobSpec, site: Site) -> JobSpec:
@@ -41,7 +43,7 @@ def resolve(job: JobSpec, site: Site) -> JobSpec:
         raise UserError(f"ps_cores = {job.ps_cores}: the job has {cores} cores on each node")
     mode = MODES[job.mode]
     ps = job.ps or 1 if mode.parameter_servers else None
-    again = 0 if job.script else _AGAIN
+    again, hang = (0, 0) if job.script else (_AGAIN, _HANG)
     resolved = msgspec.structs.replace(
         job,
         gpus=gpus,
@@ -50,6 +52,7 @@ def resolve(job: JobSpec, site: Site) -> JobSpec:
         learning_rate=job.learning_rate or mode.learning_rate,
         restarts=again if job.restarts is None else job.restarts,
         requeues=again if job.requeues is None else job.requeues,
+        hang_timeout=hang if job.hang_timeout is None else job.hang_timeout,
     )
     if (ps or 0) > (workers := resolved.nodes * resolved.per_node):
         raise UserError(f"ps = {ps}: more parameter servers than workers, of which the job has {workers}")
@@ -95,7 +98,7 @@ def place(job: JobSpec, site: Site, nodes: Sequence[NodeFacts], first_port: int 
     processes: list[Process] = []
     for facts, here in zip(nodes, roles, strict=True):
         host = site.address or facts.node + site.interconnect_suffix
-        cores = _share_cores(facts.cores, [role for role, _ in here], job.ps_cores)
+        cores = _share_cores(facts.cores, [role for role, _ in here], job.ps_cores, facts.threads)
         # Who is not bound shares the job's cores with the others; nodes that are one machine have none of their own.
         unbound = 1 if site.address else max(1, (job.cores or 0) // len(here))
         free_gpus = iter(facts.gpus)
@@ -119,29 +122,33 @@ def _roles(job: JobSpec, nodes: int) -> list[list[tuple[Role, int]]]:
     return table
 
 
-def _share_cores(cores: Sequence[int], roles: Sequence[Role], ps_cores: int | None) -> list[tuple[int, ...]]:
+def _share_cores(
+    cores: Sequence[int], roles: Sequence[Role], ps_cores: int | None, threads: int = 1
+) -> list[tuple[int, ...]]:
     """Share out a node's cores in runs: `ps_cores` to each process without a GPU, the rest evenly to the others.
 
-    Contiguous runs keep each process on one socket where that is possible. Nobody is bound where there are fewer cores
-    than processes.
+    Runs of cores in the order of the node's sockets keep each process on one socket where that is possible. No two
+    processes share a physical core, of `threads` CPUs, where there are enough. Nobody is bound where there are fewer
+    CPUs than processes.
     """
+    unit = threads if threads > 1 and len(cores) % threads == 0 else 1
+    sizes = _sizes(len(cores) // unit, roles, ps_cores and -(-ps_cores // unit))
+    if not sizes and unit > 1:
+        unit, sizes = 1, _sizes(len(cores), roles, ps_cores)
+    ends = [unit * end for end in itertools.accumulate(sizes or [0] * len(roles))]
+    return [tuple(cores[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def _sizes(units: int, roles: Sequence[Role], ps_units: int | None) -> list[int]:
+    """Return how many units each process gets; empty if there are not enough."""
     helpers = sum(role != "worker" for role in roles)
-    each = ps_cores or len(cores) // len(roles)
-    left = len(cores) - helpers * each
-    workers = len(roles) - helpers
+    each = ps_units or units // len(roles)
+    left, workers = units - helpers * each, len(roles) - helpers
     if not each or left < workers:
-        return [() for _ in roles]
+        return []
     share, extra = divmod(left, workers)
-    runs: list[tuple[int, ...]] = []
-    start = worker = 0
-    for role in roles:
-        size = each
-        if role == "worker":
-            size = share + (worker < extra)
-            worker += 1
-        runs.append(tuple(cores[start : start + size]))
-        start += size
-    return runs
+    shares = iter([share + (worker < extra) for worker in range(workers)])
+    return [next(shares) if role == "worker" else each for role in roles]
 
 
 class _Ports:

@@ -21,8 +21,6 @@ from hpc_dl.templates import Renderer
 
 T = TypeVar("T")
 
-STOP = "stop"  # the file in an attempt's state folder by which the job script tells all launchers to end
-
 
 class Failure(msgspec.Struct, frozen=True):
     """The first process that failed: the cause of the job's end."""
@@ -35,9 +33,12 @@ class Failure(msgspec.Struct, frozen=True):
     time: float = 0.0
     """Unix seconds."""
     last_lines: tuple[str, ...] = ()
+    hung: str = ""
+    """For how long a process that hung, and was killed for that, gave no sign of life; empty: it did not hang."""
 
     def __str__(self) -> str:
         how = f"was killed by signal {self.signal}" if self.signal else f"ended with exit code {self.exit_code}"
+        how = f"hung, and was killed: {self.hung}" if self.hung else how
         lines = "".join(f"\n    {line}" for line in self.last_lines)
         return f"{self.process} on node {self.node} {how}" + (
             f"; its last lines:{lines}" if lines else "; it said nothing"
@@ -133,6 +134,22 @@ class RunFolder:
     def lost(self) -> Path:
         """Return the folder of markers of workers that were given up."""
         return self.state / "lost"
+
+    @property
+    def stop(self) -> Path:
+        """Return the file by which the job script, or one launcher, tells all launchers to end: then it is empty.
+
+        It is there from the attempt's begin. A node may see a file that another node has made only a minute later, on
+        NFS; but what it reads from a file that it opens is what is there.
+        """
+        return self.state / "stop"
+
+    def told_to_end(self) -> bool:
+        """Return whether all launchers are to end."""
+        try:
+            return not self.stop.read_bytes()
+        except FileNotFoundError:
+            return False
 
     @property
     def failure(self) -> Path:

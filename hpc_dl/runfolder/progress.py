@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,6 +13,8 @@ from hpc_dl.runfolder.folder import RunFolder
 from hpc_dl.runfolder.metrics import parse_record
 
 _TAIL = 64_000  # bytes of a metrics file that count at the first look
+# Notably long without a step: so many seconds, and so many times as long as a worker's last two lines are apart.
+_QUIET, _LATE = 60.0, 5
 
 
 class Totals(msgspec.Struct, frozen=True):
@@ -28,6 +31,10 @@ class Totals(msgspec.Struct, frozen=True):
     workers: int = 0
     """How many workers have reported a step."""
     evaluating: bool = False
+    last_step: float = 0.0
+    """When a worker has reported a step last, in Unix seconds; 0: none has."""
+    quiet: float = 0.0
+    """For how many seconds none has, if that is notably long; the speed is that of before."""
 
     def seconds_left(self, steps: int) -> float | None:
         """Return how long the training still takes at this speed; None while there is no speed."""
@@ -41,6 +48,7 @@ class Progress:
         self._run = run
         self._offsets: dict[Path, int] = {}
         self._last: dict[Path, dict[str, Any]] = {}
+        self._apart: dict[Path, float] = {}  # seconds between the last two records
         self._evaluating: dict[Path, float] = {}
 
     def look(self) -> Totals:
@@ -53,7 +61,10 @@ class Progress:
             begun = 0.0
         lost = {path.name for path in self._run.lost.glob("*")}
         last = {path: one for path, one in self._last.items() if one["time"] >= begun and path.stem not in lost}
-        return totals(last, any(time >= begun for time in self._evaluating.values()))
+        now = totals(last, any(one >= begun for one in self._evaluating.values()))
+        quiet = time.time() - now.last_step if last else 0.0
+        notable = max(_QUIET, _LATE * max((self._apart[path] for path in last), default=0.0))
+        return msgspec.structs.replace(now, quiet=quiet if quiet > notable else 0.0)
 
     def _read(self, path: Path) -> None:
         with path.open("rb") as file:
@@ -65,16 +76,19 @@ class Progress:
         # The last line may be half written: it is read next time.
         whole = appended[: appended.rfind(b"\n") + 1]
         self._offsets[path] += len(whole)
-        last: dict[str, Any] = {}
+        found: list[dict[str, Any]] = []
         for line in reversed(whole.splitlines()):
             # Most lines are earlier records, which nobody needs.
-            record = parse_record(line) if not last or b'"evaluating"' in line else {}
+            record = parse_record(line) if len(found) < 2 or b'"evaluating"' in line else {}
             if "time" not in record:
                 continue
             if b'"evaluating"' in line:
                 self._evaluating[path] = max(record["time"], self._evaluating.get(path, 0.0))
-            elif b'"event"' not in line and "step" in record:
-                last = self._last[path] = record
+            elif b'"event"' not in line and "step" in record and len(found) < 2:
+                found.append(record)
+        if found:
+            before = found[-1] if len(found) > 1 else self._last.get(path, found[0])
+            self._last[path], self._apart[path] = found[0], found[0]["time"] - before["time"]
 
 
 def _line_start(file: BinaryIO, offset: int) -> int:
@@ -106,4 +120,5 @@ def totals(last: Mapping[Path, Mapping[str, Any]], evaluating: bool = False) -> 
         accuracy=mean("accuracy"),
         workers=len(records),
         evaluating=evaluating,
+        last_step=max(record["time"] for record in records),
     )

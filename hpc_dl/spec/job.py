@@ -16,6 +16,8 @@ from hpc_dl.spec.modes import MODES
 from hpc_dl.spec.site import Scalar, check_env, check_slurm_options
 from hpc_dl.spec.training import Count, Positive, TrainSettings, check_modes, check_training
 
+_SHORTEST_HANG = 5
+
 
 class JobSpec(TrainSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A job description. Every field is a key of a job file, an option of the command line and a keyword in Python."""
@@ -48,6 +50,16 @@ class JobSpec(TrainSettings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ) = None
     requeues: (
         Annotated[Count, Meta(description="requeues at the time limit; default: 3, a script of your own: 0")] | None
+    ) = None
+    hang_timeout: (
+        Annotated[
+            Count,
+            Meta(
+                description="seconds without a sign of life after which a process is killed; 0: none;"
+                " default: 120, a script of your own: 0"
+            ),
+        ]
+        | None
     ) = None
     slurm: Annotated[dict[str, Scalar], Meta(description="any other sbatch option, without the dashes")] = {}  # noqa: RUF012 - copied
     env: Annotated[dict[str, str], Meta(description="environment variables of every process")] = {}  # noqa: RUF012 - copied
@@ -156,5 +168,8 @@ def check(job: JobSpec) -> None:
             "stage", "stage = true: what a script of your own reads is not known; copy it in the script"
         )
     check_slurm_options(job.slurm)
+    if 0 < (job.hang_timeout or 0) < _SHORTEST_HANG:
+        reason = f"must be 0 or at least {_SHORTEST_HANG}: processes give a sign of life each second"
+        raise BadValueError("hang_timeout", f"hang_timeout = {job.hang_timeout}: {reason}")
     if not job.script:
         check_training(job)

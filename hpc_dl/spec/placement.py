@@ -17,8 +17,10 @@ class NodeFacts(msgspec.Struct, frozen=True):
     gpus: tuple[str, ...] = ()
     """GPUs as CUDA_VISIBLE_DEVICES names them, in the order of the local GPU numbers."""
     cores: tuple[int, ...] = ()
-    """Core numbers; empty where the node's cores are not this job's alone to give out."""
+    """CPU numbers in the order of sockets and physical cores; empty where they are not this job's alone to give out."""
     busy_ports: frozenset[int] = frozenset()
+    threads: int = 1
+    """How many CPUs are one physical core; they stand together in `cores`."""
 
 
 class Process(msgspec.Struct, frozen=True):
@@ -54,7 +56,7 @@ class Process(msgspec.Struct, frozen=True):
     def core_list(self) -> str:
         """Return the cores as ``taskset -c`` reads them: ``0-3,8``; empty if the process is not bound."""
         runs: list[list[int]] = []
-        for core in self.cores:
+        for core in sorted(self.cores):
             if runs and core == runs[-1][-1] + 1:
                 runs[-1][1:] = [core]
             else:

@@ -52,6 +52,8 @@ class JobStatus(msgspec.Struct, frozen=True):
     """Highest global step that any of its workers has reported since its last start."""
     steps: int | None
     """Global steps that it makes; None for a script of the user's own."""
+    last_step: float | None
+    """When one of them has reported a step last."""
     failure: Failure | None
     """The first process that failed."""
     slurm_answers: bool
@@ -108,6 +110,7 @@ def status(run: RunFolder, state: SlurmState) -> JobStatus:
         attempt=read_attempt(run),
         step=now.step if now and now.workers else None,
         steps=None if job.script else job.steps,
+        last_step=now.last_step if now and now.workers else None,
         failure=summary.failure if summary else None,
         slurm_answers=not state.silent,
         run_folder=str(run.path).encode(errors="replace").decode(),

@@ -24,6 +24,8 @@ from hpc_dl.tasks.messages import Begin, Ended, Hello, Order, Ready, Stop, Stuck
 from hpc_dl.tasks.node_agent.environment import without_step
 
 T = TypeVar("T", Hello, Ready)
+_PATIENCE = 5.0  # seconds in which an agent that is lost, told to end, does so
+
 Event = Hello | Ready | Stuck | Ended
 
 
@@ -80,6 +82,7 @@ class Agents:
 
     def __init__(self, commands: Mapping[str, Sequence[str]]) -> None:
         self._agents: dict[str, subprocess.Popen[bytes]] = {}
+        self._dropped: list[subprocess.Popen[bytes]] = []
         self._rest: dict[str, bytes] = {}
         self._unsent: dict[str, bytes] = {}
         self._selector = selectors.DefaultSelector()
@@ -196,6 +199,7 @@ class Agents:
         process.stdin.close()
         process.stdout.close()
         process.terminate()
+        self._dropped.append(process)
 
     def close(self) -> None:
         """Let the agents go and wait for them."""
@@ -205,7 +209,17 @@ class Agents:
         for process in self._agents.values():
             process.wait()
         self._agents.clear()
+        for process in self._dropped:
+            _await(process)
         signal.set_wakeup_fd(-1)
         self._selector.close()
         os.close(self._wake)
         os.close(self._waker)
+
+
+def _await(process: subprocess.Popen[bytes]) -> None:
+    try:
+        process.wait(_PATIENCE)
+    except subprocess.TimeoutExpired:  # the srun of a node that does not answer
+        process.kill()
+        process.wait()

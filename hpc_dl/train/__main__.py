@@ -14,6 +14,7 @@ from hpc_dl.errors import JobError, UserError
 from hpc_dl.spec.modes import MODES
 from hpc_dl.train.attempt import Attempt
 from hpc_dl.train.disk import patiently, tolerant
+from hpc_dl.train.heartbeat import heartbeat
 from hpc_dl.train.options import parse
 from hpc_dl.train.reporting.metrics import Metrics
 from hpc_dl.train.stop import Stop
@@ -32,6 +33,7 @@ def main(arguments: Sequence[str]) -> int:
         options = parse(arguments)
         cluster = from_tf_config(os.environ.get("TF_CONFIG"))
         stop.listen()
+        heartbeat.start()
         attempt = Attempt(options.run_dir)
         patiently("the run folder can't be read", attempt.check, options.disk_patience)
         metrics = Metrics(options.run_dir, cluster.task, options.steps, options.worker_batch)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hpc_dl.errors import JobError
+from hpc_dl.train.heartbeat import heartbeat
 from hpc_dl.train.options import Options
 from hpc_dl.train.reporting.metrics import Metrics
 from hpc_dl.train.stop import Stop
@@ -59,6 +60,7 @@ def train(
     next_save, save_again = _next(start_step, options.checkpoint_every), math.inf
     step_seconds = array("d")
     metrics.start(start_step)
+    heartbeat.step()
     while step < options.steps and not stop.requested:
         step_begin = time.perf_counter()
         step, loss, accuracy = step_function()
@@ -72,8 +74,11 @@ def train(
             metrics.line(int(step), local_steps, float(loss), float(accuracy))
             logged = local_steps
         if save and (step >= next_save or time.monotonic() > save_again):
+            heartbeat.rest()
             save_again = math.inf if save(int(step)) else time.monotonic() + _SAVE_AGAIN
             next_save = _next(int(step), options.checkpoint_every)
+        heartbeat.step()
+    heartbeat.rest()
     if logged < local_steps:
         metrics.line(int(step), local_steps, float(loss), float(accuracy))
     metrics.end(step_seconds)

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -115,3 +116,27 @@ def test_the_guard_holds_no_output_open() -> None:
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.read().strip().isdigit()  # ends: nobody else has the pipe
+
+
+_WAITS = """
+import signal, sys
+from hpc_dl.processes import next_signal
+
+numbers = (signal.SIGTERM, signal.SIGCHLD)
+signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+print("ready", flush=True)
+print(next_signal(numbers, 0.5), flush=True)
+print(next_signal(numbers, 60.0), flush=True)
+"""
+
+
+def test_a_wait_that_was_suspended_past_its_end_has_seen_no_signal() -> None:
+    with subprocess.Popen([sys.executable, "-c", _WAITS], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(1)
+        process.send_signal(signal.SIGCONT)
+        assert process.stdout.readline() == "0\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.readline() == f"{int(signal.SIGTERM)}\n"

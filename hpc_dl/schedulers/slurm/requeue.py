@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import time
+from typing import NamedTuple
 
 from hpc_dl.errors import JobError
 from hpc_dl.processes import for_slurms_commands
@@ -16,8 +17,17 @@ _PAUSE = 2.0
 _AWAY = re.compile(r"Unable to contact|timed out|Connection refused|Zero Bytes", re.IGNORECASE)
 
 
-def told_by(job_id: str) -> str:
-    """Return why Slurm has told a job to end: ``time limit``, ``preemption``, or empty for anything else.
+class Told(NamedTuple):
+    """What Slurm says of a job that was told to end."""
+
+    by: str
+    """Why Slurm has told it: ``time limit``, ``preemption``, or empty for anything else."""
+    state: str
+    """How the job will have ended in Slurm's eyes, if its script exits with an error now; empty if nobody knows."""
+
+
+def told_by(job_id: str) -> Told:
+    """Ask Slurm why it has told a job to end, if it has.
 
     A preempted job runs on for the partition's GraceTime (man slurm.conf), in which it must not simply end: Slurm
     requeues only what is still there.
@@ -25,14 +35,15 @@ def told_by(job_id: str) -> str:
     return parse_told_by(_scontrol("--oneliner", "show", "job", job_id).stdout)
 
 
-def parse_told_by(text: str) -> str:
+def parse_told_by(text: str) -> Told:
     """Return the same from what ``scontrol --oneliner show job`` prints."""
     fields = dict(re.findall(r"\b(JobState|Reason|PreemptTime)=(\S+)", text))
     if fields.get("Reason") == "TimeLimit":
-        return "time limit"
-    if fields.get("JobState") == "RUNNING" and fields.get("PreemptTime", "None") not in ("None", "N/A", "Unknown"):
-        return "preemption"
-    return ""
+        return Told("time limit", "TIMEOUT")
+    if fields.get("JobState") != "RUNNING":
+        return Told("", "")
+    preempted = fields.get("PreemptTime", "None") not in ("None", "N/A", "Unknown")
+    return Told("preemption" if preempted else "", "FAILED")
 
 
 def requeue(job_id: str) -> None:

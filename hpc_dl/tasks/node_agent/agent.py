@@ -18,7 +18,7 @@ from pathlib import Path
 from hpc_dl.disk import FORBIDDEN, PATIENCE, TROUBLE
 from hpc_dl.errors import DISK, DiskError
 from hpc_dl.node.facts import local_gpus, visible_gpus
-from hpc_dl.processes import Guard, adopt_orphans, kill_group, kill_sessions, sessions_left
+from hpc_dl.processes import Guard, adopt_orphans, kill_group, kill_orphans, kill_sessions, sessions_left
 from hpc_dl.tasks.messages import Begin, Ended, Hello, Order, Ready, Stuck, decode_order, encode
 from hpc_dl.tasks.node_agent.environment import Environment
 from hpc_dl.tasks.node_agent.journal_file import Appender
@@ -27,6 +27,9 @@ from hpc_dl.tasks.records import lock
 _SYNC = 1.0  # seconds between two fsync of the journal: a crash of the machine loses no more than that
 _UNKILLABLE = 5.0  # seconds of SIGKILL after which a task is over, whoever is left of it
 _MIB = 1024 * 1024
+# Seconds in which an agent does nothing after which its guard kills it, and the runner has lost it.
+_HANG_TIMEOUT = 120.0
+_BEAT = 1.0  # seconds between two signs of life
 
 
 class _Running:
@@ -72,6 +75,7 @@ class Agent:
         self._next: float | None = None  # when to look after the journal and what the disk has delayed
         self._delayed: list[tuple[float, Order]] = []  # since when, and what to start
         self._stuck = ""
+        self._next_beat = 0.0
         self._home = str(Path.cwd())
         self._cores = os.sched_getaffinity(0)
         self._environment = Environment(folder, os.environ, step)
@@ -79,7 +83,7 @@ class Agent:
         self._stopping = False
         self._ended: set[int] = set()  # of those that run: their own process is gone, not all that it started
         adopt_orphans()
-        self._guard = Guard()
+        self._guard = Guard(_HANG_TIMEOUT)
         self._wake, write = os.pipe()
         for end in (self._wake, write):
             os.set_blocking(end, False)
@@ -95,6 +99,7 @@ class Agent:
         inputs = [0, self._wake]
         while self._running or 0 in inputs:
             ready, _, _ = select.select(inputs, [], [], self._timeout())
+            self._beat()
             if self._wake in ready and _ends(os.read(self._wake, 4096)):
                 self._stop(self._grace)
             self._reap()
@@ -115,6 +120,7 @@ class Agent:
                         self._stop(order.grace, order.task)
             self._look_after()
         self._end()
+        kill_orphans(but=self._guard.pid)
         self._guard.close()
 
     def _begin(self) -> None:
@@ -126,11 +132,16 @@ class Agent:
         lock(self._journal.file, wait=True)  # who resumes waits for this agent's end
         self._say(encode(Ready(self._node)) + b"\n")
 
-    def _timeout(self) -> float | None:
+    def _timeout(self) -> float:
         times = [one.deadline for one in self._running.values() if one.deadline is not None]
-        if self._next is not None:
-            times.append(self._next)
-        return max(0.0, min(times) - time.monotonic()) if times else None
+        times += [self._next_beat, *([self._next] if self._next is not None else [])]
+        return max(0.0, min(times) - time.monotonic())
+
+    def _beat(self) -> None:
+        """Tell the guard that this agent does not hang."""
+        if (now := time.monotonic()) >= self._next_beat:
+            self._guard.beat()
+            self._next_beat = now + _BEAT
 
     def _start(self, order: Order, since: float | None = None) -> None:
         started = time.time()

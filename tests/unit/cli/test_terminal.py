@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from rich.console import Console
 
@@ -52,6 +53,21 @@ TRAINING = Totals(step=40, steps_per_s=2.0, images_per_s=64.4, loss=0.5, accurac
         (SlurmState("PENDING", "Priority", estimated_start=1.0), Totals(), "PENDING (Priority)"),
         (SlurmState("UNKNOWN", silent=True), Totals(), "UNKNOWN  Slurm does not answer"),
         (SlurmState("RUNNING"), Totals(), "RUNNING  starting"),
+        (
+            SlurmState("RUNNING"),
+            msgspec.structs.replace(TRAINING, quiet=125.0),
+            "RUNNING  step 40/100  no step for 2:05 min  loss 0.500  accuracy 0.250",
+        ),
+        (
+            SlurmState("SUSPENDED"),
+            msgspec.structs.replace(TRAINING, quiet=61.0),
+            "SUSPENDED  step 40/100  no step for 1:01 min  loss 0.500  accuracy 0.250",
+        ),
+        (
+            SlurmState("RUNNING"),
+            msgspec.structs.replace(TRAINING, quiet=61.0, evaluating=True),
+            "RUNNING  evaluating  step 40/100  loss 0.500  accuracy 0.250",
+        ),
         (
             SlurmState("RUNNING"),
             TRAINING,

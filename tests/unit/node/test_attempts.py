@@ -31,11 +31,11 @@ def test_attempts_are_counted_from_0_and_forget_what_was_said_before(run: RunFol
     assert run.state.is_dir()
     run.summary.write_text("{}")
     run.result.write_text("{}")
-    (run.state / "stop").touch()
+    run.stop.write_bytes(b"")
     assert begin(run, slurm_restarts=1) == 1
     assert not run.summary.exists()
     assert not run.result.exists()
-    assert list(run.state.iterdir()) == []
+    assert not run.told_to_end()
     assert [(e.attempt, e.event, e.slurm_restarts) for e in events(run)] == [(0, "started", 0), (1, "started", 1)]
 
 
@@ -144,16 +144,20 @@ def test_a_controller_that_is_away_is_asked_again(tmp_path: Path, monkeypatch: p
 
 # What Slurm 22.05 says of a job in its GraceTime, of one at its limit, of one that scancel ends, of one that runs.
 @pytest.mark.parametrize(
-    ("text", "why"),
+    ("text", "why", "state"),
     [
-        ("JobId=1 JobState=RUNNING Reason=None Restarts=0 PreemptTime=2026-11-21T14:14:13 TimeMin=N/A", "preemption"),
-        ("JobId=1 JobState=COMPLETING Reason=TimeLimit Restarts=0 PreemptTime=None", "time limit"),
-        ("JobId=1 JobState=COMPLETING Reason=None Restarts=0 PreemptTime=None", ""),
-        ("JobId=1 JobState=COMPLETING Reason=None Restarts=0 PreemptTime=2026-11-21T14:14:13", ""),
-        ("JobId=1 JobState=RUNNING Reason=None Restarts=1", ""),
-        ("slurm_load_jobs error: Unable to contact slurm controller", ""),
-        ("", ""),
+        (
+            "JobId=1 JobState=RUNNING Reason=None Restarts=0 PreemptTime=2026-11-21T14:14:13 TimeMin=N/A",
+            "preemption",
+            "FAILED",
+        ),
+        ("JobId=1 JobState=COMPLETING Reason=TimeLimit Restarts=0 PreemptTime=None", "time limit", "TIMEOUT"),
+        ("JobId=1 JobState=COMPLETING Reason=None Restarts=0 PreemptTime=None", "", ""),
+        ("JobId=1 JobState=COMPLETING Reason=None Restarts=0 PreemptTime=2026-11-21T14:14:13", "", ""),
+        ("JobId=1 JobState=RUNNING Reason=None Restarts=1", "", "FAILED"),
+        ("slurm_load_jobs error: Unable to contact slurm controller", "", ""),
+        ("", "", ""),
     ],
 )
-def test_why_slurm_has_told_a_job_to_end(text: str, why: str) -> None:
-    assert parse_told_by(text) == why
+def test_why_slurm_has_told_a_job_to_end_and_how_it_will_have_ended(text: str, why: str, state: str) -> None:
+    assert parse_told_by(text) == (why, state)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from hpc_dl.errors import UserError
 from hpc_dl.node import facts
 from hpc_dl.node.facts import local_facts, local_gpus, node_name, ports_in_use, slurm_facts, visible_gpus
 from hpc_dl.spec.job import JobSpec
+from hpc_dl.spec.placement import NodeFacts
 from hpc_dl.spec.site import Site
 
 
@@ -55,13 +58,48 @@ def test_a_listening_socket_is_a_port_in_use(family: socket.AddressFamily, host:
     assert port not in ports_in_use((port, port))
 
 
+def _slurm_facts(monkeypatch: pytest.MonkeyPatch, allowed: set[int], cores: int, **site: Any) -> NodeFacts:
+    monkeypatch.setenv("SLURMD_NODENAME", "n1")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: allowed)
+    return slurm_facts(JobSpec(cores=cores, gpus=0), Site(cores=8, **site))
+
+
+def _node(monkeypatch: pytest.MonkeyPatch, folder: Path, cpus: Sequence[tuple[int, list[int]]]) -> None:
+    """Make this a node whose CPUs have these sockets and siblings."""
+    for number, (socket_, siblings) in enumerate(cpus):
+        topology = folder / f"cpu{number}" / "topology"
+        topology.mkdir(parents=True)
+        (topology / "physical_package_id").write_text(f"{socket_}\n")
+        mask = f"{sum(1 << cpu for cpu in siblings):016x}"
+        (topology / "thread_siblings").write_text(f"{mask[:8]},{mask[8:]}\n")
+    monkeypatch.setattr(facts._Topology.__init__, "__defaults__", (folder,))
+
+
 def _slurm_cores(
     monkeypatch: pytest.MonkeyPatch, allowed: set[int], cores: int, threads: int = 1, **site: Any
 ) -> tuple[int, ...]:
-    monkeypatch.setenv("SLURMD_NODENAME", "n1")
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: allowed)
-    monkeypatch.setattr(facts, "_threads_of_core", lambda cpu: threads)
-    return slurm_facts(JobSpec(cores=cores, gpus=0), Site(cores=8, **site)).cores
+    with tempfile.TemporaryDirectory() as folder:
+        pairs = [(0, list(range(cpu - cpu % threads, cpu - cpu % threads + threads))) for cpu in range(16)]
+        _node(monkeypatch, Path(folder), pairs)
+        return _slurm_facts(monkeypatch, allowed, cores, **site).cores
+
+
+def test_cores_come_in_the_order_of_sockets_and_physical_cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # Sockets alternate, and the second half of the numbers are the other threads: as on many nodes of two sockets.
+    _node(monkeypatch, tmp_path, [(cpu % 2, [cpu % 4, cpu % 4 + 4]) for cpu in range(8)])
+    found = _slurm_facts(monkeypatch, set(range(8)), 8)
+    assert (found.cores, found.threads) == ((0, 4, 2, 6, 1, 5, 3, 7), 2)
+    # A job that has not both threads of each of its cores has no whole physical cores to share out.
+    found = _slurm_facts(monkeypatch, {0, 4, 1, 3}, 4)
+    assert (found.cores, found.threads) == ((0, 4, 1, 3), 1)
+
+
+def test_a_machine_that_says_nothing_of_its_cores_has_them_in_the_order_of_their_numbers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _node(monkeypatch, tmp_path, [])
+    found = _slurm_facts(monkeypatch, {2, 0, 1}, 3)
+    assert (found.cores, found.threads) == ((0, 1, 2), 1)
 
 
 def test_cores_that_slurm_confines_the_job_to_are_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +114,7 @@ def test_what_slurm_rounds_up_to_a_whole_physical_core_is_the_jobs(monkeypatch: 
 def test_a_physical_core_of_this_machine_has_its_threads() -> None:
     shared = Path("/sys/devices/system/cpu/cpu0/topology/thread_siblings_list").read_text().strip()
     runs = [part.partition("-") for part in shared.split(",")]
-    assert facts._threads_of_core(0) == sum(int(last or first) - int(first) + 1 for first, _, last in runs)
+    assert len(facts._Topology().siblings(0)) == sum(int(last or first) - int(first) + 1 for first, _, last in runs)
 
 
 def test_cores_that_others_use_too_are_not_given_out(monkeypatch: pytest.MonkeyPatch) -> None:

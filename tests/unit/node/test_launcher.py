@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -22,7 +23,7 @@ from hpc_dl.node.outcome import report_failure
 from hpc_dl.runfolder.folder import Failure, RunFolder, to_toml
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.site import Site
-from tests.unit.fakes.processes import Marker, eventually
+from tests.unit.fakes.processes import Marker, eventually, names
 
 # The real command, which looks at the run folder more often than it does on a shared disk.
 _LAUNCH = """
@@ -248,6 +249,20 @@ def test_sigterm_ends_all_with_143(job: Job) -> None:
     assert job.marker.gone()
 
 
+def test_a_launcher_that_was_suspended_goes_on(job: Job) -> None:
+    """As by ``scontrol suspend``, gang scheduling, or a laptop that sleeps."""
+    node = job.spec(worker=1).start(
+        *job.sh(worker_0=f"echo ready; until [ -e {job.run.path}/go ]; do sleep 0.02; done")
+    )
+    job.ready("worker:0")
+    node.popen.send_signal(signal.SIGSTOP)
+    time.sleep(0.5)  # longer than its wait for a signal
+    node.popen.send_signal(signal.SIGCONT)
+    time.sleep(0.2)
+    (job.run.path / "go").touch()
+    assert node.end() == 0
+
+
 def test_a_launcher_that_is_killed_leaves_no_process(job: Job) -> None:
     job.spec(worker=2)
     node = job.start(
@@ -267,6 +282,12 @@ def test_grandchildren_are_gone_when_their_parent_has_ended(job: Job, code: int)
     script = f"sh -c 'sleep 300; :' {job.marker.word} & exit {code}"
     assert job.spec(worker=1).start(*job.sh(worker_0=script), grace=5).end() == code
     eventually(job.marker.gone)
+
+
+def test_what_has_a_session_of_its_own_ends_with_the_launcher(job: Job) -> None:
+    script = f"setsid sh -c 'sleep 300; :' {job.marker.word} & setsid setsid sleep 1 & echo ready"
+    assert job.spec(worker=1).start(*job.sh(worker_0=script)).end() == 0
+    assert job.marker.gone()
 
 
 @pytest.mark.parametrize("told", [True, False])
@@ -492,7 +513,8 @@ def test_a_later_attempt_ends_the_processes_of_an_earlier_one_at_once(job: Job) 
     assert node.end() == 75
     assert node.output == "hpc-dl: attempt 0 of this job is over: a later one has begun\n"
     assert job.marker.gone()
-    assert list(job.run.state.iterdir()) == []  # nothing of it is in the later one's
+    assert names(job.run.state) == ["stop"]  # nothing of it is in the later one's
+    assert not job.run.told_to_end()
 
 
 def test_the_job_script_can_tell_all_launchers_to_end(job: Job) -> None:
@@ -503,7 +525,7 @@ def test_the_job_script_can_tell_all_launchers_to_end(job: Job) -> None:
         for i in range(2)
     ]  # fmt: skip
     job.ready("worker:0", "worker:1")
-    (job.run.state / "stop").touch()
+    job.run.stop.write_bytes(b"")
     assert [node.end() for node in nodes] == [143, 143]
     assert all("saved" in job.log(f"worker:{i}") for i in range(2))
     assert job.run.read_failure() is None
@@ -512,8 +534,8 @@ def test_the_job_script_can_tell_all_launchers_to_end(job: Job) -> None:
 def test_a_launcher_that_is_told_to_end_tells_the_others(job: Job) -> None:
     """All-reduce processes end together, also where only one node's launcher had the signal."""
     begin(job.run)
-    saves = "trap 'exit 143' TERM; echo ready; while [ ! -e {stop} ]; do sleep 0.05; done; exit 143"
-    script = saves.format(stop=job.run.state / "stop")
+    saves = "trap 'exit 143' TERM; echo ready; while [ -s {stop} ]; do sleep 0.05; done; exit 143"
+    script = saves.format(stop=job.run.stop)
     job.spec(worker=2)
     nodes = [job.start(*job.sh(**{f"worker_{i}": script}), node=f"n{i}") for i in range(2)]
     job.ready("worker:0", "worker:1")
@@ -528,6 +550,76 @@ def test_processes_know_their_attempt(job: Job) -> None:
     node = job.spec(worker=1).start(*job.sh(worker_0="echo $HPC_DL_ATTEMPT"))
     assert node.end() == 0
     assert job.log("worker:0") == "1\n"
+
+
+_HANG = 3.0  # seconds after which a process of these tests counts as hung
+_BEAT = "printf . >/proc/self/fd/${HPC_DL_HEARTBEAT%%:*}"
+_LIVES = f"echo ready; until [ -e $HPC_DL_RUN/go ]; do {_BEAT}; sleep 0.1; done"
+
+
+def hanging(job: Job, **settings: Any) -> Job:
+    """Let processes that give no sign of life be killed."""
+    spec = JobSpec(**{"mode": "async", "restarts": 2, "hang_timeout": _HANG, **settings})
+    job.run.job_file.write_text(to_toml(spec))
+    return job
+
+
+def test_a_worker_that_hangs_is_killed_and_starts_again_while_the_others_go_on(job: Job, tmp_path: Path) -> None:
+    hangs = f"if mkdir {tmp_path}/first; then {_BEAT}; kill -STOP $$; fi; {_LIVES}"
+    node = hanging(job).spec(worker=2).start(*job.sh(worker_0=_LIVES, worker_1=hangs))
+    job.ready("worker:0", "worker:1")
+    (job.run.path / "go").touch()
+    assert node.end() == 0
+    assert f"worker:1 on node n1 hung, and was killed: no sign of life for {_HANG:g} s; it said nothing" in node.output
+    assert "hpc-dl: worker:1 started again, 1 of 2 times" in node.output
+    assert job.log("worker:0") == "ready\n"
+    assert job.run.read_failure() is None
+
+
+def test_a_ps_that_hangs_is_the_failure(job: Job) -> None:
+    node = hanging(job).spec(ps=1, worker=1).start(*job.sh(ps_0=f"{_BEAT}; kill -STOP $$", worker_0=_FOREVER))
+    assert node.end() == 137
+    assert (job.failure().process, job.failure().hung) == ("ps:0", f"no sign of life for {_HANG:g} s")
+    assert job.marker.gone()
+
+
+def test_a_process_whose_signs_of_life_can_not_come_is_left_alone(job: Job) -> None:
+    """As in a container that does not pass the pipe on."""
+    node = hanging(job, hang_timeout=1).spec(worker=1).start(*job.sh(worker_0="sleep 4"))
+    assert node.end() == 0
+
+
+def test_an_own_script_that_writes_nothing_into_its_log_hangs_if_the_user_says_so(job: Job) -> None:
+    talks = "for i in 1 2 3 4 5 6 7 8; do echo $i; sleep 1; done; sleep 300"
+    node = hanging(job, script="x.sh", restarts=0).spec(ps=1, worker=1).start(*job.sh(ps_0=_FOREVER, worker_0=talks))
+    assert node.end() == 137
+    assert (job.failure().process, job.failure().last_lines[-1]) == ("worker:0", "8")
+
+
+def test_a_launcher_that_hangs_is_killed_with_its_processes(job: Job) -> None:
+    job.spec(worker=2)
+    hangs, other = (hanging(job).start(*job.sh(**{f"worker_{i}": _LIVES}), node=f"n{i}") for i in range(2))
+    job.ready("worker:0", "worker:1")
+    hangs.popen.send_signal(signal.SIGSTOP)
+    assert (hangs.end(), other.end()) == (-9, 75)
+    assert job.failure() == Failure("launcher", "n0", 75, 0, job.failure().time, (), f"no sign of life for {_HANG:g} s")
+    eventually(job.marker.gone)
+
+
+def test_a_job_that_is_suspended_as_a_whole_does_not_hang(job: Job) -> None:
+    node = hanging(job).spec(worker=1).start(*job.sh(worker_0=_LIVES))
+    job.ready("worker:0")
+    children = Path(f"/proc/{node.popen.pid}/task/{node.popen.pid}/children").read_text()
+    all_of_it = [node.popen.pid, *map(int, children.split())]
+    for pid in all_of_it:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(_HANG + 2)
+    for pid in all_of_it:
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(0.2)
+    (job.run.path / "go").touch()
+    assert node.end() == 0
+    assert node.output == ""
 
 
 # A disk in a mount namespace of its own, on which the worker leaves no file to be made before it ends.

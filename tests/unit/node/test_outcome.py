@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 
 from hpc_dl.cli.main import main
+from hpc_dl.node.attempts import begin
 from hpc_dl.node.outcome import (
     all_workers_done,
     finish,
@@ -21,6 +24,7 @@ from hpc_dl.node.outcome import (
     tell_all_to_end,
 )
 from hpc_dl.runfolder.folder import Failure, RunFolder
+from tests.unit.fakes.processes import names
 
 
 @pytest.fixture
@@ -65,6 +69,32 @@ def test_the_first_of_many_failures_at_once_is_everybodys(run: RunFolder) -> Non
         found = set(pool.map(lambda i: report_failure(run, failure(f"worker:{i}", i + 1)), range(40)))
     assert found == {run.read_failure()}
     assert len(list(run.state.glob("failure-worker-*.json"))) == 40  # the others are there to be read
+
+
+def test_the_first_failure_is_recorded_on_a_disk_without_hard_links(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_links(path: Path, _target: Path) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(path))
+
+    monkeypatch.setattr(Path, "hardlink_to", no_links)
+    with ThreadPoolExecutor(20) as pool:
+        list(pool.map(lambda i: report_failure(run, failure(f"worker:{i}", i + 1)), range(40)))
+    first = run.read_failure()
+    assert first is not None
+    assert report_failure(run, failure("worker:50", 51)) == first
+    assert names(run.state) == sorted(["failure.json", *(f"failure-worker-{i}.json" for i in [*range(40), 50])])
+
+
+def test_the_wish_to_end_is_read_from_a_file_that_is_there_from_the_begin(run: RunFolder) -> None:
+    """On NFS a node may know for a minute that a file is missing."""
+    begin(run)
+    assert run.stop.exists()
+    assert not run.told_to_end()
+    before = run.stop.stat().st_ino
+    tell_all_to_end(run)
+    assert run.told_to_end()
+    assert run.stop.stat().st_ino == before
 
 
 @pytest.mark.parametrize("code", [0, 130, 143])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from dataclasses import dataclass
@@ -138,6 +139,23 @@ def test_taskset_reads_the_core_list_as_meant(cores: set[int]) -> None:
         first, _, last = part.partition("-")
         read.update(range(int(first), int(last or first) + 1))
     assert read == cores
+
+
+def _bound(cores: tuple[int, ...], threads: int, **settings: Any) -> list[str]:
+    """Return the core list of each process of a node."""
+    site = msgspec.structs.replace(K80, cores=len(cores))
+    facts = NodeFacts("n1", ("0", "1", "2"), cores, threads=threads)
+    job = resolve(JobSpec(gpus=2, cores=len(cores), **settings), site)
+    return [process.core_list for process in place(job, site, [facts]).processes]
+
+
+def test_processes_share_no_physical_core() -> None:
+    # Two sockets, 0-3 and 4-7, whose second threads are 8-11 and 12-15.
+    cores = tuple(itertools.chain.from_iterable((core, core + 8) for core in range(8)))
+    assert _bound(cores, 2) == ["0-1,8-9", "2-4,10-12", "5-7,13-15"]
+    assert _bound(cores, 2, ps_cores=1) == ["0,8", "1-4,9-12", "5-7,13-15"]
+    # Two cores for three processes.
+    assert _bound((0, 8, 1, 9), 2) == ["0", "1,8", "9"]
 
 
 def test_a_ps_has_the_cores_that_were_asked_for() -> None:

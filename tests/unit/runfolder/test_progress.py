@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,14 @@ def line(*args: Any, **values: Any) -> str:
 def test_the_jobs_figures_are_those_of_all_workers() -> None:
     last = {Path("a"): record(40), Path("b"): record(42, global_steps_per_s=3.0, loss=1.5, accuracy=None)}
     assert totals(last) == Totals(
-        step=42, steps_per_s=2.5, images_per_s=128.0, loss=1.0, accuracy=0.25, workers=2, evaluating=False
+        step=42,
+        steps_per_s=2.5,
+        images_per_s=128.0,
+        loss=1.0,
+        accuracy=0.25,
+        workers=2,
+        evaluating=False,
+        last_step=1.0,
     )
 
 
@@ -55,6 +63,25 @@ def test_steps_that_all_make_together_count_once() -> None:
     last = {Path(name): {**record(1, steps_per_s=2.0), "global_steps_per_s": 2.0} for name in "ab"}
     found = totals(last)
     assert (found.steps_per_s, found.images_per_s) == (2.0, 128.0)
+
+
+def test_the_age_of_the_last_step_is_told_once_it_is_notable(run: RunFolder) -> None:
+    now = time.time()
+    append(run, "worker-0", line(20, time=now - 160), line(40, time=now - 150))
+    append(run, "worker-1", line(20, time=now - 190), line(40, time=now - 180))
+    progress = Progress(run)
+    assert 150 <= progress.look().quiet < 200
+    append(run, "worker-1", line(60, time=now - 40))
+    assert progress.look().quiet == 0
+    assert progress.look().last_step == now - 40
+
+
+def test_lines_that_are_minutes_apart_are_no_reason_to_worry(run: RunFolder) -> None:
+    now = time.time()
+    append(run, "worker-0", line(20, time=now - 400), line(40, time=now - 200))
+    assert Progress(run).look().quiet == 0
+    append(run, "worker-0", line(60, time=now - 199))
+    assert 199 <= Progress(run).look().quiet < 240
 
 
 def test_before_the_first_line_there_is_nothing(tmp_path: Path) -> None:

@@ -245,6 +245,7 @@ def test_the_status_has_what_a_program_needs(slurm: FakeSlurm, run: RunFolder) -
     assert found == {
         "job_id": "7", "name": JobSpec().name, "mode": "async", "nodes": 1, "state": "RUNNING", "reason": "",
         "nodelist": "nvb[1-2]", "exit_code": None, "submitted": 1000.0, "started": 2000.0, "ended": None,
-        "estimated_start": None, "attempt": 2, "step": 40, "steps": JobSpec().steps, "failure": None,
+        "estimated_start": None, "attempt": 2, "step": 40, "steps": JobSpec().steps, "last_step": 9e9,
+        "failure": None,
         "slurm_answers": True, "run_folder": str(run.path),
     }  # fmt: skip

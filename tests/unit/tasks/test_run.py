@@ -18,7 +18,7 @@ from rich.console import Console
 
 from hpc_dl.spec.site import load_site
 from hpc_dl.tasks.allocation import binds, nodes
-from hpc_dl.tasks.executor import Agents, agent_command
+from hpc_dl.tasks.executor import Agents, Lost, agent_command
 from hpc_dl.tasks.messages import Hello, Order
 from hpc_dl.tasks.node_agent.environment import Environment
 from hpc_dl.tasks.pool import Share
@@ -370,6 +370,35 @@ def test_tasks_do_not_outlive_their_agent(tmp_path: Path) -> None:
     assert (runner.returncode, states(json.loads(said))) == (1, {1: "WAITING"})
     assert "is gone; tasks 1 start again elsewhere" in log
     eventually(lambda: not subprocess.run(["pgrep", "-f", "^sleep 8[12]$"], check=False, capture_output=True).stdout)
+
+
+_HANGS_SOON = """
+import hpc_dl.tasks.node_agent.agent as agent
+agent._HANG_TIMEOUT = 3.0
+agent.main()
+"""
+
+
+def test_an_agent_that_hangs_is_lost_with_its_tasks(tmp_path: Path, marker: Marker) -> None:
+    (tmp_path / "output").mkdir()
+    agents = Agents({"n": [sys.executable, "-c", _HANGS_SOON, str(tmp_path), "1.0", "n"]})
+    agents.greet(60)
+    agents.begin(60)
+    agents.order("n", [Order(1, "k", 1, f"sh -c 'sleep 300; :' {marker.word}", shares=(Share("n", (0,)),))])
+    eventually(marker.pids)
+    assert agents.wait(4) == []  # nothing to do is no hang
+    pid = agents._agents["n"].pid
+    os.kill(pid, signal.SIGSTOP)
+    assert agents.wait(30) == [Lost("n")]
+    eventually(marker.gone)
+    agents.close()
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_what_tasks_have_left_in_sessions_of_their_own_ends_with_the_run(tmp_path: Path, marker: Marker) -> None:
+    leaves = f"setsid sh -c 'setsid sleep 300 & touch up; wait' {marker.word} & while ! test -e up; do sleep 0.02; done"
+    assert states(run(tmp_path, f"{leaves}\n")) == {1: "OK"}
+    assert marker.gone()
 
 
 def test_an_agent_binds_a_task_to_its_cores(tmp_path: Path) -> None:

@@ -1,0 +1,74 @@
+"""Signs of life: how a launcher knows that one of its processes hangs.
+
+A process of the built-in program writes a byte into a pipe each second (hpc_dl/train/heartbeat.py). Of a script of the
+user's own, what it writes into its log is its sign of life.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Protocol
+
+PIPE, TIMEOUT = "HPC_DL_HEARTBEAT", "HPC_DL_HANG_TIMEOUT"
+"""Variables by which a process of the built-in program knows the pipe, and the seconds."""
+
+
+class Signs(Protocol):
+    """Where one process gives signs of life."""
+
+    def given(self) -> bool:
+        """Return whether there was a sign since the last look; True also before the first."""
+
+    def close(self) -> None:
+        """Stop listening."""
+
+
+class PipeSigns:
+    """Those of the built-in program. Until its first byte nothing is known: a container may not pass the pipe on."""
+
+    def __init__(self) -> None:
+        self._read, self.write = os.pipe()
+        os.set_blocking(self._read, False)
+        os.set_blocking(self.write, False)  # a launcher that hangs must not stop the training
+        self._begun = False
+
+    def variables(self, timeout: float) -> dict[str, str]:
+        """Return the variables of the process; by the second number it knows that the first is still this pipe's."""
+        return {PIPE: f"{self.write}:{os.fstat(self.write).st_ino}", TIMEOUT: f"{timeout:g}"}
+
+    def started(self) -> None:
+        """Leave the end that writes to the process, which is there now."""
+        os.close(self.write)
+
+    def given(self) -> bool:
+        """See `Signs`."""
+        with contextlib.suppress(BlockingIOError):
+            found = bool(os.read(self._read, 1 << 16))
+            self._begun = self._begun or found
+            return found or not self._begun
+        return not self._begun
+
+    def close(self) -> None:
+        """See `Signs`."""
+        os.close(self._read)
+
+
+class LogSigns:
+    """Those of a script of the user's own: its log grows."""
+
+    def __init__(self, log: Path) -> None:
+        self._log, self._size = log, -1
+
+    def given(self) -> bool:
+        """See `Signs`."""
+        try:
+            size = self._log.stat().st_size
+        except OSError:  # the disk is away for a moment
+            return True
+        before, self._size = self._size, size
+        return size != before
+
+    def close(self) -> None:
+        """See `Signs`."""

@@ -1,0 +1,84 @@
+"""Signs of life for the launcher, each second; and the end of a process whose training makes no step any more."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import os
+import sys
+import threading
+import time
+
+from hpc_dl.errors import LOST
+from hpc_dl.processes import waits_for_disk
+
+_PERIOD = 1.0  # seconds between two signs of life
+# Without a step a process may live for so many hang timeouts. A process that gives no sign of life, for which others
+# may wait, is found first; and nothing that others wait for on purpose, such as a new start, takes as long.
+_NO_STEP = 5
+_LONGEST = 20  # as many times as long as its longest step a step may take in any case
+
+
+class Heartbeat:
+    """Of this process: `start` begins it if a launcher listens.
+
+    A thread counts seconds itself, so that a time in which the process was suspended does not count.
+    """
+
+    def __init__(self) -> None:
+        self._seconds = 0  # in which the thread ran
+        self._since: int | None = None  # when the step began that is made now; None: none is
+        self._pipe: int | None = None
+
+    def start(self) -> None:
+        """Give signs of life from now on."""
+        if timeout := float(os.environ.get("HPC_DL_HANG_TIMEOUT") or 0):
+            self._pipe = _pipe(os.environ.get("HPC_DL_HEARTBEAT", ""))
+            threading.Thread(target=self._run, args=(timeout,), name="heartbeat", daemon=True).start()
+
+    def step(self) -> None:
+        """Say that a step begins."""
+        self._since = self._seconds
+
+    def rest(self) -> None:
+        """Say that no step is made now: a checkpoint is written, or the training is over."""
+        self._since = None
+
+    def _run(self, timeout: float) -> None:
+        longest, before, waited = 0, self._since, 0
+        while True:
+            time.sleep(_PERIOD)
+            self._seconds += 1
+            self._beat()
+            since = self._since
+            if since != before:
+                longest, before = max(longest, waited), since
+            waited = 0 if since is None else self._seconds - since
+            if waited * _PERIOD > max(_NO_STEP * timeout, _LONGEST * longest * _PERIOD):
+                if waits_for_disk(os.getpid()):
+                    self.step()
+                else:
+                    _leave(waited * _PERIOD)
+
+    def _beat(self) -> None:
+        if self._pipe is not None:
+            with contextlib.suppress(OSError):  # the launcher is gone, or hangs itself
+                os.write(self._pipe, b".")
+
+
+def _pipe(text: str) -> int | None:
+    """Return the pipe of ``NUMBER:INODE``, if it is open here: a container may have another file of that number."""
+    number, _, inode = text.partition(":")
+    with contextlib.suppress(OSError, ValueError):
+        if os.fstat(int(number)).st_ino == int(inode):
+            return int(number)
+    return None
+
+
+def _leave(seconds: float) -> None:
+    faulthandler.dump_traceback()
+    print(f"error: no step for {seconds:g} s; above is where each thread was", file=sys.stderr, flush=True)
+    os._exit(LOST)
+
+
+heartbeat = Heartbeat()
