@@ -110,10 +110,15 @@ cluster: $(READY) ## start a private Slurm of several nodes on this machine: mak
 cluster-stop: $(READY) ## end the private Slurm
 	@$(BIN)/hpc-dl cluster stop
 
-.PHONY: test lint bench
+# Half of the tests wait most of the time, so that two runners share the cores. The tests of Slurm share a cluster.
+RUNNERS := -n 2 --dist loadgroup
+
+.PHONY: test test-quick lint bench
 test: $(READY) $(HOROVOD) ## run all tests; gets Slurm's programs and Horovod first
 	@$(BIN)/hpc-dl cluster install || echo "make: without it the tests that need Slurm are skipped" >&2
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(RUNNERS) $(PYTEST_ARGS)
+test-quick: $(READY) ## run the tests that need neither TensorFlow nor Slurm, in less than a minute
+	$(BIN)/python -m pytest $(RUNNERS) -m "not tensorflow and not slurm" $(PYTEST_ARGS)
 lint: $(READY) ## ruff, strict types, shellcheck over the rendered scripts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
