@@ -110,10 +110,15 @@ cluster: $(READY) ## start a private Slurm of several nodes on this machine: mak
 cluster-stop: $(READY) ## end the private Slurm
 	@$(BIN)/hpc-dl cluster stop
 
-.PHONY: test test-slurm lint bench
+# Half of the tests wait most of the time, so that two runners share the cores. The tests of Slurm share a cluster.
+RUNNERS := -n 2 --dist loadgroup
+
+.PHONY: test test-quick test-slurm lint bench
 test: $(READY) $(HOROVOD) ## run all tests; gets Slurm's programs and Horovod first
 	@$(BIN)/hpc-dl cluster install || echo "make: without it the tests that need Slurm are skipped" >&2
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(RUNNERS) $(PYTEST_ARGS)
+test-quick: $(READY) ## run the tests that need neither TensorFlow nor Slurm
+	$(BIN)/python -m pytest $(RUNNERS) -m "not tensorflow and not slurm" $(PYTEST_ARGS)
 test-slurm: $(READY) $(HOROVOD) ## run the tests that need Slurm, on a version of it: make test-slurm SLURM_VERSION=24.11 [or 20.11, 22.05, 26.05]
 	@[ -z "$${HPC_DL_SLURM_VERSION-}" ] || export HPC_DL_SLURM_PREFIX="$$PWD/.cache/slurm-$$HPC_DL_SLURM_VERSION"; \
 	  $(BIN)/hpc-dl cluster install && $(BIN)/python -m pytest tests/slurm $(PYTEST_ARGS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import shutil
@@ -34,6 +35,35 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(config.stash[_TEMPORARY], ignore_errors=True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by their folder, and begin with those that wait most, so that others can run beside them."""
+    order = {"slurm": 0, "train": 1, "unit": 2}
+    for item in items:
+        kind = _kind(item)
+        if kind == "slurm":
+            item.add_marker(pytest.mark.slurm)
+            item.add_marker(pytest.mark.xdist_group("slurm"))  # they share a cluster
+        if _needs_tensorflow(item.path):
+            item.add_marker(pytest.mark.tensorflow)
+    items.sort(key=lambda item: order.get(_kind(item), 3))
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Spare the import of TensorFlow where no test that needs it is asked for."""
+    unwanted = "not tensorflow" in config.option.markexpr
+    return True if unwanted and collection_path.suffix == ".py" and _needs_tensorflow(collection_path) else None
+
+
+def _kind(item: pytest.Item) -> str:
+    return item.path.relative_to(Path(__file__).parent).parts[0]
+
+
+@functools.cache
+def _needs_tensorflow(path: Path) -> bool:
+    return "train" in path.relative_to(Path(__file__).parent).parts[:1] or "import tensorflow as tf" in path.read_text()
 
 
 @pytest.fixture(scope="session", autouse=True)

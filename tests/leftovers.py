@@ -1,4 +1,7 @@
-"""What a test may leave behind on this machine: processes, listening sockets, shared memory, temporary files."""
+"""What a test may leave behind on this machine: processes, listening sockets, temporary files.
+
+Only what this run of the tests has started counts: several runs may share a machine.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from pathlib import Path
 
 # In the environment of whatever the tests start, directly or through daemons.
 _MARK = "TESTED_BY"
+_SETTLED = 5.0  # seconds after which a process has the environment that it keeps
 _PATIENCE = 10.0  # seconds in which what has been told to end is gone
 
 
@@ -17,14 +21,14 @@ def begin(folder: Path) -> None:
     """Let this process and all that it starts be known, and make their temporary files in a folder of their own."""
     os.environ[_MARK] = str(os.getpid())
     os.environ["TMPDIR"] = str(folder)
+    # Open MPI's shared memory lies in /dev/shm by default, where it can't be told from that of others.
+    os.environ["OMPI_MCA_btl_sm_backing_directory"] = str(folder)  # noqa: SIM112 - Open MPI's name
     tempfile.tempdir = str(folder)
 
 
 def present() -> set[str]:
     """Return what is there now, in words that are the same at the next look."""
-    temporary = Path(os.environ["TMPDIR"]).iterdir()
-    shared = Path("/dev/shm").iterdir()
-    return _processes() | _listening() | {str(path) for path in (*temporary, *shared)}
+    return _processes() | _listening() | {str(path) for path in Path(os.environ["TMPDIR"]).iterdir()}
 
 
 def new_since(before: set[str], may_stay: str = "") -> list[str]:
@@ -44,20 +48,32 @@ def _without(found: set[str], part: str) -> set[str]:
     return {one for one in found if part not in one} if part else found
 
 
+_others: set[str] = set()  # processes that this run has not started
+
+
 def _processes() -> set[str]:
     mark = f"{_MARK}={os.getpid()}".encode()
     found = set()
-    for entry in os.scandir("/proc"):
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
+    numbers = {entry.name for entry in os.scandir("/proc") if entry.name.isdigit()} - {str(os.getpid())}
+    # A number that is given out again has been missing for a while.
+    _others.intersection_update(numbers)
+    for number in numbers - _others:
+        folder = Path("/proc", number)
         try:
-            if mark in Path(entry.path, "environ").read_bytes().split(b"\0"):
-                command = Path(entry.path, "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if mark in (folder / "environ").read_bytes().split(b"\0"):
+                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
                 if "multiprocessing.resource_tracker" not in command:  # it ends with this process
-                    found.add(f"process {entry.name}: {command[:200]}")
+                    found.add(f"process {number}: {command[:200]}")
+            elif _age(folder) > _SETTLED:
+                _others.add(number)
         except OSError:
-            continue  # it has just ended
+            continue  # it has just ended, or is another user's
     return found
+
+
+def _age(folder: Path) -> float:
+    """Return for how many seconds a process has been there; a young one may yet get its environment."""
+    return time.time() - folder.stat().st_mtime
 
 
 def _listening() -> set[str]:

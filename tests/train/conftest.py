@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -133,11 +135,13 @@ class Processes:
 
 
 def _free_addresses(count: int) -> list[str]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    addresses = [f"127.0.0.1:{opened.getsockname()[1]}" for opened in sockets]
-    for opened in sockets:
-        opened.close()
-    return addresses
+    """Return addresses that nobody uses, below the ports that the kernel gives to whoever asks for any."""
+    found: list[str] = []
+    while len(found) < count:
+        address = f"127.0.0.1:{random.randint(10_000, 19_999)}"
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", int(address.rpartition(":")[2]))):
+            found.append(address)
+    return list(dict.fromkeys(found)) if len(set(found)) == count else _free_addresses(count)
 
 
 @pytest.fixture(scope="session")
