@@ -77,7 +77,7 @@ SAY = """sh -c 'echo "$SLURMD_NODENAME $CUDA_VISIBLE_DEVICES $(date +%s.%N) $(sl
 
 
 def test_no_gpu_and_no_core_is_used_twice_at_a_time(four: MiniCluster, tmp_path: Path) -> None:
-    chance = random.Random(0)  # noqa: S311
+    chance = random.Random(0)
     wants = [(1 + (n % 5 == 0), chance.randint(1, 4), chance.randint(1, 8)) for n in range(40)]
     (tmp_path / "t.txt").write_text(
         "".join(

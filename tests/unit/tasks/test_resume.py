@@ -59,7 +59,7 @@ def ran(folder: Path) -> list[int]:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_the_restart_of_any_graph_completes_and_twice_is_once(tmp_path: Path, seed: int) -> None:
-    text, parents, expected = graph(random.Random(seed), 25)  # noqa: S311
+    text, parents, expected = graph(random.Random(seed), 25)
     assert states(run(tmp_path, text, "--no-strict", "--workers=3")) == expected
     valid = sorted(number for number, state in expected.items() if state != "INVALID")
     assert sorted(ran(tmp_path)) == [number for number in valid if expected[number] == "OK"]
@@ -78,7 +78,7 @@ def far_enough(begun: Path, some: int, runner: subprocess.Popen[str]) -> bool:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_what_a_killed_run_of_any_graph_has_left_is_run_and_nothing_else(tmp_path: Path, seed: int) -> None:
-    chance = random.Random(seed)  # noqa: S311
+    chance = random.Random(seed)
     text, parents, expected = graph(chance, 40)
     text = text.replace("echo", "echo x >> begun; sleep 0.03; echo")
     (tmp_path / "t.txt").write_text(text)

@@ -130,7 +130,7 @@ def test_a_large_task_is_not_overtaken_for_ever() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_task_of_several_nodes_is_not_overtaken_for_ever(seed: int) -> None:
-    chance = random.Random(seed)  # noqa: S311
+    chance = random.Random(seed)
     nodes = [Node(f"n{number}", (0, 1, 2)) for number in range(4)]
     wide = Task(2, "wide", (1,), nodes=3, cores=2)
     # The others are as long as it, and there are always more of them than room.

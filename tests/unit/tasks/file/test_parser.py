@@ -223,7 +223,7 @@ SEED_TEXT = """\
 @pytest.mark.parametrize("seed", range(4))
 def test_a_mutated_file_gives_no_traceback_and_no_invalid_task(seed: int) -> None:
     # HPC_DL_FUZZ=25000 makes it 100,000 mutations.
-    chance = random.Random(seed)  # noqa: S311
+    chance = random.Random(seed)
     signs = [
         *"#@[]-,= \t\n'\"\\0123456789abénode\0\r\x85\u2028\ufeff",
         "[#",
