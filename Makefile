@@ -122,10 +122,11 @@ test-quick: $(READY) ## run the tests that need neither TensorFlow nor Slurm
 test-slurm: $(READY) $(HOROVOD) ## run the tests that need Slurm, on a version of it: make test-slurm SLURM_VERSION=24.11 [or 20.11, 22.05, 26.05]
 	@[ -z "$${HPC_DL_SLURM_VERSION-}" ] || export HPC_DL_SLURM_PREFIX="$$PWD/.cache/slurm-$$HPC_DL_SLURM_VERSION"; \
 	  $(BIN)/hpc-dl cluster install && $(BIN)/python -m pytest tests/slurm $(PYTEST_ARGS)
-lint: $(READY) ## ruff, strict types, shellcheck over the rendered scripts
+lint: $(READY) ## ruff, strict types, directions of imports, shellcheck over the rendered scripts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m pytest -q tests/unit/planning/test_golden.py -k shellcheck
 bench: $(READY) ## measure what benchmarks/ measures
 	$(BIN)/python -m benchmarks

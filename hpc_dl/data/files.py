@@ -7,15 +7,11 @@ DATA_DIR/NAME/tfrecord/      shards and meta.json, what training reads
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
-from hpc_dl.data.description import Dataset, describe
+from hpc_dl.data.description import describe
 from hpc_dl.data.folders import build_once
-
-META = "meta.json"
-FORMAT = 1  # of the shards; folders of another format are made anew
+from hpc_dl.data.meta import is_complete
 
 
 def fetch(name: str, data_dir: Path) -> Path | None:
@@ -85,23 +81,3 @@ def prepare(name: str, data_dir: Path) -> Path | None:
 
     build_once(folder, lambda target: is_complete(dataset, target), build)
     return folder
-
-
-def read_meta(folder: Path) -> dict[str, Any]:
-    """Return what ``meta.json`` says about the shards in `folder`; empty where it is missing or no JSON object."""
-    try:
-        meta = json.loads((folder / META).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return meta if isinstance(meta, dict) else {}
-
-
-def is_complete(dataset: Dataset, folder: Path) -> bool:
-    """Say whether all shards of `dataset` are in `folder` with the sizes that they had when they were written."""
-    meta = read_meta(folder)
-    if meta.get("format") != FORMAT or meta.get("images") != [dataset.train_images, dataset.test_images]:
-        return False
-    try:
-        return all((folder / file).stat().st_size == size for file, size in meta["bytes"].items())
-    except OSError:
-        return False

@@ -13,7 +13,8 @@ from typing import Any
 import tensorflow as tf
 
 from hpc_dl.data.description import Dataset, describe
-from hpc_dl.data.files import prepare, read_meta
+from hpc_dl.data.files import prepare
+from hpc_dl.data.meta import read_meta
 
 PAD = 4  # pixels on each side before the random crop, as in section 4.2 of "Deep Residual Learning"
 PARALLEL = 4  # files read and batches made at the same time

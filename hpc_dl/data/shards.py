@@ -13,7 +13,7 @@ import numpy as np
 from hpc_dl.data import binary
 from hpc_dl.data.binary import Bytes
 from hpc_dl.data.description import Dataset
-from hpc_dl.data.files import FORMAT, META
+from hpc_dl.data.meta import FORMAT, META
 from hpc_dl.errors import UserError
 
 TRAIN_SHARDS = 16  # divided among the workers file by file where that comes out even
