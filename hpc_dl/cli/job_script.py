@@ -124,7 +124,8 @@ def place(run: Path, nodelist: str, job_id: str, attempt: int | None) -> int:
 
     folder = RunFolder(run, attempt)
     job, site = _job(folder), folder.read_site()
-    placement = placed(job, site, insist(f"{folder.facts} can't be read", folder.read_facts), nodelist, job_id)
+    found = insist(f"{folder.facts} can't be read", folder.read_facts)
+    placement = placed(job, site, found, nodelist, job_id, str(run.parent))
     files = {folder.cluster: msgspec.json.encode(placement.cluster())}
     if MODES[job.mode].ranks:
         files[folder.placement] = msgspec.json.encode(placement)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
@@ -182,13 +183,20 @@ class _Ports:
         )
 
 
-def first_port(job_id: str) -> int:
-    """Return where in the site's port range a job starts: jobs with numbers in a row don't meet on a node."""
+def first_port(job_id: str, runs: str = "") -> int:
+    """Return where in the site's port range a job starts: jobs that run at once on a node rarely meet there.
+
+    Args:
+        job_id: the job's number, which Slurm counts up; ``L1`` and so on of a local job.
+        runs: the folder of the run folders. Each has a local job L1.
+    """
     digits = re.sub(r"\D", "", job_id)
-    return int(digits or 0) * 97
+    return int(digits or 0) * 97 + (zlib.crc32(runs.encode(errors="replace")) if job_id.startswith("L") else 0)
 
 
-def placed(job: JobSpec, site: Site, facts: Mapping[str, NodeFacts], nodelist: str, job_id: str) -> Placement:
+def placed(
+    job: JobSpec, site: Site, facts: Mapping[str, NodeFacts], nodelist: str, job_id: str, runs: str = ""
+) -> Placement:
     """Return the placement of a running job on the nodes that Slurm assigned, from what they told.
 
     Raises:
@@ -197,4 +205,4 @@ def placed(job: JobSpec, site: Site, facts: Mapping[str, NodeFacts], nodelist: s
     names = expand(nodelist)
     if silent := [name for name in names if name not in facts]:
         raise UserError(f"node {silent[0]}: told nothing about itself; {len(facts)} of {len(names)} nodes did")
-    return place(job, site, [facts[name] for name in names], first_port(job_id))
+    return place(job, site, [facts[name] for name in names], first_port(job_id, runs))

@@ -216,6 +216,10 @@ def test_jobs_in_a_row_start_at_different_ports(job_id: str) -> None:
     assert first_port("8") - first_port("7") >= 64
 
 
+def test_the_first_local_jobs_of_two_folders_do_not_start_at_one_port() -> None:
+    assert first_port("L1", "/a/runs") != first_port("L1", "/b/runs")
+
+
 def test_a_preview_shows_what_a_process_gets() -> None:
     one = plan(nodes=1, gpus=2)
     placement = one.placement()
