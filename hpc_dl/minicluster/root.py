@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import stat
 import time
 from pathlib import Path
 
@@ -60,23 +61,64 @@ def make_root(root: Path) -> None:
     """
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if root.is_symlink() or root.stat().st_uid != os.getuid():
+        folder = _open_folder(root)
+        if folder is None:
             raise UserError(f"private cluster: {root}: not a folder of this user; set {FOLDER_VARIABLE} to another one")
-        if not (root / "lock").exists() and any(root.iterdir()):
-            raise UserError(f"private cluster: {root}: holds other things; set {FOLDER_VARIABLE} to an empty folder")
-        root.chmod(0o700)
+        try:
+            found = os.listdir(folder)  # noqa: PTH208 - of the open folder, whatever its name is now
+            if found and "lock" not in found:
+                raise UserError(
+                    f"private cluster: {root}: holds other things; set {FOLDER_VARIABLE} to an empty folder"
+                )
+            os.fchmod(folder, 0o700)
+        finally:
+            os.close(folder)
     except OSError as error:
         raise UserError(
             f"private cluster: {root}: {error.strerror}; set {FOLDER_VARIABLE} to another folder"
         ) from error
 
 
+def _open_folder(root: Path) -> int | None:
+    """Open the root folder; return None for what is missing, a link, or another user's.
+
+    All that is read in it is trusted: another user must not be able to choose it, not even by a link.
+    """
+    try:
+        folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    if os.fstat(folder).st_uid == os.getuid():
+        return folder
+    os.close(folder)
+    return None
+
+
+def _open_lock(root: Path) -> int | None:
+    """Open the lock file for reading; return None where there is none of this user in a folder of this user."""
+    folder = _open_folder(root)
+    if folder is None:
+        return None
+    try:
+        others_write = os.fstat(folder).st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        fd = os.open("lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+    except OSError:
+        return None
+    finally:
+        os.close(folder)
+    there = os.fstat(fd)
+    if not others_write and stat.S_ISREG(there.st_mode) and there.st_uid == os.getuid():
+        return fd
+    os.close(fd)
+    return None
+
+
 def is_root(root: Path) -> bool:
     """Return whether a cluster of this user has been in a folder: then what lies in it is the cluster's."""
-    try:
-        return not root.is_symlink() and (root / "lock").stat().st_uid == os.getuid()
-    except OSError:
-        return False
+    fd = _open_lock(root)
+    if fd is not None:
+        os.close(fd)
+    return fd is not None
 
 
 def lock(root: Path) -> int | None:
@@ -111,13 +153,10 @@ def _try_lock(fd: int, kind: int) -> bool:
 
 def supervisor_pid(root: Path) -> int | None:
     """Return the process id of the live supervisor in `root`: 0 while it starts, None if there is none."""
-    try:
-        fd = os.open(root / "lock", os.O_RDONLY)
-    except OSError:
+    fd = _open_lock(root)
+    if fd is None:
         return None
     try:
-        if os.fstat(fd).st_uid != os.getuid():
-            return None  # another user could name any process
         return None if _try_lock(fd, fcntl.LOCK_SH) else int(os.pread(fd, 20, 0) or 0)
     finally:
         os.close(fd)
@@ -126,6 +165,6 @@ def supervisor_pid(root: Path) -> int | None:
 def running(root: Path | None = None) -> Path | None:
     """Return the slurm.conf of the private cluster that is up in `root` (default: `default_root()`), or None."""
     root = root or default_root()
-    if (root / "cluster.json").exists() and supervisor_pid(root):
+    if supervisor_pid(root) and (root / "cluster.json").exists():
         return root / "slurm.conf"
     return None

@@ -106,9 +106,13 @@ class RunFolder:
     def latest_attempt(self) -> int:
         """Return the number of the job's latest attempt; 0 before the first."""
         try:
-            return int(self.attempt_file.read_text())
+            text = self.attempt_file.read_bytes()
         except FileNotFoundError:
             return 0
+        if text.strip().isdigit():
+            return int(text)
+        # The file was damaged: each attempt has left a folder too.
+        return max((int(path.name) for path in (self.path / "state").glob("*") if path.name.isdigit()), default=0)
 
     @property
     def superseded(self) -> bool:

@@ -10,6 +10,7 @@ from hpc_dl.errors import UserError
 from hpc_dl.runfolder.checkpoints import Checkpoint, published
 from hpc_dl.runfolder.folder import RunFolder
 from hpc_dl.spec.job import JobSpec
+from hpc_dl.spec.layers import is_file
 
 
 def checkpoints(run: RunFolder) -> list[Checkpoint]:
@@ -53,7 +54,7 @@ def read_earlier(run: RunFolder) -> JobSpec:
     Raises:
         UserError: it is no run folder, or one that can't be read.
     """
-    if not run.job_file.is_file():
+    if not is_file(run.job_file):
         raise UserError(f"start_from = {str(run.path)!r}: no run folder of a job (it has no {run.job_file.name})")
     return run.read_job()
 

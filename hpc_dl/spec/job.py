@@ -33,10 +33,14 @@ class JobSpec(TrainSettings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     nodes: Annotated[int, Meta(ge=1, description="number of nodes")] = 1
     gpus: Annotated[Count, Meta(description="GPUs per node; default: all that the site has")] | None = None
     workers: (
-        Annotated[Positive, Meta(description="workers per node; default: one per GPU, or one; mixed: one")] | None
+        Annotated[int, Meta(ge=1, le=1024, description="workers per node; default: one per GPU, or one; mixed: one")]
+        | None
     ) = None
-    ps: Annotated[Positive, Meta(description="parameter servers, spread over the nodes")] | None = None
-    cores: Annotated[Positive, Meta(description="cores per node; default: the GPUs' share of the node")] | None = None
+    ps: Annotated[int, Meta(ge=1, le=100_000, description="parameter servers, spread over the nodes")] | None = None
+    cores: (
+        Annotated[int, Meta(ge=1, le=100_000, description="cores per node; default: the GPUs' share of the node")]
+        | None
+    ) = None
     ps_cores: Annotated[Positive, Meta(description="cores of each ps; default: as many as a worker")] | None = None
     time: Annotated[
         str,

@@ -6,6 +6,7 @@ A value keeps its origin ("jobs/train.toml, line 3", "--nodes"), so that an erro
 from __future__ import annotations
 
 import re
+import reprlib
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,9 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+_SHORT = reprlib.Repr()  # of a value in a message; tables may be deeper than `repr` can go
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxlong, _SHORT.maxother = 4, 200, 60, 200
+_DEEPEST = 200  # dots in a line of TOML: the time that a dotted key takes grows with their square
 T = TypeVar("T", bound=msgspec.Struct)
 
 _NOT_SHOWN = ("env",)  # tables whose values may be secrets
@@ -74,6 +78,8 @@ def read_toml(path: Path) -> Layer:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: can't be read: {getattr(error, 'strerror', None) or error}") from None
+    if deep := next((number for number, line in enumerate(text.splitlines(), 1) if line.count(".") > _DEEPEST), 0):
+        raise UserError(f"{path}, line {deep}: more than {_DEEPEST} dots in a line")  # keys that take minutes to read
     try:
         values = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # also for a number of 5,000 digits, or brackets as deep
@@ -138,7 +144,7 @@ def build(kind: type[T], layers: Sequence[Layer], what: str, check: Callable[[T]
             file = next((layer.file for layer in layers if layer.file), what)
             raise UserError(f"{file}: {_plain(str(error))}") from None
         reason = _reason(kind, key, merged[key], str(error))
-        found = key if key in _NOT_SHOWN else f"{key} = {merged[key]!r}"
+        found = key if key in _NOT_SHOWN else f"{key} = {_SHORT.repr(merged[key])}"
         raise UserError(f"{origins[key].where(key)}: {found}: {reason}") from None
 
 

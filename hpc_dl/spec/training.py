@@ -15,8 +15,9 @@ from hpc_dl.errors import UserError, allowed
 from hpc_dl.spec.layers import BadValueError
 from hpc_dl.spec.modes import KEYS, MODES, ModeName, modes_with, unused
 
-Count = Annotated[int, Meta(ge=0)]
-Positive = Annotated[int, Meta(ge=1)]
+_LARGEST = 2**63 - 1  # of TensorFlow's int64
+Count = Annotated[int, Meta(ge=0, le=_LARGEST)]
+Positive = Annotated[int, Meta(ge=1, le=_LARGEST)]
 Compression = Literal["none", "fp16", "1bit"]
 _ANY = sys.float_info.max  # neither infinity nor NaN is at most this
 
@@ -27,7 +28,7 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     mode: Annotated[ModeName, Meta(description="how the processes train together")] = "async"
     model: Annotated[str, Meta(description="network: a known name, or package.module:function")] = "small"
     data: Annotated[str, Meta(description="data set")] = "digits"
-    steps: Annotated[int, Meta(ge=1, description="global steps, of all workers together")] = 600
+    steps: Annotated[int, Meta(ge=1, le=_LARGEST, description="global steps, of all workers together")] = 600
     batch: Annotated[int, Meta(ge=1, description="images per step of one worker, or of one of its towers")] = 32
     learning_rate: (
         Annotated[float, Meta(gt=0, le=_ANY, description="initial learning rate; default: the mode's")] | None

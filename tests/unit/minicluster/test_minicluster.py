@@ -174,6 +174,29 @@ def test_a_root_that_cannot_be_made_is_one_message(tmp_path: Path) -> None:
         root.make_root(tmp_path / "file" / "root")
 
 
+@pytest.mark.parametrize("trap", ["link to the folder", "folder that others may write", "link to a lock", "no file"])
+def test_a_folder_that_another_user_may_have_made_is_no_cluster(tmp_path: Path, trap: str) -> None:
+    """Else another user names the programs that this one runs, and the process that `stop` ends."""
+    made = tmp_path / "root"
+    made.mkdir(mode=0o700)
+    file = root.lock(made)
+    assert file is not None
+    os.write(file, b"4711")
+    (made / "cluster.json").write_text("{}")
+    assert root.running(made)
+    if trap == "link to the folder":
+        (tmp_path / "link").symlink_to(made)
+        made = tmp_path / "link"
+    elif trap == "folder that others may write":
+        made.chmod(0o777)
+    else:
+        (made / "lock").rename(tmp_path / "lock")
+        (made / "lock").mkdir() if trap == "no file" else (made / "lock").symlink_to(tmp_path / "lock")
+    assert root.running(made) is None
+    assert root.supervisor_pid(made) is None
+    os.close(file)
+
+
 def test_running_means_that_the_lock_is_held(tmp_path: Path) -> None:
     assert root.running(tmp_path) is None
     (tmp_path / "cluster.json").write_text("{}")

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from msgspec import Meta
 
 from hpc_dl.errors import UserError
+from hpc_dl.spec.job import load_job
 from hpc_dl.spec.layers import BadValueError, Layer, build, check_lines, is_file, read_toml
 
 
@@ -165,3 +166,13 @@ def test_any_values_give_an_object_or_a_user_error(values: dict[str, object]) ->
         assert isinstance(build(Settings, [Layer(values, "here")], "job"), Settings)
     except UserError as error:
         assert str(error).startswith("here: ")  # noqa: PT017 - both outcomes are right
+
+
+@pytest.mark.parametrize("text", ["name" + ".a" * 5000 + " = 1", "name" + ".a" * 150 + " = 1"])
+def test_a_deep_table_is_one_short_message(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "deep.toml"
+    file.write_text(text)
+    with pytest.raises(UserError) as error:
+        load_job(file)
+    assert str(error.value).startswith(f"{file}, line 1: ")
+    assert len(str(error.value)) < 500
