@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hpc_dl.runfolder.folder import RunFolder
-    from hpc_dl.schedulers.slurm.states import SlurmState
+    from hpc_dl.schedulers.protocol import JobState
     from hpc_dl.spec.job import JobSpec
     from hpc_dl.submission.handle import Job
 
@@ -47,11 +47,11 @@ def status(jobs: tuple[str, ...], runs: str, as_json: bool) -> int:
     return 0
 
 
-def print_status(handle: Job, state: SlurmState) -> None:
+def print_status(handle: Job, state: JobState) -> None:
     """Print where a job is."""
     from hpc_dl.cli.terminal import describe, summary_lines
     from hpc_dl.runfolder.progress import Progress
-    from hpc_dl.schedulers.slurm.states import ENDED
+    from hpc_dl.schedulers.protocol import ENDED
     from hpc_dl.submission.states import summary_of
 
     if state.state in ENDED:
@@ -75,7 +75,7 @@ def list_jobs(runs: str, wanted: tuple[str, ...], as_json: bool) -> int:
     from hpc_dl.cli.terminal import no_step_for
     from hpc_dl.errors import UserError, allowed, near_match
     from hpc_dl.runfolder.progress import Progress
-    from hpc_dl.schedulers.slurm.states import ACTIVE, ENDED, WAITING
+    from hpc_dl.schedulers.protocol import ACTIVE, ENDED, WAITING
     from hpc_dl.submission.handle import runs_in
     from hpc_dl.submission.states import states
 
@@ -111,11 +111,11 @@ def _read_job(run: RunFolder) -> JobSpec | None:
         return None
 
 
-def _is_one(state: SlurmState, wanted: tuple[str, ...]) -> bool:
+def _is_one(state: JobState, wanted: tuple[str, ...]) -> bool:
     return state.state.lower() in [name.lower() for name in wanted]
 
 
-def _print_json(runs: Sequence[RunFolder], found: Sequence[SlurmState]) -> None:
+def _print_json(runs: Sequence[RunFolder], found: Sequence[JobState]) -> None:
     import msgspec
 
     from hpc_dl.submission.states import status as all_of
@@ -140,10 +140,11 @@ def logs(job: str, runs: str, process: str, go_on: bool, lines: int | None) -> i
     """
     from hpc_dl.errors import UserError, allowed, near_match
     from hpc_dl.runfolder.logs import Logs
-    from hpc_dl.submission.handle import Asking, find_job
+    from hpc_dl.submission.asking import Asking
+    from hpc_dl.submission.handle import find_job
 
     handle = find_job(job, Path(runs))
-    asking = Asking(handle)
+    asking = Asking(handle.run)
     logs = Logs(lines)
     while True:
         over = not go_on or asking.look().over

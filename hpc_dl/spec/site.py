@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -64,7 +65,7 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     name: Annotated[str, Meta(description="the file's name without .toml")] = ""
     description: Annotated[str, Meta(description="one line for people")] = ""
-    scheduler: Annotated[Literal["slurm", "local"], Meta(description="who starts jobs")] = "slurm"
+    scheduler: Annotated[str, Meta(description="who starts jobs; see hpc_dl/schedulers")] = "slurm"
     cluster: Annotated[str, Meta(description="Slurm's ClusterName; the site is chosen by itself there")] = ""
     nodes: Annotated[str, Meta(description="node names, such as nvb[1-39]; for previews, and for local runs")] = (
         "node[1-64]"
@@ -168,6 +169,12 @@ def load_site(path: Path, **changes: Any) -> Site:
     return build(Site, layers, "site", check)
 
 
+def schedulers() -> list[str]:
+    """Return the names of the schedulers: each has a folder of its own, which is not imported for that."""
+    folders = pkgutil.iter_modules([str(Path(__file__).parents[1] / "schedulers")])
+    return [folder.name for folder in folders if folder.ispkg]
+
+
 def check(site: Site) -> None:
     """Check what one field alone can't show.
 
@@ -176,6 +183,10 @@ def check(site: Site) -> None:
     """
     check_env(site.env)  # first: other messages show values
     check_lines(msgspec.structs.asdict(site))
+    if site.scheduler not in (known := schedulers()):
+        near = near_match(site.scheduler, known)
+        message = f"scheduler = {site.scheduler!r}: not a known scheduler{near}; allowed: {allowed(known)}"
+        raise BadValueError("scheduler", message)
     if site.ports[0] > site.ports[1]:
         raise BadValueError("ports", f"ports = {list(site.ports)}: the first is above the last")
     check_slurm_options(site.slurm)

@@ -74,7 +74,7 @@ def test_an_unknown_site_shows_the_nearest() -> None:
     [
         ("cores = 0", 1, "cores = 0: expected int >= 1"),
         ("cores = 1\n\ncorse = 1", 3, "unknown site key 'corse' (did you mean 'cores'?)"),
-        ("cores = 1\nscheduler = 'slrum'", 2, "(did you mean 'slurm'?); allowed: 'slurm', 'local'"),
+        ("cores = 1\nscheduler = 'slrum'", 2, "(did you mean 'slurm'?); allowed: 'local', 'slurm'"),
         ("cores = 1\nports = [5000, 4000]", 2, "ports = [5000, 4000]: the first is above the last"),
         ("cores = 1\nports = [80, 4000]", 2, "expected int >= 1024"),
         ("cores = 1\nports = [4000]", 2, "expected array of length 2"),

@@ -8,9 +8,9 @@ import pytest
 
 from hpc_dl.errors import UserError
 from hpc_dl.planning.plan import Plan, make_plan
-from hpc_dl.planning.sbatch_options import directives
+from hpc_dl.schedulers.slurm.sbatch_options import directives
 from hpc_dl.spec.layers import Layer
-from hpc_dl.submission.choose_site import choose_site
+from hpc_dl.submission.choose_site import choose_site, site_of_job
 from tests.unit.fakes.slurm import FakeSlurm
 
 
@@ -20,7 +20,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     for name in ("SLURM_CONF", "SLURM_CONF_SERVER", "HPC_DL_CLUSTER_DIR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.setattr("hpc_dl.submission.choose_site._USUAL_FOLDERS", ())
+    monkeypatch.setattr("hpc_dl.schedulers.slurm.which._USUAL_FOLDERS", ())
     monkeypatch.chdir(tmp_path)
     fake = FakeSlurm(tmp_path / "fake", monkeypatch)
     fake.answer("scontrol", err="scontrol: fatal: Could not establish a configuration source\n", code=1)
@@ -56,11 +56,13 @@ def test_a_configured_slurm_that_does_not_answer_is_an_error(
         choose_site()
 
 
-SINFO = "cpu*|128|2|256000|(null)|c1\ngpu|32|2|512000|gpu:a100:4|g1\n"
+SINFO = "c1|cpu*|idle|128|2|256000|(null)\ng1|gpu|idle|32|2|512000|gpu:a100:4\n"
 
 
 def planned(**settings: str) -> Plan:
-    return make_plan(None, *choose_site(), [Layer(settings, "keyword {key}")])
+    layers = [Layer(settings, "keyword {key}")]
+    site, path, _ = site_of_job("", None, layers)
+    return make_plan(None, site, path, layers)
 
 
 def test_without_a_site_file_the_jobs_partition_is_described(slurm: FakeSlurm) -> None:
