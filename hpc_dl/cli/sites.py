@@ -50,15 +50,18 @@ def _described() -> Site:
 
 def _file(site: Site) -> Iterator[str]:
     """Yield the lines of a site file: each key with what it means; a key that has its default is commented out."""
-    import msgspec
-    import tomli_w
-
     from hpc_dl.spec.options import fields
     from hpc_dl.spec.site import Site
 
     for field in list(fields(Site))[1:]:  # the first is the name, which is the file's
         value = getattr(site, field.name)
-        usual = value in (field.default, None, {})
-        text = "…" if value is None else tomli_w.dumps({"x": msgspec.to_builtins(value)}).strip()
-        shown = "{}" if value == {} else text.removeprefix("x = ")
-        yield f"# {field.description}\n{'# ' if usual else ''}{field.name} = {shown}"
+        unset = "# " if value in (field.default, None, {}) else ""
+        yield f"# {field.description}\n{unset}{field.name} = {'…' if value is None else _toml(value)}"
+
+
+def _toml(value: object) -> str:
+    import tomli_w
+
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    return "{}" if value == {} else tomli_w.dumps({"x": value}).removeprefix("x = ").strip()

@@ -90,14 +90,25 @@ def list_jobs(runs: str, wanted: tuple[str, ...], as_json: bool) -> int:
     if as_json:
         _print_json([run for run, _ in chosen], [state for _, state in chosen])
         return 0
+    width = max((len(specs[run].name) for run, _ in chosen), default=0)
     for run, state in chosen:
         spec = specs[run]
-        told = f"{run.job_id:>8}  {state.state:<10}  {spec.mode:<8}  {spec.nodes:>3} nodes  {run.path}"
+        told = f"{run.job_id:>8}  {state.state:<10}  {spec.name:<{width}}  {spec.mode:<11}  {spec.nodes:>3} nodes"
+        told += f"  {_times(run, state)}  {run.path}"
         quiet = Progress(run).look().quiet if state.state == "RUNNING" else 0.0
         click.echo(f"{told}  {no_step_for(quiet)}" if quiet else told)
     if any(state.silent and not state.reason for _, state in chosen):
         click.echo(f"hpc-dl: {_SILENT}", err=True)
     return 0
+
+
+def _times(run: RunFolder, state: JobState) -> str:
+    """Return when a job was submitted, and for how long it has run."""
+    from hpc_dl.cli.terminal import duration
+
+    submitted = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.job_file.stat().st_mtime))
+    took = duration((state.ended or time.time()) - state.started) if state.started else ""
+    return f"{submitted}  {took:>9}"
 
 
 def _read_job(run: RunFolder) -> JobSpec | None:

@@ -28,22 +28,34 @@ _OWN_OPTIONS = {
     "gres": "gpus",
     "gpus": "gpus",
     "gpus-per-node": "gpus",
+    "gpus-per-socket": "gpus",
     "gpus-per-task": "gpus",
+    "tres-per-task": "gpus",
     "cpus-per-task": "cores",
     "time": "time",
     "partition": "partition",
     "chdir": "workdir",
 }
-_FIXED_OPTIONS = {"ntasks", "ntasks-per-node", "output", "error", "open-mode", "array", "wrap", "parsable", "test-only"}
-_FIXED_OPTIONS |= {"hold", "wait", "help", "usage", "version"}
+_FIXED_OPTIONS = {"ntasks", "ntasks-per-node", "tasks-per-node", "output", "error", "open-mode", "array", "wrap"}
+_FIXED_OPTIONS |= {"parsable", "quiet", "test-only", "hold", "wait", "help", "usage", "version"}
 # They send a job to a cluster where scontrol and scancel don't look for it, and may meet another of its number here.
 _CLUSTER_OPTIONS = {"clusters", "cluster", "M"}
 OTHER_CLUSTER = "set SLURM_CLUSTERS to the cluster's name: sbatch, squeue, scontrol and scancel all follow it"
 """What to do in place of an option that sbatch alone follows."""
+_NOT_FREE = {*_OWN_OPTIONS, *_FIXED_OPTIONS, *_CLUSTER_OPTIONS}
 # Variables that the job script needs for itself, and those that bash lets nobody set.
 _TAKEN_VARIABLES = {"run", "step", "started", "code", "attempt", "told", "warned", "between", "signalled"}
 _TAKEN_VARIABLES |= {"srun", "next", "pause", "unready", "usual"}
 _TAKEN_VARIABLES |= {"BASHOPTS", "BASH_VERSINFO", "EUID", "PPID", "SHELLOPTS", "UID"}
+# Variables that change what bash, or the Python of the job script, does.
+_OF_THE_SHELL = {
+    "PATH": "`modules`, or the block `environment` of a template, change it",
+    "IFS": "the job script is written for bash's own",
+    "OPTIND": "the job script is written for bash's own",
+    "ENV": "each shell would run that file first",
+    "BASH_ENV": "each shell would run that file first",
+    "PYTHONHOME": "Python would not find its own modules",
+}
 # Variables that each process gets a value of its own for, and what decides it.
 _PER_PROCESS = {
     "TF_CONFIG": "the placement",
@@ -53,11 +65,12 @@ _PER_PROCESS = {
     "TF_NUM_INTEROP_THREADS": "its cores; see cores and ps_cores",
 }
 _SECRET = re.compile(
-    r"(^|_)(TOKEN|SECRET|PASS|CREDENTIALS?|ACCESS_KEY|PRIVATE_KEY|AUTH)(_|$)"
-    r"|SECRET_?KEY|PASSW(OR)?D|PASSPHRASE|SSHPASS|API_?KEY|_(PWD|PAT)$",
+    r"(^|_)(TOKEN|SECRET|PASS|CREDENTIALS?|AUTH|JWT|BEARER|COOKIE|WEBHOOK)(_|$)"
+    r"|SECRET_?KEY|PASSW(OR)?D|PASSPHRASE|SSHPASS|PGPASS|API_?KEY|_(KEY|PWD|PW|PAT)$"
+    r"|^(DATABASE|DB|REDIS|MONGO\w*)_UR[IL]$",
     re.IGNORECASE,
 )
-_PLACE_OF_SECRET = re.compile(r"_(FILE|PATH|DIR|URL)$", re.IGNORECASE)
+_PLACE_OF_SECRET = re.compile(r"_(FILE|PATH|DIR)$|(?<!WEBHOOK)(?<!DATABASE)(?<!DB)(?<!REDIS)_URL$", re.IGNORECASE)
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -204,6 +217,11 @@ def check_env(env: Mapping[str, str]) -> None:
             raise BadValueError(f"env.{key}", message)
         if key in _TAKEN_VARIABLES:
             raise BadValueError(f"env.{key}", f"env: {key!r} is a variable that the job script can't change")
+        if key in _OF_THE_SHELL:
+            raise BadValueError(f"env.{key}", f"env: {key!r} would break the job script: {_OF_THE_SHELL[key]}")
+        if key.startswith(("SLURM_", "SLURMD_")):
+            message = f"env: {key!r} is Slurm's own; the keys slurm and srun hold options of sbatch and srun"
+            raise BadValueError(f"env.{key}", message)
         if key in _PER_PROCESS or key.startswith("HPC_DL_"):
             decides = _PER_PROCESS.get(key, "hpc_dl")
             raise BadValueError(f"env.{key}", f"env: {key!r} is set for each process by {decides}")
@@ -222,14 +240,19 @@ def check_slurm_options(options: Mapping[str, Scalar]) -> None:
         BadValueError: not the form of an option, one that hpc_dl sets itself, or one that names another cluster.
     """
     for key in options:
-        if key in _CLUSTER_OPTIONS:
-            reason = f"moves sbatch alone to another cluster; {OTHER_CLUSTER}"
-        elif not re.fullmatch(r"[a-z][a-z0-9-]+", key):
+        if not re.fullmatch(r"[a-z][a-z0-9-]+", key) and key not in _CLUSTER_OPTIONS:
             reason = "is not an sbatch option; expected its long name without dashes, such as 'qos'"
-        elif key in _OWN_OPTIONS:
-            reason = f"has the job key {_OWN_OPTIONS[key]!r} in its place"
-        elif key in _FIXED_OPTIONS:
-            reason = "is set by hpc_dl itself, it can't be changed"
-        else:
-            continue
-        raise BadValueError(f"slurm.{key}", f"slurm: {key!r} {reason}")
+            raise BadValueError(f"slurm.{key}", f"slurm: {key!r} {reason}")
+        # sbatch takes the beginning of an option's name for the option.
+        for option in (key, *sorted(_NOT_FREE)):
+            if option in _NOT_FREE and option.startswith(key):
+                short = "" if option == key else f"is short for {option!r}, which "
+                raise BadValueError(f"slurm.{key}", f"slurm: {key!r} {short}{_why_not_free(option)}")
+
+
+def _why_not_free(option: str) -> str:
+    if option in _CLUSTER_OPTIONS:
+        return f"moves sbatch alone to another cluster; {OTHER_CLUSTER}"
+    if job_key := _OWN_OPTIONS.get(option):
+        return f"has the job key {job_key!r} in its place"
+    return "is set by hpc_dl itself, it can't be changed"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 from hpc_dl.errors import UserError
 from hpc_dl.planning.plan import Plan, make_plan
@@ -48,7 +50,7 @@ def plan_resumption(
         if "start_from" in layer.values:
             raise UserError(f"{layer.where('start_from')}: a resumed job starts from the job that it resumes")
         for key in _KEPT:
-            if key in layer.values and layer.values[key] != getattr(earlier, key):
+            if key in layer.values and _name(layer.values[key]) not in _names(earlier, key):
                 raise UserError(
                     f"{layer.where(key)} = {layer.values[key]!r}: job {run.job_id} has {getattr(earlier, key)!r},"
                     " and a resumed job keeps it; submit another job instead"
@@ -64,9 +66,22 @@ def plan_resumption(
         except UserError as error:
             raise UserError(f"{error}; --from-start begins at step 0") from None
     start = "" if from_start else str(run.path.absolute())
-    layers = [Layer(values, str(run.asked_file)), *overrides, Layer({"start_from": start}, "resume")]
+    changes = [layer.without(_KEPT) for layer in overrides]
+    layers = [Layer(values, str(run.asked_file)), *changes, Layer({"start_from": start}, "resume")]
     chosen = site_of_job(site, None, layers)
     return make_plan(None, chosen.site, chosen.path, layers), [*notes, *chosen.notes]
+
+
+def _name(value: object) -> str:
+    return os.path.normpath(value) if isinstance(value, str) and value else str(value)
+
+
+def _names(earlier: JobSpec, key: str) -> list[str]:
+    """Return the values of a key that mean what the earlier job had: a script also has relative paths."""
+    value = str(getattr(earlier, key))
+    if key != "script" or not value:
+        return [value]
+    return [value, *(os.path.relpath(value, folder) for folder in (earlier.workdir, Path.cwd()))]
 
 
 def _check_ended(run: RunFolder, state: JobState) -> list[str]:

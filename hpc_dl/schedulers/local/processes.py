@@ -88,7 +88,7 @@ def state(run: RunFolder) -> JobState:
     if ended := state_in_summary(run):
         return ended
     if alive:
-        return JobState("RUNNING", job_id=run.job_id)
+        return JobState("RUNNING", started=run.script.stat().st_mtime, job_id=run.job_id)
     if process is None:
         return JobState("UNKNOWN", job_id=run.job_id)
     if process.elsewhere:

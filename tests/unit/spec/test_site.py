@@ -83,6 +83,10 @@ def test_an_unknown_site_shows_the_nearest() -> None:
         ("cores = 1\npartition = '''a\nid'''", 2, "can't stand in a line of a script"),
         ("cores = 1\n[slurm]\nqos = 'a'\n'x\\ny' = 1", 2, "is not an sbatch option"),
         ("cores = 1\n[slurm]\nnodes = 3", 3, "'nodes' has the job key 'nodes' in its place"),
+        ("cores = 1\n[slurm]\nnode = 3", 3, "'node' is short for 'nodes', which has the job key 'nodes' in its place"),
+        ("cores = 1\n[slurm]\narra = '1-3'", 3, "'arra' is short for 'array', which is set by hpc_dl itself"),
+        ("cores = 1\n[slurm]\ntasks-per-node = 2", 3, "'tasks-per-node' is set by hpc_dl itself"),
+        ("cores = 1\n[slurm]\nquiet = true", 3, "'quiet' is set by hpc_dl itself"),
         *(
             (
                 f"cores = 1\n[slurm]\n{key} = 'cm2'",

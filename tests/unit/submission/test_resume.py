@@ -156,6 +156,19 @@ def test_network_and_data_stay(key: str, value: str, had: str) -> None:
         ended(2, start_from="runs/train-1", **{key: value})
 
 
+@pytest.mark.parametrize("name", ["own.py", "./own.py", "/own.py", "other.py"])
+def test_the_same_script_may_be_named_again(name: str) -> None:
+    Path("own.py").write_text("")
+    Path("other.py").write_text("")
+    job = ended(1, script="own.py")
+    if name == "other.py":
+        with pytest.raises(UserError, match=r"keyword script = 'other\.py': job 1 has '/.*/own\.py', and a"):
+            resumed(job, script=name)
+    else:
+        name = str(Path(name[1:]).absolute()) if name.startswith("/") else name
+        assert resumed(job, script=name)[0].job.script == str(Path("own.py").absolute())
+
+
 def test_where_it_starts_is_not_to_be_said() -> None:
     with pytest.raises(UserError, match="start_from: a resumed job starts from the job that it resumes"):
         resumed(ended(1), start_from="runs/train-0")

@@ -10,6 +10,7 @@ import pytest
 from hpc_dl.errors import UserError
 from hpc_dl.spec.job import load_job
 from hpc_dl.spec.layers import Layer
+from hpc_dl.spec.options import words
 from hpc_dl.spec.site import load_site
 
 
@@ -28,6 +29,13 @@ from hpc_dl.spec.site import load_site
         "DB_PASS",
         "GITHUB_PAT",
         "SECRETKEY",
+        "OPENAI_KEY",
+        "ENCRYPTION_KEY",
+        "DB_PW",
+        "PGPASS",
+        "JWT",
+        "SLACK_WEBHOOK_URL",
+        "DATABASE_URL",
     ],
 )
 def test_what_looks_like_a_secret_is_refused_and_not_repeated(name: str, tmp_path: Path) -> None:
@@ -48,6 +56,8 @@ def test_names_that_only_resemble_secrets_are_taken() -> None:
         "MAX_TOKENS",
         "AWS_WEB_IDENTITY_TOKEN_FILE",
         "SECRETARY",
+        "TOKEN_URL",
+        "KEYBOARD",
         "OLDPWD",
         "OMP_PROC_BIND",
     ]
@@ -74,3 +84,25 @@ def test_a_wrong_type_shows_no_value(env: Any) -> None:
 def test_what_each_process_gets_of_its_own_is_refused(name: str, decides: str) -> None:
     with pytest.raises(UserError, match=f"--env: env: '{name}' is set for each process by {decides}$"):
         load_job(None, [Layer({"env": {name: "x"}}, "--env")])
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("PATH", "would break the job script: `modules`, or the block `environment`"),
+        ("BASH_ENV", "would break the job script: each shell would run that file first"),
+        ("IFS", "would break the job script"),
+        ("PYTHONHOME", "would break the job script"),
+        ("SLURM_JOB_ID", "is Slurm's own"),
+        ("SLURMD_NODENAME", "is Slurm's own"),
+    ],
+)
+def test_what_would_break_the_job_script_is_refused(name: str, reason: str) -> None:
+    with pytest.raises(UserError, match=f"--env: env: '{name}' {reason}"):
+        load_job(None, [Layer({"env": {name: "x"}}, "--env")])
+
+
+def test_a_quote_without_an_end_shows_no_value() -> None:
+    with pytest.raises(UserError, match="ENV: no closing quotation; it is quoted as in a shell") as caught:
+        words("TOKENX='hunter2", "make variable ENV")
+    assert "hunter2" not in str(caught.value)
