@@ -1,4 +1,4 @@
-"""Schedulers: what starts jobs. Each is a folder here with a function `scheduler`; a new folder is a new scheduler."""
+"""Schedulers: what starts jobs. Each is a folder with a module `scheduler`; a new folder is a new scheduler."""
 
 from __future__ import annotations
 
@@ -38,6 +38,6 @@ def schedulers() -> Iterator[Scheduler]:
 
 
 def _scheduler(kind: str, site_name: str) -> Scheduler:
-    module = importlib.import_module(f"{__name__}.{kind}")
+    module = importlib.import_module(f"{__name__}.{kind}.scheduler")
     found: Scheduler = module.scheduler(site_name)
     return found

@@ -10,9 +10,9 @@ from pathlib import Path
 import msgspec
 
 from hpc_dl.errors import UserError
-from hpc_dl.schedulers import slurm
 from hpc_dl.schedulers.slurm.sbatch import submit_text
 from hpc_dl.schedulers.slurm.sbatch_options import minutes, with_site
+from hpc_dl.schedulers.slurm.scheduler import scheduler
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.layers import Layer, build
 from hpc_dl.spec.site import Scalar, Site, config_home
@@ -119,7 +119,7 @@ def submit(text: str, site: Site) -> str:
     Raises:
         UserError: Slurm refuses it.
     """
-    return submit_text(text, slurm.scheduler(site.name).environ)
+    return submit_text(text, scheduler(site.name).environ)
 
 
 def site_templates(site_path: Path) -> list[Path]:
