@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Job", "JobError", "UserError", "load", "plan", "states", "submit"]
 
-_HOMES = {"Job": "job", "JobError": "errors", "UserError": "errors"}
+_HOMES = {"Job": "submission.handle", "JobError": "errors", "UserError": "errors"}
 
 
 def __getattr__(name: str) -> Any:
@@ -29,3 +29,7 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     return getattr(importlib.import_module(f"hpc_dl.{_HOMES.get(name, 'api')}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from hpc_dl.errors import UserError
 from hpc_dl.planning.gpu_memory import gpu_warning
 from hpc_dl.planning.plan import Plan, make_plan
-from hpc_dl.schedulers.slurm.states import SlurmState
+from hpc_dl.schedulers.protocol import JobState
 from hpc_dl.spec.layers import Layer
 from hpc_dl.submission import states as job_states
-from hpc_dl.submission.choose_site import choose_site
+from hpc_dl.submission.choose_site import site_of_job
 from hpc_dl.submission.handle import Job, find_job
 from hpc_dl.submission.submit import submit_plan
 
 
-def plan(job: str | None = None, *, site: str = "", nodelist: str = "", **settings: Any) -> Plan:
+def plan(job: str | os.PathLike[str] | None = None, *, site: str = "", nodelist: str = "", **settings: Any) -> Plan:
     """Return what a job would be, without submitting it.
 
     Args:
@@ -29,11 +31,24 @@ def plan(job: str | None = None, *, site: str = "", nodelist: str = "", **settin
     Raises:
         UserError: something is not valid; the message says what is allowed.
     """
-    chosen, path = choose_site(site)
-    return make_plan(job, chosen, path, [Layer(settings, "keyword {key}")], nodelist)
+    layers = [Layer(settings, "keyword {key}")]
+    job = _name(job)
+    chosen = site_of_job(site, job, layers)
+    for note in chosen.notes:
+        warnings.warn(note, stacklevel=2)
+    return make_plan(job, chosen.site, chosen.path, layers, nodelist)
 
 
-def submit(job: str | None = None, *, site: str = "", **settings: Any) -> Job:
+def _name(job: str | os.PathLike[str] | None) -> str | None:
+    if job is None or isinstance(job, (str, os.PathLike)):
+        return os.fspath(job) if job is not None else None
+    raise UserError(
+        f"job = {job!r}: expected the name or the path of a job file; a function can't be submitted:"
+        " write it into a script, and name that with script=…"
+    )
+
+
+def submit(job: str | os.PathLike[str] | None = None, *, site: str = "", **settings: Any) -> Job:
     """Submit a job and return its handle; a network that is probably too large for the GPUs makes a `UserWarning`.
 
     Args:
@@ -47,10 +62,10 @@ def submit(job: str | None = None, *, site: str = "", **settings: Any) -> Job:
     planned = plan(job, site=site, **settings)
     if warning := gpu_warning(planned.job, planned.site):
         warnings.warn(warning, stacklevel=2)
-    return submit_plan(planned)
+    return Job(submit_plan(planned))
 
 
-def states(jobs: Iterable[Job]) -> list[SlurmState]:
+def states(jobs: Iterable[Job]) -> list[JobState]:
     """Return where jobs are, by two questions to Slurm at most, however many they are."""
     return job_states.states([job.run for job in jobs])
 

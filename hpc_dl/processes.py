@@ -10,7 +10,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
@@ -33,49 +33,6 @@ def die_with_parent(number: int = signal.SIGKILL) -> Callable[[], None]:
             os._exit(128 + number)
 
     return ask
-
-
-# What stands in for options of our command, or is of the job around us.
-_FOREIGN = ("HPC_DL_", "SLURM_", "SRUN_", "PMI_")
-# Of sbatch, which would take them in place of what the script says and we rely on (man sbatch, "INPUT ENVIRONMENT").
-_OF_SBATCH = ("SBATCH_JOB_NAME", "SBATCH_OUTPUT", "SBATCH_ERROR", "SBATCH_OPEN_MODE", "SBATCH_ARRAY_INX", "SBATCH_WAIT")
-_KEPT = (
-    "HPC_DL_CLUSTER_DIR",
-    "HPC_DL_SLURM_PREFIX",
-    "SLURM_CONF",
-    "SLURM_CONF_SERVER",
-    "SLURM_CLUSTERS",
-    "SLURM_TIME_FORMAT",
-)
-# Outside a job these are the user's own settings.
-_FOREIGN_INSIDE = ("SBATCH_", "SLURMD_", "SALLOC_", "PMIX_", "OMPI_", "OPAL_", "PRTE_", "TF_CONFIG")
-_INSIDE = ("SLURM_JOB_ID", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "HPC_DL_RUN")
-
-
-def inheritable(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment for a job, of which a job around us and the options of `hpc-dl` are no part."""
-    inside = any(key in environ for key in _INSIDE)
-    foreign = (*_FOREIGN, *(_FOREIGN_INSIDE if inside else ()))
-    return {k: v for k, v in environ.items() if k in _KEPT or not (k in _OF_SBATCH or k.startswith(foreign))}
-
-
-# By these the user's own settings change what Slurm's commands list, show or ask (man squeue, "ENVIRONMENT VARIABLES").
-_CHANGING = ("SQUEUE_", "SACCT_", "SINFO_", "SCANCEL_", "SCONTROL_")
-
-
-def for_slurms_commands(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment in which squeue, sacct, sinfo, scancel and scontrol do what their options say."""
-    return {key: value for key, value in environ.items() if not key.startswith(_CHANGING)}
-
-
-@contextlib.contextmanager
-def private_files() -> Iterator[None]:
-    """Let what this process and those that it starts create be readable by its user alone (of all its threads)."""
-    before = os.umask(0o077)
-    try:
-        yield
-    finally:
-        os.umask(before)
 
 
 def end_with_parent(number: int = signal.SIGTERM) -> None:

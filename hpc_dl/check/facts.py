@@ -21,7 +21,8 @@ from hpc_dl.errors import UserError
 from hpc_dl.node.facts import ports_in_use
 from hpc_dl.planning.plan import Plan
 from hpc_dl.planning.task_file import nodes_python
-from hpc_dl.schedulers.slurm.partitions import Slurm, ask_slurm
+from hpc_dl.schedulers import scheduler_of
+from hpc_dl.schedulers.cluster import Cluster
 from hpc_dl.submission.mpi_check import check_mpi
 from hpc_dl.templates import Renderer
 
@@ -54,7 +55,7 @@ class Facts(msgspec.Struct, frozen=True):
     runs: Folder
     data: Folder
     here: Here
-    slurm: Slurm | None = None
+    cluster: Cluster | None = None
     """None in a local run."""
     refusal: str = ""
     """Why Slurm would not take the job, as ``sbatch --test-only`` says; empty if it would."""
@@ -80,7 +81,7 @@ def gather(plan: Plan) -> Facts:
         runs=look_at(plan.runs),
         data=look_at(data_dir) if built_in and not there else Folder(str(data_dir)),
         here=ask_here(plan),
-        slurm=None if site.scheduler == "local" else ask_slurm(),
+        cluster=scheduler_of(site).cluster(),
         refusal=_refusal(plan),
         data_there=there,
         no_network=_no_network(data.describe(job.data).url) if must_download else "",
@@ -142,10 +143,8 @@ def read_here(output: str) -> Here:
 
 
 def _refusal(plan: Plan) -> str:
-    from hpc_dl.submission.submit import test_plan
-
     try:
-        test_plan(plan)
+        scheduler_of(plan.site).test(plan.script())
     except (UserError, OSError) as error:
         return str(error)
     return ""

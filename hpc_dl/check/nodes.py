@@ -17,18 +17,17 @@ from hpc_dl.check.finding import Finding, error, last_line
 from hpc_dl.check.node_rules import findings
 from hpc_dl.check.probe import NodeAnswer, probe
 from hpc_dl.planning.plan import Plan
-from hpc_dl.planning.sbatch_options import directives
 from hpc_dl.planning.task_file import nodes_python
-from hpc_dl.processes import private_files
 from hpc_dl.runfolder.folder import RunFolder, write_text
-from hpc_dl.schedulers.slurm import sbatch
-from hpc_dl.schedulers.slurm.states import ENDED, SlurmState, query
+from hpc_dl.schedulers import scheduler_of
+from hpc_dl.schedulers.protocol import ENDED, JobState
 from hpc_dl.spec.nodelist import expand
 from hpc_dl.spec.site import Scalar
+from hpc_dl.submission.asking import Asking
 from hpc_dl.templates import Renderer
 
 _MINUTES = "2"  # a minute is too short for a TensorFlow on a slow disk
-_FORGOTTEN = 60.0  # seconds of UNKNOWN after which the job counts as lost
+_LOOK = 0.2  # seconds between looks for the end of the job
 _LOG = "check.log"
 
 
@@ -43,30 +42,35 @@ def check_nodes(plan: Plan, say: Callable[[str], None]) -> list[Finding]:
         UserError: Slurm refuses the job.
         OSError: the folder of the run folders can't be written.
     """
-    with private_files(), _folder(plan) as run:
-        if plan.site.scheduler == "local":
+    with _folder(plan) as run:
+        scheduler = scheduler_of(plan.site)
+        if scheduler.one_machine:
             name = os.uname().nodename
             return findings(plan.job, plan.site, probe(run, name, [name], _has_data(plan), local=True))
-        job_id = sbatch.submit(node_script(plan, run))
-        state = SlurmState("PENDING")
+        write_text(run.script, node_script(plan))
+        scheduler.submit(run, _name(plan))
+        asking = Asking(run)
         try:
-            sbatch.release(job_id)
-            say(f"Submitted batch job {job_id}, which checks {plan.job.nodes} nodes")
-            state = _wait(job_id, say)
+            say(f"Submitted batch job {run.job_id}, which checks {plan.job.nodes} nodes")
+            _wait(asking, say)
         finally:
-            if state.state not in ENDED:
-                sbatch.cancel(job_id)
-                _wait(job_id, lambda _: None)
-        return read_answers(plan, run, job_id, state)
+            if asking.state.state not in ENDED:
+                scheduler.cancel([run])
+                _wait(asking, lambda _: None)
+        return read_answers(plan, run, asking.state)
 
 
 def _has_data(plan: Plan) -> bool:
     return not plan.job.script and data.is_there(plan.job.data, Path(plan.job.workdir, plan.site.data))
 
 
-def node_script(plan: Plan, run: RunFolder) -> str:
+def _name(plan: Plan) -> str:
+    return f".check-{plan.job.name}"  # no job of those that `list` shows
+
+
+def node_script(plan: Plan) -> str:
     """Return the script of the job that checks the nodes, which has the job's own size."""
-    options = directives(plan.job, plan.site, plan.runs)
+    options = dict(scheduler_of(plan.site).directives(plan.job, plan.site, plan.runs))
     # It neither saves nor goes on: a signal ahead of its end would only kill the probes.
     options.pop("signal", None)
     if options.pop("requeue", False):
@@ -74,14 +78,14 @@ def node_script(plan: Plan, run: RunFolder) -> str:
     changes: dict[str, Scalar] = {
         "job-name": f"check-{plan.job.name}",
         "time": _MINUTES,
-        "output": str(run.path / _LOG).replace("%", "%%"),
+        "output": f"{str(plan.runs).replace('%', '%%')}/{_name(plan)}-%j/{_LOG}",
     }
     values = {"job": plan.job, "site": plan.site, "python": nodes_python(plan.site), "version": plan.version}
-    values |= {"run": str(run.path), "with_data": _has_data(plan), "directives": {**options, **changes}}
+    values |= {"run": f"{plan.runs}/{_name(plan)}-", "with_data": _has_data(plan), "directives": {**options, **changes}}
     return Renderer(plan.templates).render("check/nodes.sh.j2", values)
 
 
-def read_answers(plan: Plan, run: RunFolder, job_id: str, state: SlurmState) -> list[Finding]:
+def read_answers(plan: Plan, run: RunFolder, state: JobState) -> list[Finding]:
     """Return what is wrong on the nodes, from what they wrote into the run folder."""
     answers = [
         msgspec.json.decode(path.read_bytes(), type=NodeAnswer) for path in sorted(run.path.glob("*.answer.json"))
@@ -93,7 +97,7 @@ def read_answers(plan: Plan, run: RunFolder, job_id: str, state: SlurmState) -> 
         log = run.path / _LOG
         said = last_line(log.read_text(errors="replace")) if log.exists() else f"no log in {plan.runs}"
         which = f"nodes {', '.join(silent)}" if silent else f"{plan.job.nodes - len(answers)} nodes"
-        found.append(error(f"{which} did not answer; job {job_id} ended {state.state}: {said}"))
+        found.append(error(f"{which} did not answer; job {run.job_id} ended {state.state}: {said}"))
     return found
 
 
@@ -103,20 +107,14 @@ def answer_probe(run: RunFolder, node: str, nodelist: str, with_data: bool) -> N
     write_text(run.path / f"{node}.answer.json", msgspec.json.encode(answer))
 
 
-def _wait(job_id: str, say: Callable[[str], None]) -> SlurmState:
-    """Return the state of a job that has ended."""
-    known, reason, pause = time.monotonic(), "", 0.2
-    while (state := query([job_id])[job_id]).state not in ENDED:
-        if state.state != "UNKNOWN" or state.silent:
-            known = time.monotonic()
-        elif time.monotonic() - known > _FORGOTTEN:
-            break
-        if state.reason and state.reason != reason:
-            reason = state.reason
-            say(f"Job {job_id} waits: {reason} (Ctrl-C ends it)")
-        time.sleep(pause)
-        pause = min(pause * 1.5, 2.0)
-    return state
+def _wait(asking: Asking, say: Callable[[str], None]) -> None:
+    """Wait for the end of a job, and say why it waits."""
+    reason = ""
+    while not asking.look().over:
+        if asking.state.reason not in ("", reason):
+            reason = asking.state.reason
+            say(f"Job {asking.state.job_id} waits: {reason} (Ctrl-C ends it)")
+        time.sleep(_LOOK)
 
 
 @contextlib.contextmanager

@@ -13,9 +13,9 @@ from hpc_dl.errors import UserError, allowed, near_match
 from hpc_dl.models import MODELS
 from hpc_dl.planning.gpu_memory import gpu_warning
 from hpc_dl.planning.plan import Plan
-from hpc_dl.planning.sbatch_options import minutes
 from hpc_dl.planning.task_file import nodes_python
-from hpc_dl.schedulers.slurm.partitions import Node, Partition
+from hpc_dl.schedulers.cluster import Node, Partition, fitting, nodes_in, too_few
+from hpc_dl.schedulers.slurm.sbatch_options import minutes
 
 Rule = Callable[[Plan, Facts], Iterator[Finding]]
 
@@ -25,29 +25,30 @@ _GB = 1e9
 
 def _partition(plan: Plan, facts: Facts) -> Partition | None:
     """Return the job's partition, if there is one of this name."""
-    known = facts.slurm.partitions if facts.slurm else {}
-    name = plan.job.partition or plan.site.partition
+    known = facts.cluster.partitions if facts.cluster else {}
+    name = (plan.job.partition or plan.site.partition).split(",")[0]  # Slurm takes several
     return known.get(name) if name else next((one for one in known.values() if one.default), None)
 
 
 def _nodes(plan: Plan, facts: Facts) -> list[Node]:
     """Return the nodes of the job's partition."""
-    partition = _partition(plan, facts)
-    return [node for node in facts.slurm.nodes if node.partition == partition.name] if facts.slurm and partition else []
+    if facts.cluster is None or _partition(plan, facts) is None:
+        return []
+    return nodes_in(facts.cluster.nodes, plan.job.partition or plan.site.partition)
 
 
 def slurm_answers(plan: Plan, facts: Facts) -> Iterator[Finding]:
     """Slurm is there."""
-    if facts.slurm and not facts.slurm.partitions:
+    if facts.cluster and not facts.cluster.partitions:
         yield error("Slurm names no partition (scontrol show partition): is this the right machine, is slurmctld up?")
 
 
 def partition(plan: Plan, facts: Facts) -> Iterator[Finding]:
     """The partition exists and takes jobs."""
-    if facts.slurm is None or not facts.slurm.partitions:
+    if facts.cluster is None or not facts.cluster.partitions:
         return
     name = plan.job.partition or plan.site.partition
-    known = facts.slurm.partitions
+    known = facts.cluster.partitions
     found = _partition(plan, facts)
     if found is None and name:
         yield error(
@@ -84,19 +85,10 @@ def limits(plan: Plan, facts: Facts) -> Iterator[Finding]:
 def enough_nodes(plan: Plan, facts: Facts) -> Iterator[Finding]:
     """The partition has as many nodes as the job wants, with what it wants of each, and they are up."""
     job, nodes = plan.job, _nodes(plan, facts)
-    if not nodes:
-        return
-    cores, gpus = job.cores or plan.site.cores, job.gpus or 0
-    fit = [node for node in nodes if node.cores >= cores and node.has_gpus(gpus, plan.site.gpu_type if gpus else "")]
-    wants = f"{cores} cores" + (f" and {gpus} x {plan.site.gres}" if gpus else "")
-    if len(fit) < job.nodes:
-        most = max(nodes, key=lambda node: (sum(node.gpus.values()), node.cores))
-        has = ", ".join(f"{number} {kind or 'GPU'}" for kind, number in most.gpus.items()) or "no GPU"
-        yield error(
-            f"nodes = {job.nodes}: of {len(nodes)} nodes in partition {nodes[0].partition!r} {len(fit)} have {wants};"
-            f" the largest, {most.name}, has {most.cores} cores and {has}: ask for less, or use another partition"
-        )
-    elif len(up := [node for node in fit if node.up]) < job.nodes:
+    fit = fitting(job, plan.site, nodes)
+    if problem := too_few(job, plan.site, nodes):
+        yield error(problem)
+    elif nodes and len(up := [node for node in fit if node.up]) < job.nodes:
         out = ", ".join(f"{node.name} {node.state}" for node in fit if not node.up)
         yield warning(f"nodes = {job.nodes}: {len(up)} of {len(fit)} that fit take jobs now ({out}): the job will wait")
 
@@ -123,7 +115,7 @@ def site_file(plan: Plan, facts: Facts) -> Iterator[Finding]:
 
 def kill_wait(plan: Plan, facts: Facts) -> Iterator[Finding]:
     """Slurm leaves a cancelled job as much time to save as the site says."""
-    wait = facts.slurm.kill_wait if facts.slurm else None
+    wait = facts.cluster.kill_wait if facts.cluster else None
     if wait is not None and wait < plan.site.grace:
         yield warning(
             f"site {plan.site.name!r}: grace = {plan.site.grace} s, but Slurm kills a job {wait} s after SIGTERM"

@@ -21,21 +21,23 @@ def check(job: str, site: str, on_node: bool, **settings: Any) -> int:
     An error would keep it from running; a warning would not. Exit code 2 if there is an error.
     """
     from hpc_dl.check.facts import gather
-    from hpc_dl.check.finding import Finding, error
+    from hpc_dl.check.finding import Finding, error, warning
     from hpc_dl.check.nodes import check_nodes
     from hpc_dl.check.rules import RULES, RULES_OF_SITE, findings
     from hpc_dl.errors import UserError
     from hpc_dl.planning.plan import make_plan
-    from hpc_dl.submission.choose_site import choose_site
+    from hpc_dl.submission.choose_site import choose_site, site_of_job
 
-    chosen, path = choose_site(site)
     found: list[Finding] = []
-    rules = RULES
+    rules, overrides = RULES, layers(settings)
     try:
-        plan = make_plan(job, chosen, path, layers(settings))
+        chosen = site_of_job(site, job, overrides)
+        plan = make_plan(job, chosen.site, chosen.path, overrides)
     except UserError as wrong:
+        chosen = choose_site(site)
         found.append(error(str(wrong)))
-        plan, rules = make_plan(None, chosen, path), RULES_OF_SITE
+        plan, rules = make_plan(None, chosen.site, chosen.path), RULES_OF_SITE
+    found += map(warning, chosen.notes)
     found += findings(plan, gather(plan), rules)
     if on_node and rules is RULES:
         try:
@@ -48,7 +50,7 @@ def check(job: str, site: str, on_node: bool, **settings: Any) -> int:
     if not found:
         where = " and on its nodes" if on_node else ""
         click.echo(
-            f"Nothing is wrong with job {plan.job.name} on site {chosen.name}, as far as can be seen here{where}"
+            f"Nothing is wrong with job {plan.job.name} on site {plan.site.name}, as far as can be seen here{where}"
         )
     return 2 if any(one.level == "error" for one in found) else 0
 

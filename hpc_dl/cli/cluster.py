@@ -76,6 +76,9 @@ def status() -> None:
     if found is None:
         click.echo(f"No Slurm runs in {mini.root}")
         raise SystemExit(1)
+    if not found.nodes:
+        click.echo(f"slurmctld does not answer in {mini.root}; see {mini.root / 'log'}")
+        raise SystemExit(1)
     click.echo(f"Slurm runs in {mini.root}, process {found.pid}, authentication {found.auth}")
     for node, state in found.nodes.items():
         click.echo(f"{node} {state}")

@@ -55,6 +55,7 @@ def begin(run: Path) -> int:
     from hpc_dl.disk import insist
     from hpc_dl.node import attempts
     from hpc_dl.runfolder.folder import RunFolder
+    from hpc_dl.schedulers import scheduler_of_run
 
     folder = RunFolder(run)
     summary = insist(f"{folder.summary} can't be read", folder.read_summary)
@@ -62,7 +63,7 @@ def begin(run: Path) -> int:
         # Slurm 24.11 does that with a job that was preempted and requeued before.
         click.echo("hpc-dl: this job has completed before, and Slurm has started it once more: nothing to do", err=True)
         return 0
-    click.echo(attempts.begin(folder, _slurm_restarts()))
+    click.echo(attempts.begin(folder, scheduler_of_run(folder).restarts()))
     return 0
 
 
@@ -77,6 +78,7 @@ def again(run: Path, attempt: int, code: int) -> int:
     from hpc_dl.node.outcome import outcome
     from hpc_dl.node.restart_policy import Policy
     from hpc_dl.runfolder.folder import RunFolder
+    from hpc_dl.schedulers import scheduler_of_run
 
     folder = RunFolder(run, attempt)
     attempts.check(folder)
@@ -86,7 +88,7 @@ def again(run: Path, attempt: int, code: int) -> int:
         return 1
     cause = str(how.failure or f"exit code {how.exit_code}").partition("\n")[0]
     attempts.record(folder, attempts.Event(attempt, time.time(), "ended", 0, how.exit_code, cause, attempts.RESTART))
-    number = attempts.begin(folder, _slurm_restarts(), after=attempt)
+    number = attempts.begin(folder, scheduler_of_run(folder).restarts(), after=attempt)
     click.echo(f"hpc-dl: all processes start again from the last checkpoint (attempt {number}): {cause}", err=True)
     click.echo(number)
     return 0
@@ -98,12 +100,6 @@ def _job(folder: RunFolder) -> JobSpec:
 
     insist(f"{folder.job_file} can't be read", folder.job_file.read_bytes)
     return folder.read_job()
-
-
-def _slurm_restarts() -> int:
-    import os
-
-    return int(os.environ.get("SLURM_RESTART_COUNT") or 0)
 
 
 @click.command()
@@ -298,21 +294,20 @@ def _requeued(folder: RunFolder, warned: bool) -> tuple[str, str]:
     Returns:
         What `attempts.requeue` says, and the state that Slurm will give a job that is not requeued; empty: not known.
     """
-    import os
-
     from hpc_dl.node import attempts
-    from hpc_dl.schedulers.slurm import requeue
+    from hpc_dl.schedulers import scheduler_of_run
+    from hpc_dl.schedulers.protocol import Told
 
-    job_id = os.environ.get("SLURM_JOB_ID", "")
-    if not job_id:
+    scheduler = scheduler_of_run(folder)
+    if scheduler.one_machine:
         return "", ""
-    told = requeue.Told("time limit", "FAILED") if warned else requeue.told_by(job_id)
+    told = Told("time limit", "FAILED") if warned else scheduler.told_by()
     then = attempts.requeue(_job(folder), attempts.events(folder), told.by)
     if not then:
         return "", told.state
     click.echo(f"hpc-dl: {told.by}: requeued, to go on from the last checkpoint")
     try:
-        requeue.requeue(job_id)
+        scheduler.requeue()
     except JobError as error:
         click.echo(f"hpc-dl: {error}")
         return "", told.state

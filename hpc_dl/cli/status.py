@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hpc_dl.runfolder.folder import RunFolder
-    from hpc_dl.schedulers.slurm.states import SlurmState
+    from hpc_dl.schedulers.protocol import JobState
     from hpc_dl.spec.job import JobSpec
     from hpc_dl.submission.handle import Job
 
@@ -47,11 +47,11 @@ def status(jobs: tuple[str, ...], runs: str, as_json: bool) -> int:
     return 0
 
 
-def print_status(handle: Job, state: SlurmState) -> None:
+def print_status(handle: Job, state: JobState) -> None:
     """Print where a job is."""
     from hpc_dl.cli.terminal import describe, summary_lines
     from hpc_dl.runfolder.progress import Progress
-    from hpc_dl.schedulers.slurm.states import ENDED
+    from hpc_dl.schedulers.protocol import ENDED
     from hpc_dl.submission.states import summary_of
 
     if state.state in ENDED:
@@ -75,7 +75,7 @@ def list_jobs(runs: str, wanted: tuple[str, ...], as_json: bool) -> int:
     from hpc_dl.cli.terminal import no_step_for
     from hpc_dl.errors import UserError, allowed, near_match
     from hpc_dl.runfolder.progress import Progress
-    from hpc_dl.schedulers.slurm.states import ACTIVE, ENDED, WAITING
+    from hpc_dl.schedulers.protocol import ACTIVE, ENDED, WAITING
     from hpc_dl.submission.handle import runs_in
     from hpc_dl.submission.states import states
 
@@ -90,14 +90,25 @@ def list_jobs(runs: str, wanted: tuple[str, ...], as_json: bool) -> int:
     if as_json:
         _print_json([run for run, _ in chosen], [state for _, state in chosen])
         return 0
+    width = max((len(specs[run].name) for run, _ in chosen), default=0)
     for run, state in chosen:
         spec = specs[run]
-        told = f"{run.job_id:>8}  {state.state:<10}  {spec.mode:<8}  {spec.nodes:>3} nodes  {run.path}"
+        told = f"{run.job_id:>8}  {state.state:<10}  {spec.name:<{width}}  {spec.mode:<11}  {spec.nodes:>3} nodes"
+        told += f"  {_times(run, state)}  {run.path}"
         quiet = Progress(run).look().quiet if state.state == "RUNNING" else 0.0
         click.echo(f"{told}  {no_step_for(quiet)}" if quiet else told)
     if any(state.silent and not state.reason for _, state in chosen):
         click.echo(f"hpc-dl: {_SILENT}", err=True)
     return 0
+
+
+def _times(run: RunFolder, state: JobState) -> str:
+    """Return when a job was submitted, and for how long it has run."""
+    from hpc_dl.cli.terminal import duration
+
+    submitted = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.job_file.stat().st_mtime))
+    took = duration((state.ended or time.time()) - state.started) if state.started else ""
+    return f"{submitted}  {took:>9}"
 
 
 def _read_job(run: RunFolder) -> JobSpec | None:
@@ -111,11 +122,11 @@ def _read_job(run: RunFolder) -> JobSpec | None:
         return None
 
 
-def _is_one(state: SlurmState, wanted: tuple[str, ...]) -> bool:
+def _is_one(state: JobState, wanted: tuple[str, ...]) -> bool:
     return state.state.lower() in [name.lower() for name in wanted]
 
 
-def _print_json(runs: Sequence[RunFolder], found: Sequence[SlurmState]) -> None:
+def _print_json(runs: Sequence[RunFolder], found: Sequence[JobState]) -> None:
     import msgspec
 
     from hpc_dl.submission.states import status as all_of
@@ -140,10 +151,11 @@ def logs(job: str, runs: str, process: str, go_on: bool, lines: int | None) -> i
     """
     from hpc_dl.errors import UserError, allowed, near_match
     from hpc_dl.runfolder.logs import Logs
-    from hpc_dl.submission.handle import Asking, find_job
+    from hpc_dl.submission.asking import Asking
+    from hpc_dl.submission.handle import find_job
 
     handle = find_job(job, Path(runs))
-    asking = Asking(handle)
+    asking = Asking(handle.run)
     logs = Logs(lines)
     while True:
         over = not go_on or asking.look().over

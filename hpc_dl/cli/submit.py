@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,10 @@ from hpc_dl.cli.arguments import JOB, RUNS
 from hpc_dl.cli.job_options import job_options, layers
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from hpc_dl.planning.plan import Plan
+    from hpc_dl.spec.layers import Layer
 
 _JOB = click.argument("job", default="train", envvar="HPC_DL_JOB")
 _SITE = click.option(
@@ -34,10 +36,7 @@ _DRY_RUN = click.option(
 @job_options
 def submit(job: str, site: str, detach: bool, dry_run: bool, **settings: Any) -> int:
     """Submit JOB (a name in jobs/ or a TOML file; default: train) and show its progress."""
-    from hpc_dl.planning.plan import make_plan
-    from hpc_dl.submission.choose_site import choose_site
-
-    return _send(make_plan(job, *choose_site(site), layers(settings)), detach, dry_run)
+    return _send(_planned(job, site, layers(settings)), detach, dry_run)
 
 
 @click.command()
@@ -53,17 +52,30 @@ def resume(job: str, runs: str, site: str, detach: bool, dry_run: bool, from_sta
 
     Options change the job: other nodes, another mode, more steps. Network, data set and script stay.
     """
-    from hpc_dl.submission.choose_site import choose_site
     from hpc_dl.submission.handle import find_job
     from hpc_dl.submission.resume import plan_resumption
 
     earlier = find_job(job, Path(runs))
-    plan, notes = plan_resumption(earlier, partial(choose_site, site), layers(settings), from_start)
-    for note in notes:
-        click.echo(f"hpc-dl: note: {note}", err=True)
+    plan, notes = plan_resumption(earlier.run, earlier.query(), site, layers(settings), from_start)
+    _say_notes(notes)
     if plan.job.start_from:
         click.echo(f"Starts from {plan.job.start_from}")
     return _send(plan, detach, dry_run)
+
+
+def _planned(job: str, site: str, overrides: Sequence[Layer], nodelist: str = "") -> Plan:
+    """Return the plan of a job on its site; say what is to be known of the choice of the site."""
+    from hpc_dl.planning.plan import make_plan
+    from hpc_dl.submission.choose_site import site_of_job
+
+    chosen = site_of_job(site, job, overrides)
+    _say_notes(chosen.notes)
+    return make_plan(job, chosen.site, chosen.path, overrides, nodelist)
+
+
+def _say_notes(notes: Sequence[str]) -> None:
+    for note in notes:
+        click.echo(f"hpc-dl: note: {note}", err=True)
 
 
 def _send(plan: Plan, detach: bool, dry_run: bool) -> int:
@@ -73,12 +85,14 @@ def _send(plan: Plan, detach: bool, dry_run: bool) -> int:
     from hpc_dl.cli.jobs import follow
     from hpc_dl.cli.terminal import placement_table
     from hpc_dl.planning.gpu_memory import gpu_warning
+    from hpc_dl.schedulers import scheduler_of
+    from hpc_dl.submission.handle import Job
     from hpc_dl.submission.submit import check_plan, submit_plan
 
     console = Console()
     say = _sayer(console)
     placement = plan.placement()
-    local = plan.site.scheduler == "local"
+    local = scheduler_of(plan.site).one_machine
     where = "" if local else "; node names are examples until Slurm assigns them"
     say(f"Job {plan.job.name}, mode {plan.job.mode}, site {plan.site.name}{where}")
     console.print(placement_table(placement))
@@ -87,7 +101,7 @@ def _send(plan: Plan, detach: bool, dry_run: bool) -> int:
     if dry_run:
         say(check_plan(plan))
         return 0
-    handle = submit_plan(plan)
+    handle = Job(submit_plan(plan))
     say(f"{'Started local job' if local else 'Submitted batch job'} {handle.job_id}")
     if detach:
         say(f"Run folder: {handle.run.path}")
@@ -107,12 +121,9 @@ def render(job: str, site: str, nodelist: str, table: bool, process: str, **sett
     from rich.console import Console
 
     from hpc_dl.cli.terminal import placement_table
-    from hpc_dl.planning.plan import make_plan
     from hpc_dl.planning.preview import files, process_text
-    from hpc_dl.submission.choose_site import choose_site
 
-    chosen, path = choose_site(site)
-    plan = make_plan(job, chosen, path, layers(settings), nodelist)
+    plan = _planned(job, site, layers(settings), nodelist)
     placement = plan.placement(nodelist)
     if process:
         click.echo(process_text(plan, placement, process))

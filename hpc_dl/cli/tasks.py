@@ -117,7 +117,7 @@ def status(file: Path, records: Path | None, as_json: bool, follow: bool) -> int
 def submit(file: Path, site: str, dry_run: bool, **given: Any) -> int:
     """Submit FILE as a batch job that runs it on its nodes."""
     from hpc_dl.errors import UserError
-    from hpc_dl.schedulers.slurm.described_site import in_partition
+    from hpc_dl.schedulers import scheduler_of
     from hpc_dl.submission.choose_site import choose_site
     from hpc_dl.tasks.demand import Options
     from hpc_dl.tasks.file.parser import read
@@ -128,9 +128,8 @@ def submit(file: Path, site: str, dry_run: bool, **given: Any) -> int:
 
     parsed = read(file)
     strict = load_settings(Path.cwd(), os.environ).strict if given["strict"] is None else given["strict"]
-    chosen, path = choose_site(site)
-    chosen = in_partition(chosen, given["partition"])
-    if chosen.scheduler == "local":
+    chosen, path, _ = choose_site(site, given["partition"])
+    if scheduler_of(chosen).one_machine:
         raise UserError(f"no Slurm answers here; `hpc-dl tasks run {shlex.quote(str(file))}` runs it on this machine")
     options = [f"--cores={given['task_cores']}", f"--gpus={given['task_gpus']}"]
     options += [] if given["strict"] is None else ["--strict" if given["strict"] else "--no-strict"]
@@ -143,7 +142,7 @@ def submit(file: Path, site: str, dry_run: bool, **given: Any) -> int:
     if dry_run:
         click.echo(text, nl=False)
         return 0
-    job_id = send(text)
+    job_id = send(text, chosen)
     click.echo(f"Submitted batch job {job_id}")
     look = ["hpc-dl", "tasks", "status", str(file), "--records", f"{file}-{job_id}.records", "--follow"]
     click.echo(f"Log: {file.absolute()}-{job_id}.log; {shlex.join(look)}")

@@ -15,9 +15,10 @@ from rich.table import Table
 from hpc_dl.runfolder.folder import Summary
 from hpc_dl.runfolder.logs import last_lines
 from hpc_dl.runfolder.progress import Progress, Totals
-from hpc_dl.schedulers.slurm.states import WAITING, SlurmState
+from hpc_dl.schedulers.protocol import WAITING, JobState
 from hpc_dl.spec.placement import Placement
-from hpc_dl.submission.handle import Asking, Job
+from hpc_dl.submission.asking import Asking
+from hpc_dl.submission.handle import Job
 
 _FRAME = 0.5  # seconds between looks at the metrics files
 _LINE = 5.0  # seconds between plain lines
@@ -45,7 +46,7 @@ def placement_table(placement: Placement) -> Table:
     return table
 
 
-def describe(state: SlurmState, now: Totals, steps: int) -> str:
+def describe(state: JobState, now: Totals, steps: int) -> str:
     """Return one line on where a job is."""
     parts = [f"{state.state} ({state.reason})" if state.reason else state.state]
     if state.silent and not state.reason:
@@ -96,7 +97,7 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02} h"
 
 
-def watch(job: Job, console: Console, steps: int | None) -> SlurmState:
+def watch(job: Job, console: Console, steps: int | None) -> JobState:
     """Show a job's progress until it has ended; return its last state.
 
     Args:
@@ -118,9 +119,9 @@ def watch(job: Job, console: Console, steps: int | None) -> SlurmState:
         return _follow(job, show, steps, every=0.0)
 
 
-def _follow(job: Job, show: Callable[[str, Totals], None], steps: int | None, every: float = _LINE) -> SlurmState:
+def _follow(job: Job, show: Callable[[str, Totals], None], steps: int | None, every: float = _LINE) -> JobState:
     progress = Progress(job.run)
-    asking = Asking(job)
+    asking = Asking(job.run)
     shown_at, shown = 0.0, ("", 0)
     while True:
         now = time.monotonic()
@@ -138,7 +139,7 @@ def _follow(job: Job, show: Callable[[str, Totals], None], steps: int | None, ev
         time.sleep(max(_FRAME, 10 * looked))
 
 
-def summary_lines(job: Job, state: SlurmState, summary: Summary | None) -> list[str]:
+def summary_lines(job: Job, state: JobState, summary: Summary | None) -> list[str]:
     """Return what to say of a job that has ended: how, the result, the run folder."""
     took = f" after {duration(summary.ended - summary.started)}" if summary else ""
     lines = [f"Job {job.job_id} {state.state}{took}"]

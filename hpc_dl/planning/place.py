@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from hpc_dl.errors import UserError
+from hpc_dl.schedulers import scheduler_of
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.modes import MODES
 from hpc_dl.spec.nodelist import expand
@@ -31,7 +32,7 @@ def resolve(job: JobSpec, site: Site) -> JobSpec:
         UserError: the job asks for more than a node of the site has.
     """
     # In a local run all nodes share this machine's GPUs.
-    most = site.gpus // job.nodes if site.scheduler == "local" else site.gpus
+    most = site.gpus // job.nodes if scheduler_of(site).one_machine else site.gpus
     usual = most if MODES[job.mode].worker_per != "job" else min(most, job.towers or 1)
     gpus = usual if job.gpus is None else job.gpus
     if gpus > most:

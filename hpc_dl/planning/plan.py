@@ -10,10 +10,9 @@ import msgspec
 
 from hpc_dl.errors import UserError
 from hpc_dl.planning.place import expected_facts, place, resolve
-from hpc_dl.planning.sbatch_options import directives
 from hpc_dl.planning.task_file import common, task_file
 from hpc_dl.runfolder.start_from import resolve_start
-from hpc_dl.schedulers.slurm.described_site import in_partition
+from hpc_dl.schedulers import scheduler_of
 from hpc_dl.spec.job import JobSpec, job_file, load_job
 from hpc_dl.spec.layers import Layer
 from hpc_dl.spec.nodelist import expand, fold
@@ -51,8 +50,8 @@ class Plan(msgspec.Struct, frozen=True):
             UserError: a local run's site has fewer nodes than the job wants.
         """
         names = expand(self.site.nodes)
-        if self.site.scheduler == "slurm":
-            # How many there are only Slurm knows: the site's key may be its default, or of another partition.
+        if not scheduler_of(self.site).one_machine:
+            # How many there are only the scheduler knows: the site's key may be its default, or of another partition.
             names = list(dict.fromkeys([*names, *expand(f"node[1-{self.job.nodes}]")]))
         if len(names) < self.job.nodes:
             raise UserError(f"nodes = {self.job.nodes}: site {self.site.name!r} has {len(names)} ({self.site.nodes})")
@@ -60,14 +59,15 @@ class Plan(msgspec.Struct, frozen=True):
 
     def script(self) -> str:
         """Return the job script: what ``sbatch`` gets, or what a local run executes."""
-        name = "local.sh.j2" if self.site.scheduler == "local" else "sbatch.sh.j2"
+        scheduler = scheduler_of(self.site)
         values = {
-            "directives": directives(self.job, self.site, self.runs),
+            "directives": scheduler.directives(self.job, self.site, self.runs),
             "runs": str(self.runs),
             "data": str(Path(self.job.workdir, self.site.data)),
-            "nodelist": fold(self.preview_nodes()) if self.site.scheduler == "local" else "",
+            "nodelist": fold(self.preview_nodes()),
+            "origin": self.origin,
         }
-        return Renderer(self.templates).render(name, {**common(self.job, self.site), **values, "origin": self.origin})
+        return Renderer(self.templates).render(scheduler.template, {**common(self.job, self.site), **values})
 
     def placement(self, nodelist: str = "") -> Placement:
         """Return the placement on the nodes of `nodelist`, or on the site's first ones.
@@ -92,7 +92,7 @@ def make_plan(
 
     Args:
         job: name or path of a job file; None: the defaults.
-        site: where to run; one without a file is described anew for the job's partition.
+        site: where to run.
         site_path: the site's file, beside which its templates stand.
         overrides: what the command line, make or keywords change, weakest first.
         nodelist: nodes of a preview; they set the number of nodes, unless `overrides` do.
@@ -104,6 +104,5 @@ def make_plan(
     if nodelist:
         overrides = [Layer({"nodes": len(expand(nodelist))}, "node list"), *overrides]
     spec = load_job(path, overrides)
-    site = in_partition(site, spec.partition)
     folders = tuple(template_folders(path, site_path, config_home()))
     return Plan(resolve(resolve_start(spec), site), spec, site, str(path.absolute()) if path else "keywords", folders)

@@ -199,9 +199,9 @@ class RunFolder:
         write_text(self.script, script)
         for number, folder in enumerate(templates):
             shutil.copytree(folder, self.templates / str(number), copy_function=shutil.copyfile)
-        for path in self.templates.rglob("*"):
-            if path.is_dir():  # they have the modes of what was copied
-                path.chmod(0o700)
+        for path in (self.templates, *self.templates.rglob("*")):
+            path.chmod(0o700 if path.is_dir() else 0o600)
+        self.log.touch(0o600)  # Slurm appends to it, and would make it as the user's umask says
 
     def renderer(self) -> Renderer:
         """Return a renderer of the frozen templates."""

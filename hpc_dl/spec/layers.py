@@ -9,7 +9,7 @@ import re
 import reprlib
 import sys
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -54,6 +54,10 @@ class Layer:
         self.values = values
         self._origin = origin
         self._lines = lines
+
+    def without(self, keys: Collection[str]) -> Layer:
+        """Return the layer without some keys."""
+        return Layer({key: value for key, value in self.values.items() if key not in keys}, self._origin, self._lines)
 
     def where(self, key: str) -> str:
         """Return the place of `key`, or of ``key.part`` or ``key[0]``, in words."""

@@ -110,7 +110,8 @@ def words(text: str, origin: str) -> list[str]:
     try:
         return shlex.split(text)
     except ValueError as error:
-        raise UserError(f"{origin} = {text!r}: {str(error).lower()}") from None
+        # The text is not repeated: a value of env may be a secret.
+        raise UserError(f"{origin}: {str(error).lower()}; it is quoted as in a shell") from None
 
 
 def pairs(texts: typing.Sequence[str], origin: str) -> dict[str, str]:
@@ -123,6 +124,6 @@ def pairs(texts: typing.Sequence[str], origin: str) -> dict[str, str]:
     for text in texts:
         key, equals, value = text.partition("=")
         if not key:
-            raise UserError(f"{origin} {text!r}: expected KEY=VALUE")
+            raise UserError(f"{origin}: nothing stands before '=': expected KEY=VALUE")
         table[key] = value if equals else "true"
     return table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -27,22 +28,34 @@ _OWN_OPTIONS = {
     "gres": "gpus",
     "gpus": "gpus",
     "gpus-per-node": "gpus",
+    "gpus-per-socket": "gpus",
     "gpus-per-task": "gpus",
+    "tres-per-task": "gpus",
     "cpus-per-task": "cores",
     "time": "time",
     "partition": "partition",
     "chdir": "workdir",
 }
-_FIXED_OPTIONS = {"ntasks", "ntasks-per-node", "output", "error", "open-mode", "array", "wrap", "parsable", "test-only"}
-_FIXED_OPTIONS |= {"hold", "wait", "help", "usage", "version"}
+_FIXED_OPTIONS = {"ntasks", "ntasks-per-node", "tasks-per-node", "output", "error", "open-mode", "array", "wrap"}
+_FIXED_OPTIONS |= {"parsable", "quiet", "test-only", "hold", "wait", "help", "usage", "version"}
 # They send a job to a cluster where scontrol and scancel don't look for it, and may meet another of its number here.
 _CLUSTER_OPTIONS = {"clusters", "cluster", "M"}
 OTHER_CLUSTER = "set SLURM_CLUSTERS to the cluster's name: sbatch, squeue, scontrol and scancel all follow it"
 """What to do in place of an option that sbatch alone follows."""
+_NOT_FREE = {*_OWN_OPTIONS, *_FIXED_OPTIONS, *_CLUSTER_OPTIONS}
 # Variables that the job script needs for itself, and those that bash lets nobody set.
 _TAKEN_VARIABLES = {"run", "step", "started", "code", "attempt", "told", "warned", "between", "signalled"}
 _TAKEN_VARIABLES |= {"srun", "next", "pause", "unready", "usual"}
 _TAKEN_VARIABLES |= {"BASHOPTS", "BASH_VERSINFO", "EUID", "PPID", "SHELLOPTS", "UID"}
+# Variables that change what bash, or the Python of the job script, does.
+_OF_THE_SHELL = {
+    "PATH": "`modules`, or the block `environment` of a template, change it",
+    "IFS": "the job script is written for bash's own",
+    "OPTIND": "the job script is written for bash's own",
+    "ENV": "each shell would run that file first",
+    "BASH_ENV": "each shell would run that file first",
+    "PYTHONHOME": "Python would not find its own modules",
+}
 # Variables that each process gets a value of its own for, and what decides it.
 _PER_PROCESS = {
     "TF_CONFIG": "the placement",
@@ -52,11 +65,12 @@ _PER_PROCESS = {
     "TF_NUM_INTEROP_THREADS": "its cores; see cores and ps_cores",
 }
 _SECRET = re.compile(
-    r"(^|_)(TOKEN|SECRET|PASS|CREDENTIALS?|ACCESS_KEY|PRIVATE_KEY|AUTH)(_|$)"
-    r"|SECRET_?KEY|PASSW(OR)?D|PASSPHRASE|SSHPASS|API_?KEY|_(PWD|PAT)$",
+    r"(^|_)(TOKEN|SECRET|PASS|CREDENTIALS?|AUTH|JWT|BEARER|COOKIE|WEBHOOK)(_|$)"
+    r"|SECRET_?KEY|PASSW(OR)?D|PASSPHRASE|SSHPASS|PGPASS|API_?KEY|_(KEY|PWD|PW|PAT)$"
+    r"|^(DATABASE|DB|REDIS|MONGO\w*)_UR[IL]$",
     re.IGNORECASE,
 )
-_PLACE_OF_SECRET = re.compile(r"_(FILE|PATH|DIR|URL)$", re.IGNORECASE)
+_PLACE_OF_SECRET = re.compile(r"_(FILE|PATH|DIR)$|(?<!WEBHOOK)(?<!DATABASE)(?<!DB)(?<!REDIS)_URL$", re.IGNORECASE)
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -64,7 +78,7 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     name: Annotated[str, Meta(description="the file's name without .toml")] = ""
     description: Annotated[str, Meta(description="one line for people")] = ""
-    scheduler: Annotated[Literal["slurm", "local"], Meta(description="who starts jobs")] = "slurm"
+    scheduler: Annotated[str, Meta(description="who starts jobs; see hpc_dl/schedulers")] = "slurm"
     cluster: Annotated[str, Meta(description="Slurm's ClusterName; the site is chosen by itself there")] = ""
     nodes: Annotated[str, Meta(description="node names, such as nvb[1-39]; for previews, and for local runs")] = (
         "node[1-64]"
@@ -168,6 +182,12 @@ def load_site(path: Path, **changes: Any) -> Site:
     return build(Site, layers, "site", check)
 
 
+def schedulers() -> list[str]:
+    """Return the names of the schedulers: each has a folder of its own, which is not imported for that."""
+    folders = pkgutil.iter_modules([str(Path(__file__).parents[1] / "schedulers")])
+    return [folder.name for folder in folders if folder.ispkg]
+
+
 def check(site: Site) -> None:
     """Check what one field alone can't show.
 
@@ -176,6 +196,10 @@ def check(site: Site) -> None:
     """
     check_env(site.env)  # first: other messages show values
     check_lines(msgspec.structs.asdict(site))
+    if site.scheduler not in (known := schedulers()):
+        near = near_match(site.scheduler, known)
+        message = f"scheduler = {site.scheduler!r}: not a known scheduler{near}; allowed: {allowed(known)}"
+        raise BadValueError("scheduler", message)
     if site.ports[0] > site.ports[1]:
         raise BadValueError("ports", f"ports = {list(site.ports)}: the first is above the last")
     check_slurm_options(site.slurm)
@@ -193,6 +217,11 @@ def check_env(env: Mapping[str, str]) -> None:
             raise BadValueError(f"env.{key}", message)
         if key in _TAKEN_VARIABLES:
             raise BadValueError(f"env.{key}", f"env: {key!r} is a variable that the job script can't change")
+        if key in _OF_THE_SHELL:
+            raise BadValueError(f"env.{key}", f"env: {key!r} would break the job script: {_OF_THE_SHELL[key]}")
+        if key.startswith(("SLURM_", "SLURMD_")):
+            message = f"env: {key!r} is Slurm's own; the keys slurm and srun hold options of sbatch and srun"
+            raise BadValueError(f"env.{key}", message)
         if key in _PER_PROCESS or key.startswith("HPC_DL_"):
             decides = _PER_PROCESS.get(key, "hpc_dl")
             raise BadValueError(f"env.{key}", f"env: {key!r} is set for each process by {decides}")
@@ -211,14 +240,19 @@ def check_slurm_options(options: Mapping[str, Scalar]) -> None:
         BadValueError: not the form of an option, one that hpc_dl sets itself, or one that names another cluster.
     """
     for key in options:
-        if key in _CLUSTER_OPTIONS:
-            reason = f"moves sbatch alone to another cluster; {OTHER_CLUSTER}"
-        elif not re.fullmatch(r"[a-z][a-z0-9-]+", key):
+        if not re.fullmatch(r"[a-z][a-z0-9-]+", key) and key not in _CLUSTER_OPTIONS:
             reason = "is not an sbatch option; expected its long name without dashes, such as 'qos'"
-        elif key in _OWN_OPTIONS:
-            reason = f"has the job key {_OWN_OPTIONS[key]!r} in its place"
-        elif key in _FIXED_OPTIONS:
-            reason = "is set by hpc_dl itself, it can't be changed"
-        else:
-            continue
-        raise BadValueError(f"slurm.{key}", f"slurm: {key!r} {reason}")
+            raise BadValueError(f"slurm.{key}", f"slurm: {key!r} {reason}")
+        # sbatch takes the beginning of an option's name for the option.
+        for option in (key, *sorted(_NOT_FREE)):
+            if option in _NOT_FREE and option.startswith(key):
+                short = "" if option == key else f"is short for {option!r}, which "
+                raise BadValueError(f"slurm.{key}", f"slurm: {key!r} {short}{_why_not_free(option)}")
+
+
+def _why_not_free(option: str) -> str:
+    if option in _CLUSTER_OPTIONS:
+        return f"moves sbatch alone to another cluster; {OTHER_CLUSTER}"
+    if job_key := _OWN_OPTIONS.get(option):
+        return f"has the job key {job_key!r} in its place"
+    return "is set by hpc_dl itself, it can't be changed"

@@ -1,4 +1,4 @@
-"""Job: the handle of a submitted job, whether Slurm runs it or this machine."""
+"""Job: the handle of a submitted job, whichever scheduler has it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,12 @@ from typing import Any
 
 from hpc_dl.errors import JobError, UserError
 from hpc_dl.runfolder.folder import RunFolder, Summary
-from hpc_dl.schedulers.local import processes
-from hpc_dl.schedulers.slurm.states import ENDED, REQUEUED, SlurmState
-from hpc_dl.schedulers.slurm.which import is_private, private_environ
+from hpc_dl.schedulers.protocol import ENDED, REQUEUED, JobState
 from hpc_dl.spec.layers import is_file
-from hpc_dl.submission.states import slurm_states, states, summary_of
+from hpc_dl.submission.asking import Asking
+from hpc_dl.submission.states import ask, by_scheduler, states, summary_of
 
-_ASK_LOCAL = 0.5  # seconds between questions for the state
-_ASK_SLURM = (2.0, 30.0)  # the same for Slurm, at first and at most
-FORGOTTEN = 60.0  # seconds of UNKNOWN after which a job counts as forgotten: a busy controller answers by then
+_LOOK = 0.2  # seconds between looks for a summary in the run folder
 
 
 class Job:
@@ -31,10 +28,15 @@ class Job:
 
     def __init__(self, run: RunFolder | Path | str) -> None:
         self.run = run if isinstance(run, RunFolder) else RunFolder(run)
-        self._local = processes.load(self.run)
 
     def __repr__(self) -> str:
         return f"Job({str(self.run.path)!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Job) and self.run.path.absolute() == other.run.path.absolute()
+
+    def __hash__(self) -> int:
+        return hash(self.run.path.absolute())
 
     @property
     def job_id(self) -> str:
@@ -46,7 +48,7 @@ class Job:
         """Return the state in Slurm's words: PENDING, RUNNING, COMPLETED, FAILED, …; UNKNOWN where nobody knows."""
         return self.query().state
 
-    def query(self) -> SlurmState:
+    def query(self) -> JobState:
         """Return the state, why it waits, where and when it runs.
 
         Slurm comes first; the records in the run folder count where Slurm has forgotten the job or does not answer.
@@ -68,19 +70,14 @@ class Job:
             TimeoutError: it has not ended by then.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        pause, known = 0.2, time.monotonic()
-        while (now := self.query()).state not in ENDED:
-            # Where Slurm does not answer, it may know the job all the same.
-            if now.state != "UNKNOWN" or (now.silent and not now.reason):
-                known = time.monotonic()
-            elif time.monotonic() - known > FORGOTTEN:
-                why = now.reason or "Slurm no longer knows it"
-                raise JobError(f"job {self.job_id}: {why}, and it left no summary in {self.run.path}")
+        asking = Asking(self.run)
+        while not asking.look().over:
             if deadline is not None and time.monotonic() > deadline:
                 raise TimeoutError(f"job {self.job_id} has not ended after {timeout} s")
-            time.sleep(pause)
-            # Many handles may wait on one slurmctld.
-            pause = min(pause * 1.5, 0.5 if self._local else 10)
+            time.sleep(_LOOK)
+        if asking.state.state not in ENDED:
+            why = asking.state.reason or "Slurm no longer knows it"
+            raise JobError(f"job {self.job_id}: {why}, and it left no summary in {self.run.path}")
 
     def result(self, timeout: float | None = None) -> dict[str, Any]:
         """Wait for the end and return what the training program reported, such as ``test_accuracy``.
@@ -125,15 +122,14 @@ class Job:
             UserError: this job has not ended, it has no whole checkpoint, or something is not valid.
         """
         from hpc_dl.spec.layers import Layer
-        from hpc_dl.submission.choose_site import choose_site
         from hpc_dl.submission.resume import plan_resumption
         from hpc_dl.submission.submit import submit_plan
 
         layers = [Layer(settings, "keyword {key}")]
-        plan, notes = plan_resumption(self, lambda: choose_site(site), layers, from_start)
+        plan, notes = plan_resumption(self.run, self.query(), site, layers, from_start)
         for note in notes:
             warnings.warn(note, stacklevel=2)
-        return submit_plan(plan)
+        return Job(submit_plan(plan))
 
     def stdout(self) -> str:
         """Return the log of the job script, with what Slurm says of the job."""
@@ -145,73 +141,30 @@ class Job:
 
 
 def cancel(jobs: Sequence[Job]) -> list[Job]:
-    """End jobs; those of a Slurm with one command. Return those that were told; one that has ended is left as it is.
+    """End jobs; those of one scheduler with one command. Return those that were told; one that has ended is left alone.
 
     Raises:
-        UserError: Slurm does not know one, or it runs on another machine: none is told then. Slurm refused, or the
-            private cluster is away.
+        UserError: a scheduler does not know one, or it can't be ended from here: none is told then. Or one refused.
     """
-    from hpc_dl.schedulers.slurm import sbatch  # not before: it imports submitit
-
-    remote = [job for job in jobs if not job.run.local.exists()]
-    for job in jobs:
-        if job not in remote and (found := processes.load(job.run)):
-            processes.check(job.run, found)
-    said = slurm_states([job.run for job in remote]) if remote else {}
-    told = [job for job in remote if _may_go_on(job, said[job.run.path])]
-    if own := [job.job_id for job in told if is_private(job.run)]:
-        sbatch.cancel(*own, environ=private_environ())
-    if others := [job.job_id for job in told if not is_private(job.run)]:
-        sbatch.cancel(*others)
-    return [job for job in jobs if job in told or (job not in remote and _end_local(job))]
+    said = ask([job.run for job in jobs])
+    told = [job for job in jobs if _may_go_on(job, said[job.run.path])]
+    for scheduler, runs in by_scheduler([job.run for job in told]).items():
+        scheduler.cancel(runs)
+    return told
 
 
-def _end_local(job: Job) -> bool:
-    found = processes.load(job.run)
-    return found is not None and processes.cancel(job.run, found)
-
-
-def _may_go_on(job: Job, said: SlurmState) -> bool:
-    """Return whether a job is to be cancelled, by what Slurm says of it.
+def _may_go_on(job: Job, said: JobState) -> bool:
+    """Return whether a job is to be cancelled, by what its scheduler says of it.
 
     Raises:
-        UserError: Slurm answers, and neither it nor the run folder knows of the job.
+        UserError: neither the scheduler nor the run folder knows of the job, or it can't be asked for here.
     """
-    if said.state == "UNKNOWN" and not said.silent:
+    if said.state == "UNKNOWN" and (said.reason or not said.silent):
         if job.done():
             return False
-        raise UserError(f"job {job.job_id}: Slurm knows no such job; see {job.run.path}")
+        raise UserError(f"job {job.job_id}: {said.reason or f'Slurm knows no such job; see {job.run.path}'}")
     # After some ends a job is in the queue again a moment later.
     return said.state not in ENDED - REQUEUED
-
-
-class Asking:
-    """Asks where a job is now and then, the more rarely the longer it takes: many may ask one slurmctld."""
-
-    def __init__(self, job: Job) -> None:
-        self._job = job
-        self._pause, self._longest = (_ASK_LOCAL, _ASK_LOCAL) if job.run.local.exists() else _ASK_SLURM
-        self._ask_at, self._known, self._ends = 0.0, time.monotonic(), False
-        self.state = SlurmState("")
-
-    def look(self) -> Asking:
-        """Ask, if it is time to; `state` and `over` say what is known."""
-        now = time.monotonic()
-        # The summary is the last thing that a job writes: then the state is worth a question out of turn.
-        ends, before = self._job.run.summary.exists(), self._ends
-        if now >= self._ask_at or (ends and not before):
-            self.state = self._job.query()
-            self._ends = ends
-            self._pause = _ASK_SLURM[0] if ends and not before else min(self._pause * 1.2, self._longest)
-            self._ask_at = time.monotonic() + min(self._pause, self._longest)
-            if self.state.state != "UNKNOWN" or (self.state.silent and not self.state.reason):
-                self._known = time.monotonic()
-        return self
-
-    @property
-    def over(self) -> bool:
-        """Whether it has ended, or nobody has known it for `FORGOTTEN` seconds."""
-        return self.state.state in ENDED or time.monotonic() - self._known > FORGOTTEN
 
 
 def runs_in(folder: Path) -> Iterator[RunFolder]:

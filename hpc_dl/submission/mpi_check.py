@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 from hpc_dl.errors import UserError
+from hpc_dl.schedulers import scheduler_of
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.modes import MODES
 from hpc_dl.spec.site import Site
@@ -41,29 +41,8 @@ def check_mpi(job: JobSpec, site: Site, python: str) -> None:
     if site.mpi_launcher == "mpirun":
         if not shutil.which("mpirun", path=f"{Path(python).parent}:{os.environ.get('PATH', os.defpath)}"):
             raise UserError(f"mode = 'horovod': no mpirun on PATH: `make setup-horovod` brings one, {_INSTEAD}")
-    elif reason := _srun_fails():
+    elif reason := scheduler_of(site).mpi_problem():
         raise UserError(
             f"mode = 'horovod': srun of site {site.name!r} can't start MPI (srun --mpi=pmix: {reason}): "
             f'set launcher = "mpirun" in the site file, {_INSTEAD}'
         )
-
-
-def _srun_fails() -> str:
-    """Return why srun can't use PMIx here; empty if it can, or if that can't be told.
-
-    `srun --mpi=list` names the plugin even where the library that it loads, libpmix, is missing. So srun is asked to
-    check a step (--test-only starts nothing): it loads the plugin before it asks the controller, whose own objections
-    don't matter here.
-    """
-    command = ["srun", "--mpi=pmix", "--test-only", "--ntasks=1", "true"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    except OSError as error:
-        return f"{error.strerror}: srun"
-    except subprocess.TimeoutExpired:
-        return ""
-    # Slurm 20.11 writes it in small letters.
-    if "invalid mpi type" not in done.stderr.lower():
-        return ""
-    # The first line is the plugin's own: "srun: error:  mpi/pmix_v4: …: pmi/pmix: can not load PMIx library".
-    return done.stderr.splitlines()[0].rpartition(": ")[2]

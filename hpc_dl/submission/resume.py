@@ -2,85 +2,100 @@
 
 from __future__ import annotations
 
+import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from hpc_dl.errors import UserError
 from hpc_dl.planning.plan import Plan, make_plan
+from hpc_dl.runfolder.folder import RunFolder
 from hpc_dl.runfolder.start_from import find_start
-from hpc_dl.schedulers.slurm.states import ENDED
+from hpc_dl.schedulers.protocol import ENDED, JobState
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.layers import Layer, build, read_toml
 from hpc_dl.spec.modes import MODES, unused
-from hpc_dl.spec.site import Site
 from hpc_dl.spec.training import changed
-from hpc_dl.submission.handle import Job
+from hpc_dl.submission.choose_site import site_of_job
 
 _KEPT = ("model", "data", "script")  # else the checkpoints are of something else
 
 
 def plan_resumption(
-    job: Job, choose: Callable[[], tuple[Site, Path]], overrides: Sequence[Layer] = (), from_start: bool = False
+    run: RunFolder, state: JobState, site: str = "", overrides: Sequence[Layer] = (), from_start: bool = False
 ) -> tuple[Plan, list[str]]:
-    """Return the plan of a job that goes on where `job` ended, and notes on it for the user.
+    """Return the plan of a job that goes on where an earlier one ended, and notes on it for the user.
 
-    It is made from what was asked for when `job` was submitted; what the site and the mode add is found anew.
+    It is made from what was asked for when that job was submitted; what the site and the mode add is found anew.
 
     Args:
-        job: the job to resume, which has ended.
-        choose: returns where to run, and the site's file; called once the job's own Slurm was asked for its state.
+        run: the run folder of the earlier job.
+        state: where that job is; it has ended.
+        site: name or path of a site file; empty: where we are.
         overrides: what changes, weakest first.
         from_start: begin at step 0, without its checkpoints.
 
     Raises:
         UserError: it still runs or waits, it has no whole checkpoint, or a change is not valid.
     """
-    notes = _check_ended(job)
-    if not job.run.asked_file.is_file():
+    notes = _check_ended(run, state)
+    if not run.asked_file.is_file():
         raise UserError(
-            f"{job.run.asked_file}: no such file: an earlier version of hpc_dl submitted job {job.job_id};"
-            f" submit its job description with --start-from {shlex.quote(str(job.run.path))}"
+            f"{run.asked_file}: no such file: an earlier version of hpc_dl submitted job {run.job_id};"
+            f" submit its job description with --start-from {shlex.quote(str(run.path))}"
         )
-    asked = read_toml(job.run.asked_file)
+    asked = read_toml(run.asked_file)
     earlier = build(JobSpec, [asked], "job")
     for layer in overrides:
         if "start_from" in layer.values:
             raise UserError(f"{layer.where('start_from')}: a resumed job starts from the job that it resumes")
         for key in _KEPT:
-            if key in layer.values and layer.values[key] != getattr(earlier, key):
+            if key in layer.values and _name(layer.values[key]) not in _names(earlier, key):
                 raise UserError(
-                    f"{layer.where(key)} = {layer.values[key]!r}: job {job.job_id} has {getattr(earlier, key)!r},"
+                    f"{layer.where(key)} = {layer.values[key]!r}: job {run.job_id} has {getattr(earlier, key)!r},"
                     " and a resumed job keeps it; submit another job instead"
                 )
     values = dict(asked.values)
     mode = next((layer.values["mode"] for layer in reversed(overrides) if "mode" in layer.values), earlier.mode)
     if mode != earlier.mode and (dropped := _only_in_others(earlier, mode)):
         listed = ", ".join(f"{key} = {values.pop(key)}" for key in dropped)
-        notes.append(f"mode {mode!r} has no use for what job {job.job_id} had for mode {earlier.mode!r}: {listed}")
+        notes.append(f"mode {mode!r} has no use for what job {run.job_id} had for mode {earlier.mode!r}: {listed}")
     if not from_start and not earlier.script:
         try:
-            find_start(job.run)
+            find_start(run)
         except UserError as error:
             raise UserError(f"{error}; --from-start begins at step 0") from None
-    start = "" if from_start else str(job.run.path.absolute())
-    layers = [Layer(values, str(job.run.asked_file)), *overrides, Layer({"start_from": start}, "resume")]
-    return make_plan(None, *choose(), layers), notes
+    start = "" if from_start else str(run.path.absolute())
+    changes = [layer.without(_KEPT) for layer in overrides]
+    layers = [Layer(values, str(run.asked_file)), *changes, Layer({"start_from": start}, "resume")]
+    chosen = site_of_job(site, None, layers)
+    return make_plan(None, chosen.site, chosen.path, layers), [*notes, *chosen.notes]
 
 
-def _check_ended(job: Job) -> list[str]:
+def _name(value: object) -> str:
+    return os.path.normpath(value) if isinstance(value, str) and value else str(value)
+
+
+def _names(earlier: JobSpec, key: str) -> list[str]:
+    """Return the values of a key that mean what the earlier job had: a script also has relative paths."""
+    value = str(getattr(earlier, key))
+    if key != "script" or not value:
+        return [value]
+    return [value, *(os.path.relpath(value, folder) for folder in (earlier.workdir, Path.cwd()))]
+
+
+def _check_ended(run: RunFolder, state: JobState) -> list[str]:
     """Return notes on the state of a job.
 
     Raises:
         UserError: it has not ended.
     """
-    state = job.state
-    if state == "UNKNOWN":
-        return [f"nobody knows whether job {job.job_id} has ended"]
-    if state not in ENDED:
+    if state.state == "UNKNOWN":
+        return [f"nobody knows whether job {run.job_id} has ended"]
+    if state.state not in ENDED:
         raise UserError(
-            f"job {job.job_id} is {state}: only a job that has ended can be resumed;"
-            f" `hpc-dl cancel {shlex.quote(str(job.run.path))}` ends it with a last checkpoint"
+            f"job {run.job_id} is {state.state}: only a job that has ended can be resumed;"
+            f" `hpc-dl cancel {shlex.quote(str(run.path))}` ends it with a last checkpoint"
         )
     return []
 

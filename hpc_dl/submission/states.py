@@ -1,4 +1,4 @@
-"""Where jobs are: Slurm's word, else what was written down of it, else the job's own summary, else UNKNOWN."""
+"""Where jobs are: the scheduler's word, else what was written down of it, else the job's own summary, else UNKNOWN."""
 
 from __future__ import annotations
 
@@ -8,16 +8,12 @@ from pathlib import Path
 
 import msgspec
 
-from hpc_dl.errors import UserError
 from hpc_dl.runfolder.folder import Failure, RunFolder, Summary, write_text
 from hpc_dl.runfolder.progress import Progress
-from hpc_dl.schedulers.local import processes
-from hpc_dl.schedulers.slurm import states as slurm
-from hpc_dl.schedulers.slurm.states import ENDED, UNKNOWN, SlurmState
-from hpc_dl.schedulers.slurm.which import is_private, private_environ
+from hpc_dl.schedulers import scheduler_of_run
+from hpc_dl.schedulers.protocol import ENDED, PATIENCE, JobState, Scheduler, state_in_summary
 
-_AT_ONCE = 60.0  # seconds between the making of a run folder and the submission of its job, at most
-_PATIENCE = 5.0  # seconds that Slurm's commands have where the jobs' own records tell the end of all
+_PATIENCE = 5.0  # seconds that a scheduler's commands have where the run folders already say how every job ended
 
 
 class Ended(msgspec.Struct, frozen=True):
@@ -25,7 +21,7 @@ class Ended(msgspec.Struct, frozen=True):
 
     attempt: int | None
     """The job's last attempt at that time: a job that was requeued since has a later one."""
-    said: SlurmState
+    said: JobState
 
 
 class JobStatus(msgspec.Struct, frozen=True):
@@ -61,7 +57,7 @@ class JobStatus(msgspec.Struct, frozen=True):
     run_folder: str
 
 
-def states(runs: Sequence[RunFolder], patience: float = 0.0) -> list[SlurmState]:
+def states(runs: Sequence[RunFolder], patience: float = 0.0) -> list[JobState]:
     """Return where jobs are, by two questions to Slurm at most, however many they are.
 
     Slurm's word comes first: a job that was requeued may have a summary of its earlier run.
@@ -73,13 +69,9 @@ def states(runs: Sequence[RunFolder], patience: float = 0.0) -> list[SlurmState]
     # Read before Slurm is asked: a job that starts again meanwhile makes what we write down void.
     attempts = [read_attempt(run) for run in runs]
     records = [_record(run, attempt) for run, attempt in zip(runs, attempts, strict=True)]
-    patience = patience or (_PATIENCE if all(records) else slurm.PATIENCE)
-    said = slurm_states([run for run in runs if not run.local.exists()], patience)
+    said = ask(runs, patience or (_PATIENCE if all(records) else PATIENCE))
     found = []
     for run, attempt, record in zip(runs, attempts, records, strict=True):
-        if run.local.exists():
-            found.append(_local_state(run))
-            continue
         state = said[run.path]
         if not state.silent and state.state in ENDED and state != record:
             _write_down(run, Ended(attempt, state))
@@ -89,7 +81,23 @@ def states(runs: Sequence[RunFolder], patience: float = 0.0) -> list[SlurmState]
     return found
 
 
-def status(run: RunFolder, state: SlurmState) -> JobStatus:
+def ask(runs: Sequence[RunFolder], patience: float = PATIENCE) -> dict[Path, JobState]:
+    """Return what the schedulers themselves say of jobs, by the paths of their run folders."""
+    said: dict[Path, JobState] = {}
+    for scheduler, its_runs in by_scheduler(runs).items():
+        said |= scheduler.states(its_runs, patience)
+    return said
+
+
+def by_scheduler(runs: Sequence[RunFolder]) -> dict[Scheduler, list[RunFolder]]:
+    """Return run folders by the scheduler that has their jobs."""
+    groups: dict[Scheduler, list[RunFolder]] = {}
+    for run in runs:
+        groups.setdefault(scheduler_of_run(run), []).append(run)
+    return groups
+
+
+def status(run: RunFolder, state: JobState) -> JobStatus:
     """Return all that is known of a job in a state."""
     job = run.read_job()
     summary = summary_of(run, state)
@@ -117,7 +125,7 @@ def status(run: RunFolder, state: SlurmState) -> JobStatus:
     )
 
 
-def summary_of(run: RunFolder, state: SlurmState) -> Summary | None:
+def summary_of(run: RunFolder, state: JobState) -> Summary | None:
     """Return the summary of a job's end; None while it goes on, or if it left none.
 
     A job that was requeued and then cancelled while it waited has one of its earlier run, and no nodes.
@@ -134,68 +142,15 @@ def read_attempt(run: RunFolder) -> int | None:
     return None
 
 
-def _record(run: RunFolder, attempt: int | None) -> SlurmState | None:
+def _record(run: RunFolder, attempt: int | None) -> JobState | None:
     """Return how a job ended by the records in its run folder: Slurm's words, else the job's own."""
     with contextlib.suppress(OSError, msgspec.DecodeError):
         ended = msgspec.json.decode(run.ended.read_bytes(), type=Ended)
         if ended.attempt == attempt:
-            return ended.said
-    if summary := run.read_summary():
-        return SlurmState(summary.state, exit_code=summary.exit_code, started=summary.started, ended=summary.ended)
-    return None
+            return msgspec.structs.replace(ended.said, job_id=run.job_id)
+    return state_in_summary(run)
 
 
 def _write_down(run: RunFolder, ended: Ended) -> None:
     with contextlib.suppress(OSError):  # another user's run folder, a full disk: it is asked again next time
         write_text(run.ended, msgspec.json.encode(ended))
-
-
-def slurm_states(runs: Sequence[RunFolder], patience: float = slurm.PATIENCE) -> dict[Path, SlurmState]:
-    """Return what Slurm itself says of jobs, by the paths of their run folders.
-
-    Those of the private cluster are asked of that of this folder. A job of another name is another Slurm's, or of one
-    that has begun to count anew.
-
-    Args:
-        runs: the jobs' run folders, of no local run.
-        patience: seconds that each question may take.
-    """
-    own: list[RunFolder] = []
-    others: list[RunFolder] = []
-    for run in runs:
-        (own if is_private(run) else others).append(run)
-    said = slurm.query([run.job_id for run in others], patience)
-    found = {run.path: said[run.job_id] for run in others}
-    with contextlib.suppress(UserError):  # it does not run
-        said = slurm.query([run.job_id for run in own], patience, private_environ()) if own else {}
-        found |= {run.path: said[run.job_id] for run in own}
-    ours = {run.path: found[run.path] if _is_of(run, found[run.path]) else UNKNOWN for run in runs if run.path in found}
-    nobody = msgspec.structs.replace(UNKNOWN, silent=True)
-    return {run.path: nobody for run in own} | ours
-
-
-def _is_of(run: RunFolder, said: SlurmState) -> bool:
-    if said.name in ("", run.path.name.rpartition("-")[0]):
-        return True
-    with contextlib.suppress(UserError, OSError):
-        # The folder may have another name by now; and the job, by a plugin or the user's hand.
-        made = run.job_file.stat().st_mtime
-        return said.name == run.read_job().name or abs((said.submitted or 0.0) - made) < _AT_ONCE
-    return False
-
-
-def _local_state(run: RunFolder) -> SlurmState:
-    # Asked first: the summary is the last thing that its script writes.
-    process = processes.load(run)
-    alive = process is not None and process.alive
-    if summary := run.read_summary():
-        return SlurmState(summary.state, exit_code=summary.exit_code, started=summary.started, ended=summary.ended)
-    if alive:
-        return SlurmState("RUNNING")
-    if process is None:
-        return UNKNOWN
-    if process.elsewhere:
-        return SlurmState("UNKNOWN", reason=f"it runs on {process.host}, or has run there", silent=True)
-    # Its script was killed itself, or told to end before it could write one.
-    last = processes.load(run)
-    return SlurmState("CANCELLED" if last and last.cancelled else "FAILED")

@@ -10,8 +10,9 @@ from pathlib import Path
 import msgspec
 
 from hpc_dl.errors import UserError
-from hpc_dl.planning.sbatch_options import minutes, with_site
-from hpc_dl.schedulers.slurm import sbatch
+from hpc_dl.schedulers.slurm.sbatch import submit_text
+from hpc_dl.schedulers.slurm.sbatch_options import minutes, with_site
+from hpc_dl.schedulers.slurm.scheduler import scheduler
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.layers import Layer, build
 from hpc_dl.spec.site import Scalar, Site, config_home
@@ -112,14 +113,13 @@ def check(file: TaskFile, request: Request, site: Site, options: Options) -> Non
     without_impossible(file, problem, options).check()
 
 
-def submit(text: str) -> str:
+def submit(text: str, site: Site) -> str:
     """Submit a batch script and return the job id.
 
     Raises:
         UserError: Slurm refuses it.
     """
-    with sbatch.held(text) as job_id:
-        return job_id
+    return submit_text(text, scheduler(site.name).environ)
 
 
 def site_templates(site_path: Path) -> list[Path]:

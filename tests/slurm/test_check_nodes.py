@@ -20,7 +20,6 @@ gpu_type = "k80"
 partition = "main"
 address = "127.0.0.1"
 srun = []
-grace = 3
 """
 BROKEN = """
 cores = 8
@@ -32,7 +31,7 @@ modules = ["good/1", "none/2"]
 python = "/no/python"
 runs = "/proc/runs"
 ports = [40000, 40001]
-grace = 10
+grace = 30
 """
 
 
@@ -63,7 +62,7 @@ def test_all_that_is_wrong_is_said_at_once(bench: Bench) -> None:
         f"error: script = '{bench.folder}/own': it is not executable: chmod +x {bench.folder}/own",
         "error: node node1: no port left in the site's range 40000-40001: 0 in use there, 2 by this job",
         "warning: site 'broken': cores = 8, sinfo says 16: set cores = 16 in the site file",
-        "warning: site 'broken': grace = 10 s, but Slurm kills a job 3 s after SIGTERM (KillWait in slurm.conf): ",
+        "warning: site 'broken': grace = 30 s, but Slurm kills a job 20 s after SIGTERM (KillWait in slurm.conf): ",
         "warning: site 'broken': ports = 40000-40001: the kernel gives ",
     ]
     lines = said.splitlines()

@@ -171,7 +171,7 @@ def test_a_dry_run_tells_good_from_impossible_and_leaves_nothing(bench: Bench) -
     words = ["submit", "--site", "minicluster", "--script", "own.py", "--dry-run", "--nodes"]
     assert "to start at" in bench.run(*words, "2")
     refused = bench.run(*words, "3", code=2)
-    assert "hpc-dl: error: sbatch refused the job: " in refused
+    assert "hpc-dl: error: nodes = 3: of 2 nodes in partition 'main' 2 have 16 cores" in refused
     assert "Traceback" not in refused
     assert names(bench.folder) == ["own.py"]
 

@@ -16,7 +16,8 @@ from hpc_dl.errors import UserError
 from hpc_dl.minicluster import ClusterConfig, MiniCluster, NodeGroup
 from hpc_dl.minicluster.programs import find_accounting, find_programs
 from hpc_dl.runfolder.folder import RunFolder, to_toml
-from hpc_dl.schedulers.slurm.states import ENDED, SlurmState, query
+from hpc_dl.schedulers.protocol import ENDED, JobState
+from hpc_dl.schedulers.slurm.states import query
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.site import load_site, site_file
 from hpc_dl.submission.states import states
@@ -59,7 +60,7 @@ class Walk:
     def __init__(self, cluster: MiniCluster) -> None:
         self.cluster = cluster
         self.env = cluster.env()
-        self.seen: dict[str, SlurmState] = {}
+        self.seen: dict[str, JobState] = {}
 
     def slurm(self, *command: str) -> str:
         done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=60, check=False)
@@ -76,16 +77,16 @@ class Walk:
         assert found is not None
         return found[1]
 
-    def ours(self, job: str) -> SlurmState:
+    def ours(self, job: str) -> JobState:
         """Return our state of a job; it must be scontrol's, if that has not changed meanwhile."""
         before = self.field(job, "JobState")
-        ours = query([job], environ=self.env)[job]
+        ours = query(self.env, [job])[job]
         if self.field(job, "JobState") == before:
             assert ours.state == before
             self.seen[job] = ours
         return ours
 
-    def see(self, job: str, state: str, reason: str = "", seconds: float = 45) -> SlurmState:
+    def see(self, job: str, state: str, reason: str = "", seconds: float = 45) -> JobState:
         """Wait until a job is in a state and waits for a reason, and return what we say then."""
         deadline = time.monotonic() + seconds
         while (ours := self.ours(job)).state != state or (reason and ours.reason != reason):
@@ -228,7 +229,7 @@ def test_a_job_in_every_state_is_where_slurm_says(walk: Walk, short_root: Path, 
 
 def remembered(walk: Walk, completed: str, failed: str, folder: Path) -> None:
     """Slurm forgets how jobs ended: what accounting or we have written down is the same."""
-    everything = query(walk.seen, environ=walk.env)
+    everything = query(walk.env, walk.seen)
     ended = {job: state for job, state in everything.items() if state.state in ENDED}
     assert {state.state for state in ended.values()} | {"OUT_OF_MEMORY"} == ENDED - {"BOOT_FAIL", "REVOKED"}
     folders = [run_folder(folder, job) for job in ended]
@@ -247,7 +248,7 @@ def remembered(walk: Walk, completed: str, failed: str, folder: Path) -> None:
         found = dict(zip(ended, states(folders), strict=True))
         assert {job: state.state for job, state in found.items()} == {job: one.state for job, one in ended.items()}
         assert not any(state.silent for state in found.values())
-        assert states([unseen])[0] == SlurmState("UNKNOWN")
+        assert states([unseen])[0] == JobState("UNKNOWN", job_id="99999")
         # Without our records accounting alone knows.
         for run in folders:
             run.ended.unlink()
@@ -260,7 +261,7 @@ def remembered(walk: Walk, completed: str, failed: str, folder: Path) -> None:
             assert {state.state for state in found.values()} == {"UNKNOWN"}
 
 
-def sacct(walk: Walk, jobs: dict[str, SlurmState]) -> dict[str, str]:
+def sacct(walk: Walk, jobs: dict[str, JobState]) -> dict[str, str]:
     text = walk.slurm("sacct", "-nPX", f"--jobs={','.join(jobs)}", "--format=JobID,State")
     return {job: state.split()[0] for job, state in (line.split("|") for line in text.splitlines())}
 
@@ -268,5 +269,5 @@ def sacct(walk: Walk, jobs: dict[str, SlurmState]) -> dict[str, str]:
 def run_folder(folder: Path, job_id: str) -> RunFolder:
     run = RunFolder.create(folder / f"walk-{job_id}")
     run.job_file.write_text(to_toml(JobSpec()))
-    run.site_file.write_text(to_toml(load_site(site_file("local"))))
+    run.site_file.write_text(to_toml(load_site(site_file("minotauro"))))
     return run

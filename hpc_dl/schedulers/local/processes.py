@@ -9,9 +9,10 @@ import subprocess
 
 import msgspec
 
-from hpc_dl.errors import UserError
-from hpc_dl.processes import inheritable, private_files, start_time
+from hpc_dl.processes import start_time
 from hpc_dl.runfolder.folder import RunFolder, write_text
+from hpc_dl.schedulers.protocol import JobState, state_in_summary
+from hpc_dl.schedulers.slurm.environment import inheritable
 
 
 class LocalProcess(msgspec.Struct, frozen=True):
@@ -66,20 +67,9 @@ def cancel(run: RunFolder, local: LocalProcess) -> bool:
     return True
 
 
-def check(run: RunFolder, local: LocalProcess) -> None:
-    """Check that a local run can be ended here, or has ended.
-
-    Raises:
-        UserError: it runs on another machine.
-    """
-    if local.elsewhere and not run.summary.exists():
-        raise UserError(f"job {run.job_id} was started on {local.host}: it can only be ended there")
-
-
 def save(run: RunFolder, local: LocalProcess) -> None:
     """Remember a local run in its run folder."""
-    with private_files():
-        write_text(run.local, msgspec.json.encode(local))
+    write_text(run.local, msgspec.json.encode(local))
 
 
 def load(run: RunFolder) -> LocalProcess | None:
@@ -88,3 +78,22 @@ def load(run: RunFolder) -> LocalProcess | None:
         return msgspec.json.decode(run.local.read_bytes(), type=LocalProcess)
     except (FileNotFoundError, msgspec.DecodeError):
         return None
+
+
+def state(run: RunFolder) -> JobState:
+    """Return where the job of a run folder is."""
+    # Asked first: the summary is the last thing that its script writes.
+    process = load(run)
+    alive = process is not None and process.alive
+    if ended := state_in_summary(run):
+        return ended
+    if alive:
+        return JobState("RUNNING", started=run.script.stat().st_mtime, job_id=run.job_id)
+    if process is None:
+        return JobState("UNKNOWN", job_id=run.job_id)
+    if process.elsewhere:
+        where = f"it was started on {process.host}, and can be seen and ended there alone"
+        return JobState("UNKNOWN", where, silent=True, job_id=run.job_id)
+    # Its script was killed itself, or told to end before it could write one.
+    last = load(run)
+    return JobState("CANCELLED" if last and last.cancelled else "FAILED", job_id=run.job_id)

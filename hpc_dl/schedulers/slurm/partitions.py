@@ -1,78 +1,91 @@
-"""Partitions, nodes and settings of a Slurm, from the text of its commands."""
+"""Partitions and nodes of a Slurm, from the text of its commands; and a site that is made from them."""
 
 from __future__ import annotations
 
-import os
+import collections
 import re
-import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-import msgspec
+from hpc_dl.errors import UserError, allowed, near_match
+from hpc_dl.schedulers.cluster import Cluster, Node, Partition, nodes_in
+from hpc_dl.schedulers.slurm.commands import ask, insist
+from hpc_dl.schedulers.slurm.sbatch_options import minutes
+from hpc_dl.spec.layers import Layer, build
+from hpc_dl.spec.nodelist import fold
+from hpc_dl.spec.site import Site
 
-from hpc_dl.processes import for_slurms_commands
-
-_PATIENCE = 30  # seconds; a controller that is away is asked again for up to a minute
-# States in which a node takes no jobs (man sinfo, "NODE STATE CODES"); the flags * # $ @ ! follow them.
-_OUT = ("DOWN", "DRAIN", "FAIL", "MAINT", "UNKNOWN", "POWERING_DOWN", "NO_RESPOND", "INVAL", "REBOOT")
-
-
-class Partition(msgspec.Struct, frozen=True):
-    """One partition (man scontrol, "show partition")."""
-
-    name: str
-    state: str = "UP"
-    default: bool = False
-    max_minutes: float = float("inf")
-    max_nodes: float = float("inf")
+# %R would be the partition without the mark of the default one.
+_SINFO = ("sinfo", "--noheader", "--all", "--Node", "--format=%N|%P|%T|%c|%X|%m|%G")
+# A "+" stands behind numbers that differ between nodes.
+_ROW = re.compile(r"([\w.-]+)\|([^|]+)\|([^|]*)\|(\d+)\+?\|(\d+)\+?\|(\d+)\+?\|([^|]*)", re.ASCII)
+_CONFIG = ("scontrol", "show", "config")
+_GRACE = Site(cores=1).grace
 
 
-class Node(msgspec.Struct, frozen=True):
-    """One node, once for each partition that it is in (man sinfo)."""
-
-    name: str
-    partition: str
-    state: str
-    cores: int
-    memory_mb: int
-    gpus: dict[str, int] = {}
-    """Type to number; the type is empty where gres has none."""
-
-    @property
-    def up(self) -> bool:
-        """Return whether it takes jobs, now or when others have ended."""
-        return not self.state.upper().startswith(_OUT) and "*" not in self.state
-
-    def has_gpus(self, number: int, kind: str = "") -> bool:
-        """Return whether it has so many GPUs of a type; any type counts where none is asked for."""
-        return (self.gpus.get(kind, 0) if kind else sum(self.gpus.values())) >= number
-
-
-class Slurm(msgspec.Struct, frozen=True):
-    """What Slurm says of itself."""
-
-    partitions: dict[str, Partition]
-    nodes: tuple[Node, ...]
-    kill_wait: int | None = None
-    """Seconds between SIGTERM and SIGKILL of a job that is cancelled."""
-
-
-def ask_slurm() -> Slurm:
-    """Ask the Slurm that answers here."""
-    return Slurm(
-        parse_partitions(_run("scontrol", "show", "partition", "--oneliner")),
-        parse_nodes(_run("sinfo", "--noheader", "--all", "--Node", "--format=%N|%R|%T|%c|%m|%G")),
-        parse_kill_wait(_run("scontrol", "show", "config")),
+def cluster(environ: Mapping[str, str]) -> Cluster:
+    """Return what a Slurm says of itself; what it does not answer is empty."""
+    return Cluster(
+        parse_partitions(ask(environ, "scontrol", "show", "partition", "--oneliner").out),
+        nodes(environ),
+        parse_kill_wait(ask(environ, *_CONFIG).out),
     )
 
 
-def _run(*command: str) -> str:
-    try:
-        environ = for_slurms_commands(os.environ)
-        return subprocess.run(
-            command, env=environ, capture_output=True, text=True, check=False, timeout=_PATIENCE
-        ).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
+def nodes(environ: Mapping[str, str]) -> tuple[Node, ...]:
+    """Return the nodes of a Slurm, once for each partition; none if it does not answer."""
+    return parse_nodes(ask(environ, *_SINFO).out)
+
+
+def describe(environ: Mapping[str, str], name: str, partition: str = "") -> Site:
+    """Return a site made from what Slurm says of a partition; empty: the default one.
+
+    Of nodes that differ, the most frequent kind counts.
+
+    Args:
+        environ: the environment of Slurm's commands.
+        name: the cluster's name.
+        partition: which one counts, or several with commas, of which the first one does.
+
+    Raises:
+        UserError: Slurm does not answer, names no node, or has no such partition.
+    """
+    found = parse_nodes(insist(environ, *_SINFO, what="sinfo"))
+    return described(found, name, partition, parse_kill_wait(ask(environ, *_CONFIG).out))
+
+
+def described(found: Sequence[Node], name: str, partition: str = "", kill_wait: int | None = None) -> Site:
+    """Return the same from nodes and KillWait.
+
+    Raises:
+        UserError: there is no node, or no such partition.
+    """
+    if not found:
+        raise UserError("sinfo names no node: write a site file in env/sites")
+    known = dict.fromkeys(node.partition for node in found)
+    default = next((node.partition for node in found if node.default), found[0].partition)
+    wanted = (partition or default).split(",")
+    if unknown := [one for one in wanted if one not in known]:
+        near = near_match(unknown[0], known)
+        raise UserError(f"partition = {partition!r}: Slurm has no {unknown[0]!r}{near}; it has {allowed(known)}")
+    kinds: dict[object, list[Node]] = collections.defaultdict(list)
+    for node in nodes_in(found, wanted[0]):
+        kinds[node.cores, node.sockets, node.memory_mb, tuple(node.gpus.items())].append(node)
+    usual = max(kinds.values(), key=len)
+    kind, gpus = next(iter(usual[0].gpus.items()), ("", 0))
+    values = {
+        "name": name,
+        "cluster": name,
+        "description": f"made from sinfo: partition {wanted[0]}",
+        "nodes": fold([node.name for node in usual]),
+        "cores": usual[0].cores,
+        "sockets": usual[0].sockets,
+        "memory_gb": usual[0].memory_mb / 1024,
+        "partition": partition or default,
+        "gpus": gpus,
+        "gpu_type": kind,
+        "grace": min(_GRACE, kill_wait or _GRACE),
+    }
+    return build(Site, [Layer(values, "sinfo")], "site")
 
 
 def parse_partitions(text: str) -> dict[str, Partition]:
@@ -97,21 +110,16 @@ def _number(fields: Mapping[str, str], key: str) -> float:
 
 
 def _minutes(text: str) -> float:
-    from hpc_dl.planning.sbatch_options import minutes
-
     return minutes(text) if re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", text) else float("inf")
 
 
 def parse_nodes(text: str) -> tuple[Node, ...]:
-    """Return the nodes in sinfo's lines ``name|partition|state|cpus|memory in MB|gres``."""
+    """Return the nodes in sinfo's lines ``name|partition|state|cpus|sockets|memory in MB|gres`` (man sinfo)."""
     found = []
-    for line in text.splitlines():
-        if line.count("|") != 5:
-            continue
-        name, partition, state, cpus, memory, gres = line.strip().split("|")
-        numbers = [re.match(r"\d+", value) for value in (cpus, memory)]
-        cores, megabytes = (int(match[0]) if match else 0 for match in numbers)
-        found.append(Node(name, partition, state, cores, megabytes, parse_gres(gres)))
+    for row in filter(None, map(_ROW.fullmatch, map(str.strip, text.splitlines()))):
+        name, partition, state, cores, sockets, memory, gres = row.groups()
+        gpus, default = parse_gres(gres), partition.endswith("*")
+        found.append(Node(name, partition.rstrip("*"), state, int(cores), int(memory), gpus, int(sockets), default))
     return tuple(found)
 
 

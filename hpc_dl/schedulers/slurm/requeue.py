@@ -4,26 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import time
-from typing import NamedTuple
 
 from hpc_dl.errors import JobError
-from hpc_dl.processes import for_slurms_commands
+from hpc_dl.schedulers.protocol import Told
+from hpc_dl.schedulers.slurm.commands import Answer, ask
 
 _PATIENCE = 300.0  # seconds for a controller that is away: nobody ends the job then, so it may wait
 _PAUSE = 2.0
 # What scontrol says after MessageTimeout, 10 s; asked again, as by a later call, the controller may be there.
 _AWAY = re.compile(r"Unable to contact|timed out|Connection refused|Zero Bytes", re.IGNORECASE)
-
-
-class Told(NamedTuple):
-    """What Slurm says of a job that was told to end."""
-
-    by: str
-    """Why Slurm has told it: ``time limit``, ``preemption``, or empty for anything else."""
-    state: str
-    """How the job will have ended in Slurm's eyes, if its script exits with an error now; empty if nobody knows."""
 
 
 def told_by(job_id: str) -> Told:
@@ -32,7 +22,7 @@ def told_by(job_id: str) -> Told:
     A preempted job runs on for the partition's GraceTime (man slurm.conf), in which it must not simply end: Slurm
     requeues only what is still there.
     """
-    return parse_told_by(_scontrol("--oneliner", "show", "job", job_id).stdout)
+    return parse_told_by(_scontrol("--oneliner", "show", "job", job_id).out)
 
 
 def parse_told_by(text: str) -> Told:
@@ -52,23 +42,15 @@ def requeue(job_id: str) -> None:
     Raises:
         JobError: Slurm did not.
     """
-    done = _scontrol("requeue", job_id)
-    if done.returncode:
-        raise JobError(f"scontrol requeue {job_id}: {done.stderr.strip()}")
+    answer = _scontrol("requeue", job_id)
+    if answer.code:
+        raise JobError(f"scontrol requeue {job_id}: {answer.error.strip()}")
 
 
-def _scontrol(*words: str) -> subprocess.CompletedProcess[str]:
+def _scontrol(*words: str) -> Answer:
     deadline = time.monotonic() + _PATIENCE
     while True:
-        done = _once(["scontrol", *words])
-        if done.returncode == 0 or not _AWAY.search(done.stderr) or time.monotonic() > deadline:
-            return done
+        answer = ask(os.environ, "scontrol", *words, patience=_PATIENCE)
+        if answer.code == 0 or not _AWAY.search(answer.error) or time.monotonic() > deadline:
+            return answer
         time.sleep(_PAUSE)
-
-
-def _once(command: list[str]) -> subprocess.CompletedProcess[str]:
-    environ = for_slurms_commands(os.environ)
-    try:
-        return subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=_PATIENCE)
-    except (FileNotFoundError, subprocess.TimeoutExpired) as error:
-        return subprocess.CompletedProcess(command, 1, "", str(error))

@@ -1,13 +1,8 @@
-"""A submitit executor that submits our rendered script in place of submitit's own.
-
-submitit (1.5) has no public hook for that. Its underscore methods that we override or call are all in this module, and
-tests/unit/schedulers/slurm/test_sbatch.py holds them to what we expect.
-"""
+"""Submits scripts, held, so that a run folder has its name before its job starts; checks them; cancels jobs."""
 
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import re
 import subprocess
@@ -15,159 +10,188 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import submitit
-from submitit.core.utils import FailedJobError, FailedSubmissionError
-
 from hpc_dl.errors import UserError
-from hpc_dl.processes import for_slurms_commands, inheritable
+from hpc_dl.schedulers.protocol import PATIENCE, StrayJobError
+from hpc_dl.schedulers.slurm.commands import TOO_LATE, Answer, ask, insist
+from hpc_dl.schedulers.slurm.environment import for_sbatch
 from hpc_dl.spec.site import OTHER_CLUSTER
 
-
-class StrayJobError(UserError):
-    """A job could be neither released nor cancelled: it may still start, and needs its run folder then."""
-
-
-class ScriptExecutor(submitit.SlurmExecutor):
-    """Submits one script as it is, held, so that its run folder can get its name before it starts.
-
-    Args:
-        folder: where submitit keeps its copy of the script for a moment; it takes a ``%`` in it for its own.
-        script: the sbatch script.
-    """
-
-    def __init__(self, folder: Path, script: str) -> None:
-        try:
-            super().__init__(folder)
-        except RuntimeError as error:
-            raise UserError(str(error)) from None
-        self._script = script
-
-    def submit_script(self) -> str:
-        """Submit the script, held, and return the job id.
-
-        Raises:
-            UserError: sbatch refused it; the message is sbatch's own.
-        """
-        said = io.StringIO()  # submitit prints sbatch's words, which our error repeats
-        with _outside_any_job(), contextlib.redirect_stderr(said):
-            try:
-                return str(self._submit_command("").job_id)
-            except (FailedJobError, FailedSubmissionError) as error:
-                raise UserError(f"sbatch refused the job: {_sbatch_message(error)}") from None
-
-    def _make_submission_file_text(self, command: str, uid: str) -> str:  # noqa: ARG002 - submitit's signature
-        return self._script
-
-    def _make_submission_command(self, submission_file_path: Path) -> list[str]:
-        return ["sbatch", "--hold", str(submission_file_path)]
-
-
-def submit(script: str) -> str:
-    """Submit a script, held, and return the job id.
-
-    Raises:
-        UserError: there is no Slurm here, or sbatch refused the script.
-    """
-    with tempfile.TemporaryDirectory(prefix="hpc_dl-") as folder:
-        return ScriptExecutor(Path(folder), script).submit_script()
+_PATIENCE = 120.0  # seconds that sbatch has
+# A wrapper for sbatch may say more, or leave out our --parsable.
+_JOB_ID = re.compile(r"^(?:Submitted batch job )?(\d+)(?:;\S*| on cluster \S+)?\s*$", re.MULTILINE)
+# What sbatch says where slurmctld may have taken the job all the same.
+_UNSURE = re.compile(r"timed out|Zero Bytes", re.IGNORECASE)
 
 
 @contextlib.contextmanager
-def held(script: str) -> Iterator[str]:
+def held(script: Path, environ: Mapping[str, str]) -> Iterator[str]:
     """Submit a script and yield the job id; the job may start when the block ends, and is cancelled if that fails.
 
+    Args:
+        script: its file; no other job has been submitted from a file of this name.
+        environ: the environment of Slurm's commands and, but for what is a job's around us, of the job.
+
     Raises:
-        UserError: see `submit` and `release`; or the block raises it.
+        UserError: sbatch refused the script, or Slurm did not let it start; or the block raises it.
+        StrayJobError: the same, but the job may still exist.
     """
-    job_id = submit(script)
+    job_id = _submit(script, environ)
     try:
         yield job_id
-        release(job_id)
+        release(job_id, environ)
     except UserError as error:
-        raise _given_up(job_id, error) from None
+        raise _given_up(job_id, environ, error) from None
     except BaseException:
-        cancel(job_id)
+        cancel([job_id], environ)
         raise
 
 
-def _given_up(job_id: str, cause: UserError) -> UserError:
-    """Cancel a job that must not start; return the error that says why, and what became of it."""
-    try:
-        cancel(job_id)
-    except UserError as error:
-        return StrayJobError(f"{cause}; job {job_id} may still exist: {error}")
-    return UserError(f"{cause}; job {job_id} was cancelled")
-
-
-def test_only(script: Path) -> str:
-    """Let Slurm check a script without submitting it, and return what it says (man sbatch, --test-only).
+def submit_text(text: str, environ: Mapping[str, str]) -> str:
+    """Submit a script that has no file and return the job id.
 
     Raises:
-        UserError: Slurm would refuse it.
+        UserError: see `held`.
     """
-    with _outside_any_job():
-        done = subprocess.run(["sbatch", "--test-only", str(script)], capture_output=True, text=True, check=False)
-    said = done.stderr.replace("sbatch: ", "").strip()
-    if done.returncode:
-        raise UserError(f"sbatch refused the job: {said}")
-    return said
+    with _file(text) as script, held(script, environ) as job_id:
+        return job_id
 
 
-def release(job_id: str) -> None:
-    """Let a held job start.
+def _submit(script: Path, environ: Mapping[str, str]) -> str:
+    answer = _sbatch(["--parsable", "--hold", str(script)], script.read_text(), environ, script)
+    if answer.code == TOO_LATE or (answer.code and _UNSURE.search(answer.error)):
+        raise _unsure(script, environ, _words(answer.error))
+    if answer.code:
+        raise _refused(answer)
+    if not (found := _JOB_ID.findall(answer.out)):
+        raise UserError(f"sbatch named no job; it said: {(answer.out + answer.error).strip() or 'nothing'}")
+    return str(found[-1])
+
+
+def _sbatch(options: list[str], text: str, environ: Mapping[str, str], script: Path | None = None) -> Answer:
+    """Run sbatch; if we are interrupted meanwhile, cancel the job of the script that it may have submitted.
 
     Raises:
-        UserError: Slurm did not.
+        UserError: there is no sbatch, or SBATCH_CLUSTERS moves sbatch alone to another cluster.
     """
-    done = subprocess.run(["scontrol", "release", job_id], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise UserError(f"scontrol release {job_id}: {done.stderr.strip()}")
-
-
-def cancel(*job_ids: str, environ: Mapping[str, str] | None = None) -> None:
-    """Cancel jobs; one that has ended already is left as it is.
-
-    Args:
-        job_ids: the jobs.
-        environ: the environment of scancel; default: this process's.
-
-    Raises:
-        UserError: Slurm refused.
-    """
-    done = subprocess.run(
-        ["scancel", *job_ids],
-        env=for_slurms_commands(os.environ if environ is None else environ),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise UserError(f"scancel {' '.join(job_ids)}: {done.stderr.strip()}")
-
-
-@contextlib.contextmanager
-def _outside_any_job() -> Iterator[None]:
-    """Hide what is of a job around us, or of our command: sbatch would take it as options, or pass it on.
-
-    Raises:
-        UserError: SBATCH_CLUSTERS moves sbatch alone to another cluster.
-    """
-    passed = inheritable(os.environ)
+    passed = for_sbatch(environ, text)
     cluster = passed.get("SBATCH_CLUSTERS")
     if cluster and cluster != passed.get("SLURM_CLUSTERS"):
         raise UserError(
             f"SBATCH_CLUSTERS={cluster} moves sbatch alone to another cluster; unset it and {OTHER_CLUSTER}"
         )
-    hidden = {k: v for k, v in os.environ.items() if k not in passed}
-    for key in hidden:
-        del os.environ[key]
+    pipe = subprocess.PIPE
     try:
-        yield
-    finally:
-        os.environ.update(hidden)
+        # In a session of its own: a Ctrl-C ends us, and not what has just asked for a job.
+        process = subprocess.Popen(
+            ["sbatch", *options],
+            env=passed,
+            stdin=subprocess.DEVNULL,
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+    except FileNotFoundError:
+        raise UserError("no sbatch on PATH: there is no Slurm here; SITE=local runs on this machine") from None
+    with process:
+        try:
+            out, error = process.communicate(timeout=_PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return Answer(TOO_LATE, error=f"no answer within {_PATIENCE:g} s")
+        except BaseException:
+            if script:
+                _take_back(process, script, environ)
+            raise
+    return Answer(process.returncode, out, error)
 
 
-def _sbatch_message(error: Exception) -> str:
-    found = re.findall(r"^sbatch: error: (.*)", str(error), re.MULTILINE)
-    return "; ".join(found) or str(error)
+def _take_back(process: subprocess.Popen[str], script: Path, environ: Mapping[str, str]) -> None:
+    """Wait for sbatch's answer, and cancel the job that it names."""
+    with contextlib.suppress(UserError, subprocess.TimeoutExpired):
+        out, _ = process.communicate(timeout=PATIENCE)
+        if found := _JOB_ID.findall(out) or _jobs_of(script, environ):
+            cancel(found, environ)
+    process.kill()
+
+
+def _unsure(script: Path, environ: Mapping[str, str], said: str) -> UserError:
+    """Cancel the job of a script that sbatch did not answer for, if there is one; return the error that says so."""
+    found = _jobs_of(script, environ)
+    if found is None:
+        return StrayJobError(
+            f"sbatch: {said}; Slurm may have taken the job all the same, and does not tell now: look for a held job"
+            f" with `squeue --me` later, and end it with scancel; its files stay in {script.parent}"
+        )
+    if not found:
+        return UserError(f"sbatch: {said}; Slurm has no such job: try again")
+    cause = UserError(f"sbatch: {said}; Slurm has taken the job all the same")
+    return _given_up(found[0], environ, cause)
+
+
+def _jobs_of(script: Path, environ: Mapping[str, str]) -> list[str] | None:
+    """Return the waiting jobs that were submitted from a file; None if Slurm does not answer."""
+    me = f"--user={os.getuid()}"
+    answer = ask(environ, "squeue", "--noheader", me, "--states=PENDING", "--format=%i|%o")
+    if answer.code:
+        return None
+    rows = (line.strip().split("|", 1) for line in answer.out.splitlines() if "|" in line)
+    return [job_id for job_id, command in rows if command == str(script)]
+
+
+def _given_up(job_id: str, environ: Mapping[str, str], cause: UserError) -> UserError:
+    """Cancel a job that must not start; return the error that says why, and what became of it."""
+    try:
+        cancel([job_id], environ)
+    except UserError as error:
+        return StrayJobError(f"{cause}; job {job_id} may still exist: {error}")
+    return UserError(f"{cause}; job {job_id} was cancelled")
+
+
+def test_only(text: str, environ: Mapping[str, str]) -> str:
+    """Let Slurm check a script without submitting it, and return what it says (man sbatch, --test-only).
+
+    Raises:
+        UserError: Slurm would refuse it, or does not answer.
+    """
+    with _file(text) as script:
+        answer = _sbatch(["--test-only", str(script)], text, environ)
+    if answer.code:
+        raise _refused(answer)
+    return answer.error.replace("sbatch: ", "").strip()
+
+
+def release(job_id: str, environ: Mapping[str, str]) -> None:
+    """Let a held job start.
+
+    Raises:
+        UserError: Slurm did not.
+    """
+    insist(environ, "scontrol", "release", job_id)
+
+
+def cancel(job_ids: list[str], environ: Mapping[str, str]) -> None:
+    """Cancel jobs; one that has ended already is left as it is.
+
+    Raises:
+        UserError: Slurm refused.
+    """
+    insist(environ, "scancel", *job_ids)
+
+
+@contextlib.contextmanager
+def _file(text: str) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="hpc_dl-") as folder:
+        path = Path(folder, "job.sh")
+        path.write_text(text)
+        yield path
+
+
+def _refused(answer: Answer) -> UserError:
+    return UserError(f"sbatch refused the job: {_words(answer.error)}")
+
+
+def _words(said: str) -> str:
+    found = re.findall(r"^sbatch: error: (.*)", said, re.MULTILINE)
+    return "; ".join(found) or said.replace("sbatch: ", "").strip()

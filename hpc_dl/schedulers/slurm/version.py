@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
-import subprocess
 
-_PATIENCE = 30  # seconds
+from hpc_dl.schedulers.slurm.commands import ask
 
 Version = tuple[int, int]
 """Slurm's year and month, such as (24, 11)."""
@@ -20,12 +20,7 @@ HOSTFILE_EXCLUDES_NODES: Version = (23, 11)
 @functools.cache
 def version() -> Version:
     """Return the version of srun here; one that it does not tell counts as new."""
-    try:
-        command = ["srun", "--version"]
-        said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_PATIENCE).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        said = ""
-    return parse_version(said)
+    return parse_version(ask(os.environ, "srun", "--version").out)
 
 
 def parse_version(text: str) -> Version:

@@ -19,16 +19,9 @@ from hpc_dl.check.python import Python
 from hpc_dl.check.rules import RULES, findings
 from hpc_dl.planning.plan import Plan, make_plan
 from hpc_dl.runfolder.folder import RunFolder, write_text
-from hpc_dl.schedulers.slurm.partitions import (
-    Node,
-    Partition,
-    Slurm,
-    parse_gres,
-    parse_kill_wait,
-    parse_nodes,
-    parse_partitions,
-)
-from hpc_dl.schedulers.slurm.states import SlurmState
+from hpc_dl.schedulers.cluster import Cluster, Node, Partition
+from hpc_dl.schedulers.protocol import JobState
+from hpc_dl.schedulers.slurm.partitions import parse_gres, parse_kill_wait, parse_nodes, parse_partitions
 from hpc_dl.spec.layers import Layer
 from hpc_dl.spec.site import Site
 from hpc_dl.templates import Renderer
@@ -40,10 +33,10 @@ MinNodes=0 Nodes=n[1-3] PriorityTier=1 State=UP TotalCPUs=32 TotalNodes=2 TRES=c
 PartitionName=short AllowGroups=ALL Default=NO MaxNodes=2 MaxTime=1-00:30:00 Nodes=n1 State=DRAIN TotalNodes=1
 """
 NODES = """\
-n1|main|idle|16|64000|gpu:k80:4(S:0-1)
-n1|short|idle|16|64000|gpu:k80:4(S:0-1)
-n2|main|mixed+drain*|16+|64000+|gpu:k80:2,gpu:v100:2
-n3|main|allocated|32|128000|(null)
+n1|main*|idle|16|2|64000|gpu:k80:4(S:0-1)
+n1|short|idle|16|2|64000|gpu:k80:4(S:0-1)
+n2|main*|mixed+drain*|16+|2+|64000+|gpu:k80:2,gpu:v100:2
+n3|main*|allocated|32|2|128000|(null)
 slurm_load_partitions: something that is no node
 """
 PYTHON = Python("/py", {})
@@ -55,7 +48,7 @@ def test_what_slurm_says_is_read() -> None:
         "short": Partition("short", "DRAIN", False, 1470, 2),
     }
     one, _, two, three = parse_nodes(NODES)
-    assert one == Node("n1", "main", "idle", 16, 64000, {"k80": 4})
+    assert one == Node("n1", "main", "idle", 16, 64000, {"k80": 4}, 2, True)
     assert (two.cores, two.memory_mb, two.gpus, two.up) == (16, 64000, {"k80": 2, "v100": 2}, False)
     assert (three.gpus, three.up) == ({}, True)
     assert [one.has_gpus(4, "k80"), one.has_gpus(5), two.has_gpus(4), two.has_gpus(3, "k80"), three.has_gpus(0)] == [
@@ -74,8 +67,8 @@ def plan(site: Site = SITE, **settings: Any) -> Plan:
     return make_plan(None, site, Path("here.toml"), [Layer(settings, "keyword {key}")])
 
 
-def slurm(**changes: Any) -> Slurm:
-    found = Slurm(parse_partitions(PARTITIONS), parse_nodes(NODES), 30)
+def cluster(**changes: Any) -> Cluster:
+    found = Cluster(parse_partitions(PARTITIONS), parse_nodes(NODES), 30)
     return msgspec.structs.replace(found, **changes)
 
 
@@ -89,7 +82,7 @@ def said(wanted: Plan, seen: Facts) -> list[str]:
 
 
 def test_nothing_is_wrong_with_a_good_job() -> None:
-    assert said(plan(), facts(slurm=slurm())) == []
+    assert said(plan(), facts(cluster=cluster())) == []
     assert said(plan(), facts()) == []
 
 
@@ -119,7 +112,7 @@ def test_nothing_is_wrong_with_a_good_job() -> None:
 )
 def test_what_a_job_asks_for(settings: dict[str, Any], text: str) -> None:
     site = msgspec.structs.replace(SITE, gpu_memory_gb=12)
-    lines = said(plan(site, **settings), facts(slurm=slurm(), refusal="sbatch refused the job"))
+    lines = said(plan(site, **settings), facts(cluster=cluster(), refusal="sbatch refused the job"))
     assert any(line.startswith(text) for line in lines), lines
     # Slurm's own words are left out where ours say why.
     assert ("error: sbatch refused the job" in lines) == text.startswith("warning"), lines
@@ -142,7 +135,7 @@ def test_what_a_job_asks_for(settings: dict[str, Any], text: str) -> None:
     ],
 )
 def test_what_a_site_file_says(site: dict[str, Any], text: str) -> None:
-    lines = said(plan(msgspec.structs.replace(SITE, **site)), facts(slurm=slurm()))
+    lines = said(plan(msgspec.structs.replace(SITE, **site)), facts(cluster=cluster()))
     assert any(line.startswith(text) for line in lines), lines
 
 
@@ -150,7 +143,7 @@ def test_what_a_site_file_says(site: dict[str, Any], text: str) -> None:
     ("seen", "text"),
     [
         (
-            {"slurm": slurm(partitions={})},
+            {"cluster": cluster(partitions={})},
             "error: Slurm names no partition (scontrol show partition): is this the right",
         ),
         ({"refusal": "sbatch refused the job: no such account"}, "error: sbatch refused the job: no such account"),
@@ -187,7 +180,7 @@ def test_what_the_machine_says(seen: dict[str, Any], text: str) -> None:
 
 
 def test_all_is_said_at_once_errors_first() -> None:
-    lines = said(plan(nodes=4, partition="short"), facts(slurm=slurm(kill_wait=3), mpi_problem="no mpirun"))
+    lines = said(plan(nodes=4, partition="short"), facts(cluster=cluster(kill_wait=3), mpi_problem="no mpirun"))
     assert [line.split(":")[0] for line in lines] == ["error"] * 4 + ["warning"]
 
 
@@ -302,19 +295,20 @@ def test_what_a_node_says(seen: dict[str, Any], text: str) -> None:
 
 
 def test_nodes_that_say_nothing_are_named_with_the_last_words_of_the_job(tmp_path: Path) -> None:
-    run = RunFolder(tmp_path)
+    run = RunFolder(tmp_path / "check-7")
+    run.path.mkdir()
     write_text(run.path / "n1.answer.json", msgspec.json.encode(answer()))
-    (tmp_path / "check.log").write_text("srun: error: n2: task 1: Killed\n\n")
+    (run.path / "check.log").write_text("srun: error: n2: task 1: Killed\n\n")
     wanted = plan(nodes=2, gpus=2)
-    found = check_nodes.read_answers(wanted, run, "7", SlurmState("FAILED", "", "n[1-2]"))
+    found = check_nodes.read_answers(wanted, run, JobState("FAILED", "", "n[1-2]"))
     assert found == [Finding("error", "nodes n2 did not answer; job 7 ended FAILED: srun: error: n2: task 1: Killed")]
-    (tmp_path / "n1.answer.json").unlink()
-    (found_,) = check_nodes.read_answers(wanted, run, "7", SlurmState("CANCELLED"))
+    (run.path / "n1.answer.json").unlink()
+    (found_,) = check_nodes.read_answers(wanted, run, JobState("CANCELLED"))
     assert found_.text.startswith("2 nodes did not answer; job 7 ended CANCELLED: ")
 
 
 def test_the_probes_get_no_signal_ahead_of_their_end(tmp_path: Path) -> None:
-    script = check_nodes.node_script(plan(requeues=3, time="10:00:00"), RunFolder(tmp_path))
+    script = check_nodes.node_script(plan(requeues=3, time="10:00:00"))
     assert "--signal" not in script
     assert "\n#SBATCH --no-requeue\n" in script
     assert "--requeue" not in script
@@ -324,11 +318,11 @@ def test_shellcheck_finds_nothing_in_the_scripts(tmp_path: Path) -> None:
     site = msgspec.structs.replace(
         SITE, module_init="/etc/it's", modules=("a b", "$(touch x)"), env={"S": "'; touch x #"}, srun=("--opt=a b",)
     )
-    wanted = plan(site, workdir=str(tmp_path), env={"J": '"$(touch x)"'}, slurm={"comment": "a # 'b'"})
+    wanted = plan(site, workdir=str(tmp_path / "it's $(x)"), env={"J": '"$(touch x)"'}, slurm={"comment": "a # 'b'"})
     values = {"job": wanted.job, "site": site, "python": "/my py", "version": "1", "wanted": ["tensorflow"]}
     texts = [
         Renderer([]).render("check/here.sh.j2", values),
-        check_nodes.node_script(wanted, RunFolder(tmp_path / "it's $(x)")),
+        check_nodes.node_script(wanted),
     ]
     shellcheck = Path(sys.executable).with_name("shellcheck")
     for text in texts:

@@ -376,7 +376,7 @@ def test_a_reader_that_goes_is_no_traceback(bench: Bench) -> None:
 @pytest.mark.parametrize(
     "code",
     [
-        "import hpc_dl; hpc_dl.submit, hpc_dl.planning.plan, hpc_dl.load, hpc_dl.Job",
+        "import hpc_dl; hpc_dl.submit, hpc_dl.plan, hpc_dl.load, hpc_dl.Job",
         "from hpc_dl.cli.main import main; main(['render', '--site', 'minotauro'])",
         "from hpc_dl.cli.main import main; main(['submit', '--site', 'local', '--dry-run'])",
     ],

@@ -14,7 +14,7 @@ from rich.console import Console
 from hpc_dl.cli.terminal import describe, duration, placement_table, summary_lines
 from hpc_dl.runfolder.folder import Failure, Summary
 from hpc_dl.runfolder.progress import Totals
-from hpc_dl.schedulers.slurm.states import SlurmState
+from hpc_dl.schedulers.protocol import JobState
 from hpc_dl.spec.placement import Placement, Process
 from hpc_dl.submission.handle import Job
 
@@ -42,60 +42,60 @@ TRAINING = Totals(step=40, steps_per_s=2.0, images_per_s=64.4, loss=0.5, accurac
 @pytest.mark.parametrize(
     ("state", "now", "text"),
     [
-        (SlurmState("PENDING", "Resources"), Totals(), "PENDING (Resources)"),
-        (SlurmState("PENDING"), Totals(), "PENDING"),
+        (JobState("PENDING", "Resources"), Totals(), "PENDING (Resources)"),
+        (JobState("PENDING"), Totals(), "PENDING"),
         (
-            SlurmState("PENDING", "launch_failed_requeued_held"),
+            JobState("PENDING", "launch_failed_requeued_held"),
             Totals(),
             "PENDING (launch_failed_requeued_held)  `scontrol release` lets it go on",
         ),
-        (SlurmState("SPECIAL_EXIT", "held"), Totals(), "SPECIAL_EXIT (held)  `scontrol release` lets it go on"),
-        (SlurmState("PENDING", "Priority", estimated_start=1.0), Totals(), "PENDING (Priority)"),
-        (SlurmState("UNKNOWN", silent=True), Totals(), "UNKNOWN  Slurm does not answer"),
-        (SlurmState("RUNNING"), Totals(), "RUNNING  starting"),
+        (JobState("SPECIAL_EXIT", "held"), Totals(), "SPECIAL_EXIT (held)  `scontrol release` lets it go on"),
+        (JobState("PENDING", "Priority", estimated_start=1.0), Totals(), "PENDING (Priority)"),
+        (JobState("UNKNOWN", silent=True), Totals(), "UNKNOWN  Slurm does not answer"),
+        (JobState("RUNNING"), Totals(), "RUNNING  starting"),
         (
-            SlurmState("RUNNING"),
+            JobState("RUNNING"),
             msgspec.structs.replace(TRAINING, quiet=125.0),
             "RUNNING  step 40/100  no step for 2:05 min  loss 0.500  accuracy 0.250",
         ),
         (
-            SlurmState("SUSPENDED"),
+            JobState("SUSPENDED"),
             msgspec.structs.replace(TRAINING, quiet=61.0),
             "SUSPENDED  step 40/100  no step for 1:01 min  loss 0.500  accuracy 0.250",
         ),
         (
-            SlurmState("RUNNING"),
+            JobState("RUNNING"),
             msgspec.structs.replace(TRAINING, quiet=61.0, evaluating=True),
             "RUNNING  evaluating  step 40/100  loss 0.500  accuracy 0.250",
         ),
         (
-            SlurmState("RUNNING"),
+            JobState("RUNNING"),
             TRAINING,
             "RUNNING  step 40/100  2.0 steps/s  64 images/s  loss 0.500  accuracy 0.250  30 s left",
         ),
         (
-            SlurmState("RUNNING"),
+            JobState("RUNNING"),
             Totals(step=1, workers=1, loss=float("nan")),
             "RUNNING  step 1/100  0.0 steps/s  0 images/s  loss nan",
         ),
-        (SlurmState("RUNNING"), Totals(evaluating=True), "RUNNING  evaluating"),
-        (SlurmState("COMPLETED"), Totals(), "COMPLETED"),
-        (SlurmState("UNKNOWN"), Totals(), "UNKNOWN"),
+        (JobState("RUNNING"), Totals(evaluating=True), "RUNNING  evaluating"),
+        (JobState("COMPLETED"), Totals(), "COMPLETED"),
+        (JobState("UNKNOWN"), Totals(), "UNKNOWN"),
     ],
 )
-def test_one_line_says_where_a_job_is(state: SlurmState, now: Totals, text: str) -> None:
+def test_one_line_says_where_a_job_is(state: JobState, now: Totals, text: str) -> None:
     assert describe(state, now, 100) == text
 
 
 def test_a_job_that_waits_has_an_estimated_start() -> None:
     at = time.mktime((2100, 1, 2, 15, 4, 30, 0, 0, -1))
-    line = describe(SlurmState("PENDING", "Resources", estimated_start=at), Totals(), 100)
+    line = describe(JobState("PENDING", "Resources", estimated_start=at), Totals(), 100)
     assert line == "PENDING (Resources)  estimated start 2100-01-02 15:04"
 
 
 def test_no_time_is_left_while_it_evaluates() -> None:
     assert " left" not in describe(
-        SlurmState("RUNNING"), Totals(step=40, steps_per_s=2.0, workers=1, evaluating=True), 100
+        JobState("RUNNING"), Totals(step=40, steps_per_s=2.0, workers=1, evaluating=True), 100
     )
 
 
@@ -132,7 +132,7 @@ def test_a_long_table_says_how_much_more_there_is() -> None:
 def summary(tmp_path: Path, state: str, **values: Any) -> list[str]:
     (tmp_path / "job.log").write_text("first\nlast\n")
     ended = Summary(state, 0, 100.0, 165.0, **values)
-    return summary_lines(Job(tmp_path), SlurmState(state), ended)
+    return summary_lines(Job(tmp_path), JobState(state), ended)
 
 
 RESULT = {"test_accuracy": 0.951, "test_loss": 0.25, "steps": 600, "steps_per_s": 12.34, "images_per_s": 395.0}

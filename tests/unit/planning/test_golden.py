@@ -19,7 +19,7 @@ import pytest
 
 from hpc_dl.planning import preview
 from hpc_dl.planning.plan import Plan, make_plan
-from hpc_dl.planning.sbatch_options import directives
+from hpc_dl.schedulers.slurm.sbatch_options import directives
 from hpc_dl.shipped_files import share
 from hpc_dl.spec.job import job_file
 from hpc_dl.spec.layers import Layer

@@ -14,8 +14,8 @@ from hpc_dl.errors import UserError
 from hpc_dl.planning import preview
 from hpc_dl.planning.place import first_port, placed, resolve
 from hpc_dl.planning.plan import Plan, make_plan
-from hpc_dl.planning.sbatch_options import directives, minutes
 from hpc_dl.planning.task_file import command
+from hpc_dl.schedulers.slurm.sbatch_options import directives, minutes
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.layers import Layer
 from hpc_dl.spec.placement import NodeFacts
@@ -107,7 +107,9 @@ def test_a_backslash_in_the_path_is_refused_where_slurm_writes_the_log() -> None
     job = resolve(JobSpec(), Site(cores=1))
     with pytest.raises(UserError, match="Slurm replaces no %j in a path with a backslash"):
         directives(job, Site(cores=1), Path("/w/a\\b"))
-    assert directives(job, Site(cores=1, scheduler="local"), Path("/w/a\\b"))
+    path = Path("local.toml")
+    here = make_plan(None, load_site(site_file("local"), runs="a\\b"), path, [Layer({"gpus": 0}, "test")])
+    assert "a\\b" in here.script()
 
 
 @pytest.mark.parametrize(

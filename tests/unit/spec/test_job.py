@@ -199,7 +199,7 @@ def test_workers_per_node(gpus: int, workers: int | None, mode: Any, per_node: i
 
 def test_pairs() -> None:
     assert pairs(["A=1", "B=x=y", "C", "D="], "--env") == {"A": "1", "B": "x=y", "C": "true", "D": ""}
-    with pytest.raises(UserError, match="--env '=x': expected KEY=VALUE"):
+    with pytest.raises(UserError, match="--env: nothing stands before '=': expected KEY=VALUE"):
         pairs(["=x"], "--env")
 
 

@@ -74,7 +74,7 @@ def test_an_unknown_site_shows_the_nearest() -> None:
     [
         ("cores = 0", 1, "cores = 0: expected int >= 1"),
         ("cores = 1\n\ncorse = 1", 3, "unknown site key 'corse' (did you mean 'cores'?)"),
-        ("cores = 1\nscheduler = 'slrum'", 2, "(did you mean 'slurm'?); allowed: 'slurm', 'local'"),
+        ("cores = 1\nscheduler = 'slrum'", 2, "(did you mean 'slurm'?); allowed: 'local', 'slurm'"),
         ("cores = 1\nports = [5000, 4000]", 2, "ports = [5000, 4000]: the first is above the last"),
         ("cores = 1\nports = [80, 4000]", 2, "expected int >= 1024"),
         ("cores = 1\nports = [4000]", 2, "expected array of length 2"),
@@ -83,6 +83,10 @@ def test_an_unknown_site_shows_the_nearest() -> None:
         ("cores = 1\npartition = '''a\nid'''", 2, "can't stand in a line of a script"),
         ("cores = 1\n[slurm]\nqos = 'a'\n'x\\ny' = 1", 2, "is not an sbatch option"),
         ("cores = 1\n[slurm]\nnodes = 3", 3, "'nodes' has the job key 'nodes' in its place"),
+        ("cores = 1\n[slurm]\nnode = 3", 3, "'node' is short for 'nodes', which has the job key 'nodes' in its place"),
+        ("cores = 1\n[slurm]\narra = '1-3'", 3, "'arra' is short for 'array', which is set by hpc_dl itself"),
+        ("cores = 1\n[slurm]\ntasks-per-node = 2", 3, "'tasks-per-node' is set by hpc_dl itself"),
+        ("cores = 1\n[slurm]\nquiet = true", 3, "'quiet' is set by hpc_dl itself"),
         *(
             (
                 f"cores = 1\n[slurm]\n{key} = 'cm2'",

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+from hpc_dl.cli.main import main
 from hpc_dl.errors import UserError
 from hpc_dl.planning.plan import Plan, make_plan
-from hpc_dl.planning.sbatch_options import directives
+from hpc_dl.schedulers.slurm.sbatch_options import directives
 from hpc_dl.spec.layers import Layer
-from hpc_dl.submission.choose_site import choose_site
+from hpc_dl.spec.site import load_site
+from hpc_dl.submission.choose_site import choose_site, site_of_job
 from tests.unit.fakes.slurm import FakeSlurm
 
 
@@ -20,7 +23,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     for name in ("SLURM_CONF", "SLURM_CONF_SERVER", "HPC_DL_CLUSTER_DIR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.setattr("hpc_dl.submission.choose_site._USUAL_FOLDERS", ())
+    monkeypatch.setattr("hpc_dl.schedulers.slurm.which._USUAL_FOLDERS", ())
     monkeypatch.chdir(tmp_path)
     fake = FakeSlurm(tmp_path / "fake", monkeypatch)
     fake.answer("scontrol", err="scontrol: fatal: Could not establish a configuration source\n", code=1)
@@ -56,11 +59,13 @@ def test_a_configured_slurm_that_does_not_answer_is_an_error(
         choose_site()
 
 
-SINFO = "cpu*|128|2|256000|(null)|c1\ngpu|32|2|512000|gpu:a100:4|g1\n"
+SINFO = "c1|cpu*|idle|128|2|256000|(null)\ng1|gpu|idle|32|2|512000|gpu:a100:4\n"
 
 
 def planned(**settings: str) -> Plan:
-    return make_plan(None, *choose_site(), [Layer(settings, "keyword {key}")])
+    layers = [Layer(settings, "keyword {key}")]
+    site, path, _ = site_of_job("", None, layers)
+    return make_plan(None, site, path, layers)
 
 
 def test_without_a_site_file_the_jobs_partition_is_described(slurm: FakeSlurm) -> None:
@@ -79,3 +84,81 @@ def test_what_a_site_file_says_holds_in_any_partition(slurm: FakeSlurm) -> None:
     answers(slurm, "minotauro")
     assert planned(partition="debug").site.partition == "projects"
     assert slurm.calls("sinfo") == []
+
+
+def test_that_this_machine_is_the_site_is_said_where_nobody_asked_for_it(slurm: FakeSlurm) -> None:
+    (note,) = choose_site().notes
+    assert note.startswith("no Slurm answers here (SLURM_CONF is not set, and no private cluster runs in this folder)")
+    assert choose_site("local").notes == ()
+
+
+def test_two_site_files_of_one_cluster_are_said(slurm: FakeSlurm, tmp_path: Path) -> None:
+    answers(slurm, "minotauro")
+    other = tmp_path / "config" / "hpc_dl" / "sites" / "zz.toml"
+    other.parent.mkdir(parents=True)
+    other.write_text("cluster = 'minotauro'\ncores = 4\n")
+    site, path, (note,) = choose_site()
+    assert (site.name, path) == ("zz", other)
+    assert note.startswith(f"{other} is used; cluster = 'minotauro' stands in ")
+    assert "minotauro.toml" in note
+
+
+def test_sinfos_own_words_are_the_error(slurm: FakeSlurm) -> None:
+    answers(slurm, "unknown")
+    said = "slurm_load_partitions: Unable to contact slurm controller (connect failure)"
+    slurm.answer("sinfo", err=f"{said}\n", code=1)
+    with pytest.raises(UserError, match=r"^sinfo: slurm_load_partitions: Unable to contact slurm controller"):
+        choose_site()
+
+
+@pytest.fixture
+def private(slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    """A private cluster with nodes of 8 cores and a GPU runs in this folder."""
+    environ = {**os.environ, "SLURM_CONF": "/private/slurm.conf"}
+    monkeypatch.setattr("hpc_dl.minicluster.running", lambda: Path("/private/slurm.conf"))
+    monkeypatch.setattr("hpc_dl.schedulers.slurm.which.private_environ", lambda: environ)
+    slurm.answer("sinfo", "mini1|main*|idle|8|1|1000|gpu:k80:1\nmini2|main*|idle|8|1|1000|gpu:k80:1\n")
+    slurm.answer("scontrol", "KillWait                = 7 sec\n")
+    return slurm
+
+
+@pytest.mark.parametrize("name", ["", "minicluster"])
+def test_the_private_cluster_is_described_each_time_and_leaves_the_environment(private: FakeSlurm, name: str) -> None:
+    before = dict(os.environ)
+    for _ in range(2):
+        site = choose_site(name).site
+        assert (site.name, site.nodes, site.cores, site.gpus) == ("minicluster", "mini[1-2]", 8, 1)
+    assert dict(os.environ) == before
+    assert private.environment("sinfo")["SLURM_CONF"] == "/private/slurm.conf"
+
+
+def test_a_described_site_is_a_file_with_a_comment_on_each_key(
+    private: FakeSlurm, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["sites", "--describe"])
+    text = capfd.readouterr().out
+    assert ended.value.code == 0
+    assert "# cores of a node\ncores = 8\n" in text
+    assert "# seconds between SIGTERM and SIGKILL\ngrace = 7\n" in text
+    assert "# further sbatch options\n# slurm = {}\n" in text
+    assert "name =" not in text
+    file = tmp_path / "my.toml"
+    file.write_text(text)
+    site = load_site(file)
+    assert (site.name, site.cluster, site.nodes, site.gpus, site.grace) == ("my", "minicluster", "mini[1-2]", 1, 7)
+    keys = [line.removeprefix("# ") for line in text.splitlines() if " = " in line and "…" not in line]
+    file.write_text("\n".join(keys))
+    assert load_site(file) == site, "what is commented out is the default"
+
+
+def test_a_site_file_that_is_not_valid_hides_no_other(slurm: FakeSlurm, capfd: pytest.CaptureFixture[str]) -> None:
+    Path("env/sites").mkdir(parents=True)
+    Path("env/sites/empty.toml").touch()
+    with pytest.raises(SystemExit) as ended:
+        main(["sites"])
+    assert ended.value.code == 0
+    said = capfd.readouterr().out
+    assert "empty          not valid: " in said
+    assert "* local " in said
+    assert "minotauro" in said

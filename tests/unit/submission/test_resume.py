@@ -13,8 +13,9 @@ from hpc_dl.errors import UserError
 from hpc_dl.planning.plan import Plan, make_plan
 from hpc_dl.planning.task_file import command
 from hpc_dl.runfolder.checkpoints import Checkpoint
-from hpc_dl.runfolder.folder import RunFolder, Summary, write_text
+from hpc_dl.runfolder.folder import RunFolder, Summary, to_toml, write_text
 from hpc_dl.runfolder.start_from import checkpoints
+from hpc_dl.schedulers.protocol import JobState
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.layers import Layer, build, read_toml
 from hpc_dl.spec.site import Site
@@ -52,7 +53,8 @@ def save(job: Job, name: str, parts: int = 1, written: int = 1) -> None:
 
 
 def resumed(job: Job, site: Site = SITE, from_start: bool = False, **settings: Any) -> tuple[Plan, list[str]]:
-    return plan_resumption(job, lambda: (site, Path("s.toml")), [Layer(settings, "keyword {key}")], from_start)
+    Path("s.toml").write_text(to_toml(site))
+    return plan_resumption(job.run, job.query(), "./s.toml", [Layer(settings, "keyword {key}")], from_start)
 
 
 def test_what_was_asked_for_stays_and_what_was_derived_is_derived_anew() -> None:
@@ -85,7 +87,7 @@ def test_what_another_mode_has_no_use_for_is_dropped_with_a_note() -> None:
 @pytest.mark.parametrize("state", ["PENDING", "RUNNING"])
 def test_a_job_that_has_not_ended_is_not_resumed(state: str, monkeypatch: pytest.MonkeyPatch) -> None:
     job = ended(1)
-    monkeypatch.setattr(Job, "state", state)
+    monkeypatch.setattr(Job, "query", lambda _: JobState(state))
     with pytest.raises(UserError, match=rf"job 1 is {state}: only .* ended .*`hpc-dl cancel runs/train-1` ends it"):
         resumed(job)
 
@@ -149,9 +151,22 @@ def test_network_and_data_stay(key: str, value: str, had: str) -> None:
     job = ended(1)
     save(job, "step-200")
     with pytest.raises(UserError, match=f"keyword {key} = '{value}': job 1 has '{had}', and a resumed job keeps it"):
-        plan_resumption(job, lambda: (SITE, Path("s.toml")), [Layer({key: value}, "keyword {key}")])
+        plan_resumption(job.run, job.query(), "", [Layer({key: value}, "keyword {key}")])
     with pytest.raises(UserError, match=f"{key} = '{value}': the checkpoints in .* are of '{had}'"):
         ended(2, start_from="runs/train-1", **{key: value})
+
+
+@pytest.mark.parametrize("name", ["own.py", "./own.py", "/own.py", "other.py"])
+def test_the_same_script_may_be_named_again(name: str) -> None:
+    Path("own.py").write_text("")
+    Path("other.py").write_text("")
+    job = ended(1, script="own.py")
+    if name == "other.py":
+        with pytest.raises(UserError, match=r"keyword script = 'other\.py': job 1 has '/.*/own\.py', and a"):
+            resumed(job, script=name)
+    else:
+        name = str(Path(name[1:]).absolute()) if name.startswith("/") else name
+        assert resumed(job, script=name)[0].job.script == str(Path("own.py").absolute())
 
 
 def test_where_it_starts_is_not_to_be_said() -> None:

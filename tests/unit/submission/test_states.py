@@ -20,6 +20,7 @@ from hpc_dl.submission.states import states, status, summary_of
 from tests.unit.fakes.slurm import FakeSlurm
 from tests.unit.schedulers.slurm.test_states import listed, recorded
 
+_ELSEWHERE = "it was started on login9, and can be seen and ended there alone"
 _FAILURE = Failure("worker:1", "nvb1", 23)
 
 
@@ -177,8 +178,7 @@ def test_each_slurm_is_asked_to_end_its_own_jobs(
 ) -> None:
     monkeypatch.delenv("SLURM_CONF")
     conf = {**os.environ, "SLURM_CONF": "/private/slurm.conf"}
-    for module in ("handle", "states"):
-        monkeypatch.setattr(f"hpc_dl.submission.{module}.private_environ", lambda: conf)
+    monkeypatch.setattr("hpc_dl.schedulers.slurm.which.private_environ", lambda: conf)
     slurm.answer("squeue", "".join(listed(job, "RUNNING", "n1", start="2") for job in "789"))
     cancel([Job(folder(tmp_path, "7", "minicluster")), Job(folder(tmp_path, "8"))])
     assert [call for call in slurm.calls() if call[0] == "scancel"] == [["scancel", "7"], ["scancel", "8"]]
@@ -209,16 +209,16 @@ def test_a_job_of_the_same_number_and_another_name_is_not_ours(slurm: FakeSlurm,
 def test_a_job_of_another_machine_is_not_taken_for_dead(
     slurm: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpc_dl.submission.handle.FORGOTTEN", 0.1)
+    monkeypatch.setattr("hpc_dl.submission.asking.FORGOTTEN", 0.1)
     slurm.answer("squeue", listed("7", "RUNNING", "n1", start="2"))
-    there = folder(tmp_path, "L1")
+    there = folder(tmp_path, "L1", "local")
     processes.save(there, processes.LocalProcess(2**22, "1", "login9"))
     (state,) = states([there])
-    assert (state.state, state.reason, state.silent) == ("UNKNOWN", "it runs on login9, or has run there", True)
-    with pytest.raises(UserError, match="job L1 was started on login9: it can only be ended there"):
+    assert (state.state, state.reason, state.silent) == ("UNKNOWN", _ELSEWHERE, True)
+    with pytest.raises(UserError, match=f"job L1: {_ELSEWHERE}"):
         cancel([Job(folder(tmp_path, "7")), Job(there)])
     assert "scancel" not in [call[0] for call in slurm.calls()]
-    with pytest.raises(JobError, match="job L1: it runs on login9, or has run there, and it left no summary"):
+    with pytest.raises(JobError, match=f"job L1: {_ELSEWHERE}, and it left no summary"):
         Job(there).wait(timeout=30)
     there.local.write_text("")
     assert states([there])[0].state == "UNKNOWN"
@@ -227,7 +227,7 @@ def test_a_job_of_another_machine_is_not_taken_for_dead(
 def test_waiting_goes_on_while_slurm_is_silent(
     slurm: FakeSlurm, run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hpc_dl.submission.handle.FORGOTTEN", 0.1)
+    monkeypatch.setattr("hpc_dl.submission.asking.FORGOTTEN", 0.1)
     be_silent(slurm)
     with pytest.raises(TimeoutError):
         Job(run).wait(timeout=1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -35,13 +37,16 @@ def left() -> list[str]:
 
 
 def test_the_job_is_held_until_its_folder_has_its_name(slurm: FakeSlurm) -> None:
-    job = submit_plan(plan())
-    assert [call[:2] for call in slurm.calls()] == [["sbatch", "--hold"], ["scontrol", "release"]]
-    assert (job.job_id, job.run.path) == ("4711", Path("runs/one-4711").absolute())
+    run = submit_plan(plan())
+    assert [call[:3] for call in slurm.calls()[1:]] == [
+        ["sbatch", "--parsable", "--hold"],
+        ["scontrol", "release", "4711"],
+    ]
+    assert (run.job_id, run.path) == ("4711", Path("runs/one-4711").absolute())
     assert left() == ["one-4711"]
-    assert job.run.script.read_text() == slurm.script()
-    assert stat.S_IMODE(job.run.path.stat().st_mode) == 0o700
-    assert job.run.read_job().name == "one"
+    assert run.script.read_text() == slurm.script()
+    assert stat.S_IMODE(run.path.stat().st_mode) == 0o700
+    assert run.read_job().name == "one"
 
 
 def test_a_refused_job_leaves_nothing(slurm: FakeSlurm) -> None:
@@ -79,7 +84,7 @@ def test_a_folder_of_another_job_with_this_number_stays(slurm: FakeSlurm) -> Non
 
 
 def test_ctrl_c_before_the_job_may_start_cancels_it(slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(job_id: str) -> None:
+    def interrupted(job_id: str, environ: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("hpc_dl.schedulers.slurm.sbatch.release", interrupted)
@@ -97,7 +102,8 @@ def test_a_dry_run_leaves_nothing(slurm: FakeSlurm, code: int) -> None:
             check_plan(plan())
     else:
         assert check_plan(plan()) == "Job 3 to start"
-    assert [call[:2] for call in slurm.calls()] == [["sbatch", "--test-only"]]
+    assert [call[0] for call in slurm.calls()] == ["sinfo", "sbatch"]
+    assert slurm.calls("sbatch")[0][1] == "--test-only"
     assert left() == []
 
 
@@ -105,4 +111,44 @@ def test_a_runs_folder_that_is_no_folder_is_an_error(slurm: FakeSlurm) -> None:
     Path("runs").write_text("")
     with pytest.raises(OSError, match="runs"):
         submit_plan(plan())
-    assert slurm.calls() == []
+    assert slurm.calls("sbatch") == []
+
+
+def test_more_nodes_than_there_are_is_one_sentence_before_anything_else(
+    slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hpc_dl.data.is_there", lambda *_: False)
+    path = site_file("minotauro")
+    many = make_plan(None, load_site(path), path, [Layer({"nodes": 4, "data": "cifar10"}, "test")])
+    slurm.answer("sinfo", "".join(f"nvb{i}|projects*|idle|16|2|128000|gpu:k80:4\n" for i in (1, 2)))
+    for act in (submit_plan, check_plan):
+        with pytest.raises(hpc_dl.UserError, match=r"^nodes = 4: of 2 nodes in partition 'projects' 2 have 16 cores"):
+            act(many)
+    assert slurm.calls("sbatch") == []
+    assert left() == []
+
+
+def test_a_submission_changes_nothing_of_the_process(slurm: FakeSlurm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "1")  # sbatch must not see it
+    changes: list[object] = []
+    monkeypatch.setattr(os, "umask", changes.append)
+    monkeypatch.setattr(os, "environ", _Watched(os.environ, changes))
+    run = submit_plan(plan())
+    assert changes == []
+    assert "SLURM_JOB_ID" not in slurm.environment("sbatch")
+    for path in (run.path, *run.path.rglob("*")):
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
+
+
+class _Watched(dict[str, str]):
+    """An environment that notes its changes."""
+
+    def __init__(self, environ: Mapping[str, str], changes: list[object]) -> None:
+        super().__init__(environ)
+        self._changes = changes
+
+    def __setitem__(self, key: str, value: str) -> None:
+        self._changes.append(key)
+
+    def __delitem__(self, key: str) -> None:
+        self._changes.append(key)

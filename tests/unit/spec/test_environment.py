@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hpc_dl.errors import UserError
-from hpc_dl.processes import inheritable, private_files
 from hpc_dl.spec.job import load_job
 from hpc_dl.spec.layers import Layer
+from hpc_dl.spec.options import words
 from hpc_dl.spec.site import load_site
 
 
@@ -31,6 +29,13 @@ from hpc_dl.spec.site import load_site
         "DB_PASS",
         "GITHUB_PAT",
         "SECRETKEY",
+        "OPENAI_KEY",
+        "ENCRYPTION_KEY",
+        "DB_PW",
+        "PGPASS",
+        "JWT",
+        "SLACK_WEBHOOK_URL",
+        "DATABASE_URL",
     ],
 )
 def test_what_looks_like_a_secret_is_refused_and_not_repeated(name: str, tmp_path: Path) -> None:
@@ -51,6 +56,8 @@ def test_names_that_only_resemble_secrets_are_taken() -> None:
         "MAX_TOKENS",
         "AWS_WEB_IDENTITY_TOKEN_FILE",
         "SECRETARY",
+        "TOKEN_URL",
+        "KEYBOARD",
         "OLDPWD",
         "OMP_PROC_BIND",
     ]
@@ -79,30 +86,23 @@ def test_what_each_process_gets_of_its_own_is_refused(name: str, decides: str) -
         load_job(None, [Layer({"env": {name: "x"}}, "--env")])
 
 
-USERS = {"PATH": "/bin", "HF_TOKEN": "t", "SLURM_CONF": "/s", "HPC_DL_CLUSTER_DIR": "/c"}
-OUTSIDE = {"SBATCH_ACCOUNT": "a", "OMPI_MCA_btl": "tcp", "PMIX_MCA_gds": "hash", "PRTE_MCA_x": "1"}
-ANYWAY = {"HPC_DL_NODES": "4", "HPC_DL_START_FROM": "/x", "SRUN_CPUS_PER_TASK": "1", "SLURM_CPUS_PER_TASK": "1"}
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("PATH", "would break the job script: `modules`, or the block `environment`"),
+        ("BASH_ENV", "would break the job script: each shell would run that file first"),
+        ("IFS", "would break the job script"),
+        ("PYTHONHOME", "would break the job script"),
+        ("SLURM_JOB_ID", "is Slurm's own"),
+        ("SLURMD_NODENAME", "is Slurm's own"),
+    ],
+)
+def test_what_would_break_the_job_script_is_refused(name: str, reason: str) -> None:
+    with pytest.raises(UserError, match=f"--env: env: '{name}' {reason}"):
+        load_job(None, [Layer({"env": {name: "x"}}, "--env")])
 
 
-@pytest.mark.parametrize("inside", ["SLURM_JOB_ID", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "HPC_DL_RUN"])
-def test_nothing_of_a_job_around_us_is_inherited(inside: str) -> None:
-    assert inheritable({**USERS, **OUTSIDE, **ANYWAY}) == {**USERS, **OUTSIDE}
-    assert inheritable({**USERS, **OUTSIDE, **ANYWAY, "TF_CONFIG": "{}", "SLURMD_NODENAME": "n", inside: "1"}) == USERS
-
-
-def test_what_sbatch_would_take_in_place_of_the_script_is_dropped_by_its_whole_name() -> None:
-    kept = {"SBATCH_WAIT_ALL_NODES": "1", "SBATCH_WAIT4SWITCH": "1", "SBATCH_ACCOUNT": "a"}
-    # A held job never ends, and sbatch would wait for its end.
-    assert inheritable({**kept, "SBATCH_WAIT": "1", "SBATCH_OUTPUT": "x"}) == kept
-
-
-def test_files_are_private_within_and_as_before_afterwards(tmp_path: Path) -> None:
-    before = os.umask(0o022)
-    try:
-        with private_files():
-            (tmp_path / "in").touch()
-        (tmp_path / "out").touch()
-    finally:
-        os.umask(before)
-    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("in", "out")]
-    assert modes == [0o600, 0o644]
+def test_a_quote_without_an_end_shows_no_value() -> None:
+    with pytest.raises(UserError, match="ENV: no closing quotation; it is quoted as in a shell") as caught:
+        words("TOKENX='hunter2", "make variable ENV")
+    assert "hunter2" not in str(caught.value)

@@ -16,7 +16,7 @@ def directives(job: JobSpec, site: Site, runs: Path) -> dict[str, Scalar]:
     Raises:
         UserError: Slurm can't write a log into this path.
     """
-    if "\\" in str(runs) and site.scheduler == "slurm":
+    if "\\" in str(runs):
         raise UserError(
             f"run folders in {str(runs)!r}: Slurm replaces no %j in a path with a backslash; set workdir or runs"
         )

@@ -11,19 +11,23 @@ from msgspec.structs import asdict
 
 from hpc_dl.errors import UserError
 from hpc_dl.runfolder.folder import to_toml
-from hpc_dl.schedulers.slurm.described_site import parse_sinfo
+from hpc_dl.schedulers.slurm.partitions import described, parse_nodes
 from hpc_dl.spec.nodelist import expand
-from hpc_dl.spec.site import check, load_site
+from hpc_dl.spec.site import Site, check, load_site
 
 
 def lines(*rows: str) -> str:
     return "".join(f"{row}\n" for row in rows)
 
 
+def parse_sinfo(text: str, name: str, partition: str = "") -> Site:
+    return described(parse_nodes(text), name, partition)
+
+
 TYPED = lines(
-    "projects*|16|2|128000|gpu:k80:4(S:0-1)|nvb1",
-    "projects*|16|2|128000|gpu:k80:4(S:0-1)|nvb2",
-    "projects*|16|2|128000|gpu:k80:4(S:0-1)|nvb3",
+    "nvb1|projects*|idle|16|2|128000|gpu:k80:4(S:0-1)",
+    "nvb2|projects*|idle|16|2|128000|gpu:k80:4(S:0-1)",
+    "nvb3|projects*|idle|16|2|128000|gpu:k80:4(S:0-1)",
 )
 
 
@@ -53,22 +57,24 @@ def test_a_cluster_of_equal_nodes(tmp_path: Path) -> None:
     ],
 )
 def test_forms_of_gres(gres: str, gpus: int, kind: str) -> None:
-    site = parse_sinfo(lines(f"main*|8|1|1000|{gres}|n1"), "c")
+    site = parse_sinfo(lines(f"n1|main*|idle|8|1|1000|{gres}"), "c")
     assert (site.gpus, site.gpu_type) == (gpus, kind)
 
 
 def test_the_default_partition_counts() -> None:
     text = lines(
-        "cpu|128|2|256000|(null)|c1",
-        "cpu|128|2|256000|(null)|c2",
-        "gpu*|32|2|512000|gpu:4|g1",
-        "debug|32|2|512000|gpu:4|g1",
+        "c1|cpu|idle|128|2|256000|(null)",
+        "c2|cpu|idle|128|2|256000|(null)",
+        "g1|gpu*|idle|32|2|512000|gpu:4",
+        "g1|debug|idle|32|2|512000|gpu:4",
     )
     site = parse_sinfo(text, "c")
     assert (site.partition, site.nodes, site.cores, site.gpus) == ("gpu", "g1", 32, 4)
 
 
-PARTITIONS = lines("cpu*|128|2|256000|(null)|c1", "cpu*|128|2|256000|(null)|c2", "gpu|32|2|512000|gpu:a100:4|g1")
+PARTITIONS = lines(
+    "c1|cpu*|idle|128|2|256000|(null)", "c2|cpu*|idle|128|2|256000|(null)", "g1|gpu|idle|32|2|512000|gpu:a100:4"
+)
 
 
 @pytest.mark.parametrize("partition", ["gpu", "gpu,cpu"])
@@ -85,20 +91,20 @@ def test_an_unknown_partition_shows_the_nearest(partition: str) -> None:
 
 
 def test_without_a_default_the_first_partition_counts() -> None:
-    assert parse_sinfo(lines("b|8|1|1000|(null)|n1", "a|4|1|1000|(null)|n2"), "c").partition == "b"
+    assert parse_sinfo(lines("n1|b|idle|8|1|1000|(null)", "n2|a|idle|4|1|1000|(null)"), "c").partition == "b"
 
 
 def test_of_nodes_that_differ_the_most_frequent_kind_counts() -> None:
-    text = TYPED + lines("projects*|24|2|256000+|gpu:a100:2|big1", "projects*|24+|2+|256000+|gpu:a100:2|big2")
+    text = TYPED + lines("big1|projects*|idle|24|2|256000+|gpu:a100:2", "big2|projects*|idle|24+|2+|256000+|gpu:a100:2")
     assert parse_sinfo(text, "c").nodes == "nvb[1-3]"
 
 
 def test_a_plus_behind_a_number_is_no_part_of_it() -> None:
-    site = parse_sinfo(lines("main*|24+|2+|2048+|(null)|n1  "), "c")
+    site = parse_sinfo(lines("n1|main*|idle|24+|2+|2048+|(null)  "), "c")
     assert (site.cores, site.sockets, site.memory_gb) == (24, 2, 2.0)
 
 
-@pytest.mark.parametrize("text", ["", "slurm_load_partitions: Unable to contact slurm controller\n", "a|b|c|d|e|f\n"])
+@pytest.mark.parametrize("text", ["", "slurm_load_partitions: Unable to contact slurm controller\n", "a|b|c|d|e|f|g\n"])
 def test_no_node_is_an_error(text: str) -> None:
     with pytest.raises(UserError, match="sinfo names no node: write a site file in env/sites"):
         parse_sinfo(text, "c")
@@ -109,7 +115,7 @@ FIELD = (
 )
 
 
-@given(st.lists(st.lists(FIELD, min_size=6, max_size=6).map("|".join), max_size=4))
+@given(st.lists(st.lists(FIELD, min_size=7, max_size=7).map("|".join), max_size=4))
 def test_any_lines_give_a_site_or_a_user_error(rows: list[str]) -> None:
     try:
         site = parse_sinfo(lines(*rows), "c")

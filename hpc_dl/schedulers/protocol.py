@@ -1,0 +1,184 @@
+"""What the rest of hpc_dl knows of a scheduler, and the state that a scheduler has a job in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from hpc_dl.errors import UserError
+from hpc_dl.runfolder.folder import RunFolder
+from hpc_dl.schedulers.cluster import Cluster, Node
+from hpc_dl.spec.job import JobSpec
+from hpc_dl.spec.site import Scalar, Site
+
+# All schedulers name states as Slurm does (man squeue, "JOB STATE CODES").
+# States after which a job does not run again by itself.
+ENDED = frozenset(
+    {
+        "BOOT_FAIL",
+        "CANCELLED",
+        "COMPLETED",
+        "DEADLINE",
+        "FAILED",
+        "NODE_FAIL",
+        "OUT_OF_MEMORY",
+        "PREEMPTED",
+        "REVOKED",
+        "TIMEOUT",
+    }
+)
+# States of a job that waits, for which Slurm's reason says why.
+WAITING = frozenset(
+    {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
+)
+# All others (man squeue and man sacct).
+ACTIVE = frozenset({"RUNNING", "COMPLETING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SUSPENDED", "UNKNOWN"})
+# Ends after which Slurm requeues most jobs; accounting learns of that seconds later.
+REQUEUED = frozenset({"BOOT_FAIL", "NODE_FAIL", "PREEMPTED", "REQUEUED"})
+
+PATIENCE = 30.0  # seconds that a question has: a busy controller takes its time
+
+
+class JobState(msgspec.Struct, frozen=True, repr_omit_defaults=True):
+    """Where a job is; times are Unix seconds."""
+
+    state: str
+    """One of Slurm's job states, or UNKNOWN."""
+    reason: str = ""
+    """Why it waits, or why nothing can be known of it here; empty once it runs."""
+    nodelist: str = ""
+    exit_code: int | None = None
+    """As a shell sees it: 128 + number for a signal. Only accounting tells it."""
+    submitted: float | None = None
+    started: float | None = None
+    """When it started; not known while it waits."""
+    ended: float | None = None
+    estimated_start: float | None = None
+    """When Slurm expects to start it, where it has worked that out."""
+    name: str = ""
+    """The job's name; empty where it is not told. Another Slurm has other jobs of the same numbers."""
+    silent: bool = False
+    """Whether a part of the scheduler that may know more did not answer: the state may be older than it seems."""
+    job_id: str = ""
+
+
+UNKNOWN = JobState("UNKNOWN")
+
+
+def state_in_summary(run: RunFolder) -> JobState | None:
+    """Return how a job ended by its own record; None if it has not written one."""
+    if (ended := run.read_summary()) is None:
+        return None
+    return JobState(ended.state, exit_code=ended.exit_code, started=ended.started, ended=ended.ended, job_id=run.job_id)
+
+
+class Told(NamedTuple):
+    """What a scheduler says of a job that was told to end."""
+
+    by: str
+    """Why it was told to: ``time limit``, ``preemption``, or empty for anything else."""
+    state: str
+    """The state that the scheduler will give it, if its script exits with an error now; empty if nobody knows."""
+
+
+class StrayJobError(UserError):
+    """A job could be neither started nor cancelled: it may still exist, and needs its run folder then."""
+
+
+class Scheduler(Protocol):
+    """A scheduler. It knows jobs by their run folders; two objects that compare equal are one scheduler."""
+
+    @property
+    def template(self) -> str:
+        """The template of the job script."""
+
+    @property
+    def one_machine(self) -> bool:
+        """Whether all nodes of a job are this machine."""
+
+    @property
+    def pauses(self) -> tuple[float, float]:
+        """Seconds between two questions for the state of a job, at first and at most."""
+
+    def cluster_name(self) -> str:
+        """Return the name of the cluster that answers here; empty if there is none.
+
+        Raises:
+            UserError: There is one, which does not answer.
+        """
+
+    def describe(self, cluster: str, partition: str) -> Site:
+        """Return a site made from what the scheduler says of a partition; empty: the default one.
+
+        Raises:
+            UserError: The scheduler does not answer, or has no such partition.
+        """
+
+    def completed(self, site: Site) -> Site:
+        """Return a site that has a file, with what only the machine itself can say of it.
+
+        Raises:
+            UserError: The scheduler does not answer.
+        """
+
+    def nodes(self) -> tuple[Node, ...]:
+        """Return the nodes of all partitions; none where the scheduler has none, or does not answer."""
+
+    def cluster(self) -> Cluster | None:
+        """Return all that the scheduler says of itself; None where it has neither partitions nor limits."""
+
+    def directives(self, job: JobSpec, site: Site, runs: Path) -> Mapping[str, Scalar]:
+        """Return the options at the head of the script of a resolved job; True stands for an option without a value.
+
+        Raises:
+            UserError: The scheduler can't write a log into a run folder in `runs`.
+        """
+
+    def mpi_problem(self) -> str:
+        """Return why the scheduler's own launcher can't start MPI ranks; empty if it can."""
+
+    def test(self, script: str) -> str:
+        """Let the scheduler check a job script without submitting it, and return what it says.
+
+        Raises:
+            UserError: The scheduler would refuse it.
+        """
+
+    def submit(self, run: RunFolder, name: str) -> None:
+        """Submit the job script in a run folder, and name the folder ``NAME-JOBID`` before the job starts.
+
+        Raises:
+            UserError: The scheduler refused the script.
+            StrayJobError: The same, but the job may still exist.
+        """
+
+    def states(self, runs: Sequence[RunFolder], patience: float) -> dict[Path, JobState]:
+        """Return what the scheduler says of jobs, by the paths of their run folders.
+
+        Args:
+            runs: the run folders.
+            patience: seconds that each question may take.
+        """
+
+    def cancel(self, runs: Sequence[RunFolder]) -> None:
+        """End jobs; one that has ended is left as it is.
+
+        Raises:
+            UserError: The scheduler refused.
+        """
+
+    def restarts(self) -> int:
+        """Return how often the job around us was requeued."""
+
+    def told_by(self) -> Told:
+        """Return why the job around us was told to end, if it was."""
+
+    def requeue(self) -> None:
+        """Queue the job around us again; it is ended soon after.
+
+        Raises:
+            JobError: The scheduler did not.
+        """

@@ -1,0 +1,55 @@
+"""Which environment variables Slurm's commands and jobs get."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+# Variables that hpc-dl would read as its own options, or that describe the Slurm job around us: never inherited.
+_FOREIGN = ("HPC_DL_", "SLURM_", "SRUN_", "PMI_")
+# sbatch would take these in place of what the script says and we rely on (man sbatch, "INPUT ENVIRONMENT VARIABLES").
+_OF_SBATCH = ("SBATCH_JOB_NAME", "SBATCH_OUTPUT", "SBATCH_ERROR", "SBATCH_OPEN_MODE", "SBATCH_ARRAY_INX", "SBATCH_WAIT")
+_KEPT = (
+    "HPC_DL_CLUSTER_DIR",
+    "HPC_DL_SLURM_PREFIX",
+    "SLURM_CONF",
+    "SLURM_CONF_SERVER",
+    "SLURM_CLUSTERS",
+    "SLURM_TIME_FORMAT",
+)
+# Outside a job these are the user's own settings.
+_FOREIGN_INSIDE = ("SBATCH_", "SLURMD_", "SALLOC_", "PMIX_", "OMPI_", "OPAL_", "PRTE_", "TF_CONFIG")
+_INSIDE = ("SLURM_JOB_ID", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "HPC_DL_RUN")
+
+# User settings (SQUEUE_FORMAT, …) that change what Slurm's commands list or ask (man squeue, "ENVIRONMENT VARIABLES").
+_CHANGING = ("SQUEUE_", "SACCT_", "SINFO_", "SCANCEL_", "SCONTROL_")
+
+# Options whose variable is not SBATCH_ and the option's name (man sbatch, "INPUT ENVIRONMENT VARIABLES").
+_VARIABLES = {"time": "TIMELIMIT", "mem": "MEM_PER_NODE", "array": "ARRAY_INX", "switches": "REQ_SWITCH"}
+# Options of which one in the script decides for the others too.
+_TOGETHER = ({"gres", "gpus", "gpus-per-node", "gpus-per-task"}, {"requeue", "no-requeue"})
+
+
+def inheritable(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment for a job, without a job around us and without the options of `hpc-dl`."""
+    inside = any(key in environ for key in _INSIDE)
+    foreign = (*_FOREIGN, *(_FOREIGN_INSIDE if inside else ()))
+    return {k: v for k, v in environ.items() if k in _KEPT or not (k in _OF_SBATCH or k.startswith(foreign))}
+
+
+def for_sbatch(environ: Mapping[str, str], script: str) -> dict[str, str]:
+    """Return an environment in which sbatch does what the script says; SBATCH_* variables would come before that."""
+    decided = set(_decided(re.findall(r"^#SBATCH --([\w-]+)", script, re.MULTILINE)))
+    return {key: value for key, value in inheritable(environ).items() if key not in decided}
+
+
+def _decided(options: list[str]) -> Iterator[str]:
+    """Yield the variables of options, and of those that they stand in the place of."""
+    together = {other for group in _TOGETHER if group & set(options) for other in group}
+    for option in {*options, *together}:
+        yield "SBATCH_" + _VARIABLES.get(option, option.upper().replace("-", "_"))
+
+
+def for_slurms_commands(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment in which squeue, sacct, sinfo, scancel and scontrol do what their options say."""
+    return {key: value for key, value in environ.items() if not key.startswith(_CHANGING)}

@@ -1,0 +1,99 @@
+"""Slurm behind the protocol of schedulers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from hpc_dl.errors import UserError
+from hpc_dl.runfolder.folder import RunFolder
+from hpc_dl.schedulers.cluster import Cluster, Node
+from hpc_dl.schedulers.protocol import JobState, Told
+from hpc_dl.schedulers.slurm import partitions, pmix, requeue, sbatch, sbatch_options, states, which
+from hpc_dl.spec.job import JobSpec
+from hpc_dl.spec.site import Scalar, Site
+
+
+@dataclass(frozen=True)
+class Slurm:
+    """The Slurm that answers here, or the private cluster of this folder."""
+
+    private: bool = False
+
+    template = "sbatch.sh.j2"
+    one_machine = False
+    pauses = (0.5, 30.0)
+
+    @property
+    def environ(self) -> Mapping[str, str]:
+        """The environment of Slurm's commands.
+
+        Raises:
+            UserError: the private cluster is meant, and does not run.
+        """
+        return which.private_environ() if self.private else os.environ
+
+    def cluster_name(self) -> str:
+        return which.cluster_name()
+
+    def describe(self, cluster: str, partition: str) -> Site:
+        return partitions.describe(scheduler(cluster).environ, cluster, partition)
+
+    def completed(self, site: Site) -> Site:
+        if site.name != which.PRIVATE:
+            return site
+        # `make cluster NODES=… GPUS=…` made it as large as it is.
+        now = self.describe(site.name, site.partition)
+        return replace(site, nodes=now.nodes, cores=now.cores, gpus=now.gpus)
+
+    def nodes(self) -> tuple[Node, ...]:
+        return partitions.nodes(self.environ)
+
+    def cluster(self) -> Cluster:
+        return partitions.cluster(self.environ)
+
+    def directives(self, job: JobSpec, site: Site, runs: Path) -> Mapping[str, Scalar]:
+        return sbatch_options.directives(job, site, runs)
+
+    def mpi_problem(self) -> str:
+        return pmix.why_not(self.environ)
+
+    def test(self, script: str) -> str:
+        return sbatch.test_only(script, self.environ)
+
+    def submit(self, run: RunFolder, name: str) -> None:
+        with sbatch.held(run.script, self.environ) as job_id:
+            try:
+                run.rename(f"{name}-{job_id}")
+            except OSError as error:
+                # The name is taken where an earlier cluster gave the same number.
+                raise UserError(f"{error.filename2}: {error.strerror}") from None
+
+    def states(self, runs: Sequence[RunFolder], patience: float) -> dict[Path, JobState]:
+        try:
+            environ = self.environ
+        except UserError as error:
+            return {run.path: JobState("UNKNOWN", str(error), silent=True, job_id=run.job_id) for run in runs}
+        return states.of_runs(environ, runs, patience)
+
+    def cancel(self, runs: Sequence[RunFolder]) -> None:
+        sbatch.cancel([run.job_id for run in runs], self.environ)
+
+    def restarts(self) -> int:
+        return int(os.environ.get("SLURM_RESTART_COUNT") or 0)
+
+    def told_by(self) -> Told:
+        job_id = os.environ.get("SLURM_JOB_ID", "")
+        return requeue.told_by(job_id) if job_id else Told("", "")
+
+    def requeue(self) -> None:
+        requeue.requeue(os.environ.get("SLURM_JOB_ID", ""))
+
+
+def scheduler(site_name: str) -> Slurm:
+    """Return the Slurm of a site."""
+    return Slurm(which.is_private(site_name))
