@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import os
 import sys
+import tempfile
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 from hpc_dl import tensorflow_env
 from hpc_dl.errors import JobError, UserError
@@ -37,6 +40,8 @@ def main(arguments: Sequence[str]) -> int:
         attempt = Attempt(options.run_dir)
         patiently("the run folder can't be read", attempt.check, options.disk_patience)
         metrics = Metrics(options.run_dir, cluster.task, options.steps, options.worker_batch)
+        if ":" in options.model:
+            _keep_generated_code(options.run_dir / "generated")
         tensorflow_env.before_import()
         logging.getLogger("tensorflow").setLevel(logging.ERROR)
         mode = importlib.import_module(MODES[options.mode].module)
@@ -51,6 +56,16 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("ended by SIGINT", file=sys.stderr, flush=True)
         return 130
+
+
+def _keep_generated_code(folder: Path) -> None:
+    """Let temporary files go to a folder: AutoGraph writes one for each function of a user's own network.
+
+    A process that is killed can't remove them, and in ``/tmp`` they would stay for ever.
+    """
+    with contextlib.suppress(OSError):  # of a disk that is full: then they go where they would go
+        folder.mkdir(exist_ok=True)
+        tempfile.tempdir = str(folder)
 
 
 def _devices(cluster: Cluster) -> list[str]:

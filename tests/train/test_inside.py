@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,23 @@ from hpc_dl.runfolder.metrics import figures, per_step
 from tests.train.conftest import Processes
 
 Make = Callable[..., Processes]
+
+# AutoGraph translates the condition on a tensor.
+_OWN = """
+import tensorflow as tf
+from hpc_dl.models.keras import keras
+
+class Doubled(keras.layers.Layer):
+    def call(self, features):
+        if tf.reduce_sum(features) > 0:
+            features = 2 * features
+        return features
+
+def own(shape, classes):
+    images = keras.Input(shape)
+    features = keras.layers.Flatten()(Doubled()(images))
+    return keras.Model(images, keras.layers.Dense(classes, name="fc")(features), name="own")
+"""
 
 
 def test_async_shows_its_bytes_its_step_times_and_traces(processes: Make, heavy: str) -> None:
@@ -80,3 +98,18 @@ def test_a_process_whose_gpus_tensorflow_does_not_see_says_why(processes: Make) 
         "ps-0": ["CPU"],
         "worker-0": ["CPU"],
     }
+
+
+def test_a_network_of_the_users_leaves_nothing_outside_the_run_folder(
+    processes: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_network.py").write_text(_OWN)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    run = processes().start("--steps", "1000000", "--model", "own_network:own", "--log-every", "10")
+    run.wait_for(lambda: run.step("worker-0") > 10)
+    run.kill("worker-0")
+    assert list(temporary.iterdir()) == []
+    assert list(run.run_dir.rglob("__autograph_generated_file*"))
