@@ -18,7 +18,7 @@ from hpc_dl import data
 from hpc_dl.check.finding import last_line
 from hpc_dl.check.python import Python, read_python, wanted_packages
 from hpc_dl.errors import UserError
-from hpc_dl.node.facts import ports_in_use
+from hpc_dl.machine import ports_in_use
 from hpc_dl.planning.plan import Plan
 from hpc_dl.planning.task_file import nodes_python
 from hpc_dl.schedulers import scheduler_of

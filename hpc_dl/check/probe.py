@@ -23,7 +23,7 @@ from hpc_dl import data
 from hpc_dl.check.facts import Folder, look_at
 from hpc_dl.check.finding import last_line
 from hpc_dl.check.python import Python, read_python, wanted_packages
-from hpc_dl.node.facts import local_gpus, ports_in_use, visible_gpus
+from hpc_dl.machine import local_gpus, ports_in_use, visible_gpus
 from hpc_dl.runfolder.folder import RunFolder, write_text
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.site import Site

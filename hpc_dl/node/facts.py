@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from hpc_dl.errors import UserError
+from hpc_dl.machine import local_gpus, ports_in_use, visible_gpus
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.placement import NodeFacts
 from hpc_dl.spec.site import Site
@@ -73,40 +73,3 @@ def local_facts(job: JobSpec, site: Site, nodes: Sequence[str]) -> list[NodeFact
     each = job.gpus or 0
     busy = ports_in_use(site.ports)
     return [NodeFacts(node, here[i * each : (i + 1) * each], busy_ports=busy) for i, node in enumerate(nodes)]
-
-
-def visible_gpus(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the GPUs that Slurm gave this step, in the words of CUDA_VISIBLE_DEVICES.
-
-    Some versions leave that variable unset for typed GPUs; then the numbers that Slurm states are it.
-    """
-    for key in ("CUDA_VISIBLE_DEVICES", "SLURM_STEP_GPUS", "SLURM_JOB_GPUS"):
-        if value := environ.get(key):
-            return _gpu_list(value)
-    return ()
-
-
-def local_gpus() -> tuple[str, ...]:
-    """Return the numbers of this machine's NVIDIA GPUs, or those that CUDA_VISIBLE_DEVICES leaves."""
-    if (chosen := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return _gpu_list(chosen)
-    numbers = (re.fullmatch(r"nvidia(\d+)", path.name) for path in Path("/dev").glob("nvidia*"))
-    return tuple(sorted((match[1] for match in numbers if match), key=int))
-
-
-def _gpu_list(value: str) -> tuple[str, ...]:
-    """Return the GPUs that CUDA_VISIBLE_DEVICES names; ``-1`` and Slurm's ``NoDevFiles`` stand for none."""
-    return () if value in ("-1", "NoDevFiles") else tuple(filter(None, value.split(",")))
-
-
-def ports_in_use(between: tuple[int, int]) -> frozenset[int]:
-    """Return the TCP ports from `between[0]` to `between[1]` that any socket of this node uses (man proc, net/tcp)."""
-    used: set[int] = set()
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        if not Path(table).exists():
-            continue
-        for line in Path(table).read_text().splitlines()[1:]:
-            port = int(line.split()[1].rpartition(":")[2], 16)
-            if between[0] <= port <= between[1]:
-                used.add(port)
-    return frozenset(used)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from hpc_dl.node.facts import local_gpus
+from hpc_dl.machine import local_gpus
 from hpc_dl.runfolder.folder import RunFolder
 from hpc_dl.schedulers.cluster import Node
 from hpc_dl.schedulers.local import processes

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from hpc_dl.disk import FORBIDDEN, PATIENCE, TROUBLE
 from hpc_dl.errors import DISK, DiskError
-from hpc_dl.node.facts import local_gpus, visible_gpus
+from hpc_dl.machine import local_gpus, visible_gpus
 from hpc_dl.processes import Guard, adopt_orphans, kill_group, kill_orphans, kill_sessions, sessions_left
 from hpc_dl.tasks.messages import Begin, Ended, Hello, Order, Ready, Stuck, decode_order, encode
 from hpc_dl.tasks.node_agent.environment import Environment

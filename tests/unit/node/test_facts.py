@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from hpc_dl.errors import UserError
+from hpc_dl.machine import local_gpus, ports_in_use, visible_gpus
 from hpc_dl.node import facts
-from hpc_dl.node.facts import local_facts, local_gpus, node_name, ports_in_use, slurm_facts, visible_gpus
+from hpc_dl.node.facts import local_facts, node_name, slurm_facts
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.placement import NodeFacts
 from hpc_dl.spec.site import Site
