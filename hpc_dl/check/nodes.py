@@ -16,9 +16,8 @@ from hpc_dl import data
 from hpc_dl.check.finding import Finding, error, last_line
 from hpc_dl.check.node_rules import findings
 from hpc_dl.check.probe import NodeAnswer, probe
-from hpc_dl.planning.plan import Plan
+from hpc_dl.planning.plan import Plan, script_values
 from hpc_dl.planning.sbatch_options import directives
-from hpc_dl.planning.task_file import nodes_python
 from hpc_dl.processes import private_files
 from hpc_dl.runfolder.folder import RunFolder, write_text
 from hpc_dl.schedulers.slurm import sbatch
@@ -26,6 +25,7 @@ from hpc_dl.schedulers.slurm.states import ENDED, SlurmState, query
 from hpc_dl.spec.nodelist import expand
 from hpc_dl.spec.site import Scalar
 from hpc_dl.templates import Renderer
+from hpc_dl.templates.values import NodesScript
 
 _MINUTES = "2"  # a minute is too short for a TensorFlow on a slow disk
 _FORGOTTEN = 60.0  # seconds of UNKNOWN after which the job counts as lost
@@ -76,8 +76,12 @@ def node_script(plan: Plan, run: RunFolder) -> str:
         "time": _MINUTES,
         "output": str(run.path / _LOG).replace("%", "%%"),
     }
-    values = {"job": plan.job, "site": plan.site, "python": nodes_python(plan.site), "version": plan.version}
-    values |= {"run": str(run.path), "with_data": _has_data(plan), "directives": {**options, **changes}}
+    values = NodesScript(
+        **script_values(plan.site, plan.job.workdir, {**options, **changes}, plan.job.env),
+        job=plan.job,
+        run=str(run.path),
+        with_data=_has_data(plan),
+    )
     return Renderer(plan.templates).render("check/nodes.sh.j2", values)
 
 

@@ -41,7 +41,7 @@ OTHER_CLUSTER = "set SLURM_CLUSTERS to the cluster's name: sbatch, squeue, scont
 """What to do in place of an option that sbatch alone follows."""
 # Variables that the job script needs for itself, and those that bash lets nobody set.
 _TAKEN_VARIABLES = {"run", "step", "started", "code", "attempt", "told", "warned", "between", "signalled"}
-_TAKEN_VARIABLES |= {"srun", "next", "pause", "unready", "usual"}
+_TAKEN_VARIABLES |= {"srun", "next", "pause", "unready", "python"}
 _TAKEN_VARIABLES |= {"BASHOPTS", "BASH_VERSINFO", "EUID", "PPID", "SHELLOPTS", "UID"}
 # Variables that each process gets a value of its own for, and what decides it.
 _PER_PROCESS = {

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
 from hpc_dl.errors import UserError
+from hpc_dl.planning.plan import script_values
 from hpc_dl.planning.sbatch_options import minutes, with_site
 from hpc_dl.schedulers.slurm import sbatch
 from hpc_dl.spec.job import JobSpec
@@ -19,6 +18,7 @@ from hpc_dl.tasks.demand import Options, without_impossible
 from hpc_dl.tasks.file.task import TaskFile
 from hpc_dl.tasks.pool import Demand, Node, Pool
 from hpc_dl.templates import Renderer, template_folders
+from hpc_dl.templates.values import TasksScript
 
 _NOTICE = 60  # seconds before the time limit
 
@@ -58,15 +58,9 @@ def script(file: Path, request: Request, site: Site, folders: Sequence[Path]) ->
         UserError: a template is not valid, or Slurm can't write a log at this path.
     """
     path = file.absolute()
-    values = {
-        "version": importlib.metadata.version("hpc_dl"),
-        "site": site,
-        "file": str(path),
-        "workdir": str(Path.cwd()),
-        "python": site.python or sys.executable,
-        "directives": directives(path, request, site),
-        "options": request.options,
-    }
+    values = TasksScript(
+        **script_values(site, str(Path.cwd()), directives(path, request, site)), file=str(path), options=request.options
+    )
     return Renderer(folders).render("tasks.sh.j2", values)
 
 

@@ -13,6 +13,7 @@ import jinja2
 
 from hpc_dl.errors import UserError
 from hpc_dl.shipped_files import share
+from hpc_dl.templates.values import Values
 
 
 class Shell(str):
@@ -84,7 +85,7 @@ class Renderer:
         )
         self._environment.filters.update(comment=comment, directive=directive, raw=Shell)
 
-    def render(self, name: str, values: Mapping[str, Any]) -> str:
+    def render(self, name: str, values: Values | Mapping[str, Any]) -> str:
         """Return template `name` filled with `values`; it also sees its own file's name as ``template``.
 
         Raises:
@@ -92,7 +93,8 @@ class Renderer:
         """
         try:
             template = self._environment.get_template(name)
-            return template.render(values, template=template.filename)
+            known = values.mapping() if isinstance(values, Values) else values
+            return template.render(known, template=template.filename)
         except jinja2.TemplateNotFound as error:
             places = ", ".join(map(str, self.folders))
             raise UserError(f"template {error.name}: not found; looked in {places}") from None
