@@ -129,7 +129,7 @@ def _folder(plan: Plan) -> Iterator[RunFolder]:
     made = [folder for folder in (plan.runs, *plan.runs.parents) if not folder.exists()]
     run = RunFolder.create(plan.runs / f".check-{os.getpid()}-{uuid.uuid4().hex[:8]}")
     try:
-        run.freeze(plan.job, plan.asked, plan.site, "", Renderer(plan.templates).folders)
+        run.freeze(plan.job, plan.asked, plan.site, "", {})
         yield run
     finally:
         shutil.rmtree(run.path, ignore_errors=True)

@@ -22,6 +22,8 @@ from hpc_dl.spec.nodelist import expand, fold
 from hpc_dl.spec.placement import Placement
 from hpc_dl.spec.site import Scalar, Site, config_home
 from hpc_dl.templates import Renderer, template_folders
+from hpc_dl.templates.library import Library
+from hpc_dl.templates.overrides import check_overrides
 from hpc_dl.templates.values import JobScript
 
 
@@ -75,6 +77,10 @@ class Plan(msgspec.Struct, frozen=True):
         )
         return Renderer(self.templates).render(name, values)
 
+    def task_templates(self) -> dict[str, Path]:
+        """Return name and file of the templates that the job itself will need, once it knows its nodes."""
+        return Library(self.templates).closure(["tasks.txt.j2", MODES[self.job.mode].template])
+
     def placement(self, nodelist: str = "") -> Placement:
         """Return the placement on the nodes of `nodelist`, or on the site's first ones.
 
@@ -112,6 +118,7 @@ def make_plan(
     spec = load_job(path, overrides)
     site = in_partition(site, spec.partition)
     folders = tuple(template_folders(path, site_path, config_home()))
+    check_overrides(folders)
     origin = str(path.absolute()) if path else "keywords"
     return Plan(resolve(resolve_start(spec), site), spec, site, origin, folders, current_umask())
 

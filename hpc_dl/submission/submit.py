@@ -22,7 +22,6 @@ from hpc_dl.schedulers.local import processes
 from hpc_dl.schedulers.slurm import sbatch
 from hpc_dl.submission.handle import Job
 from hpc_dl.submission.mpi_check import check_mpi
-from hpc_dl.templates import Renderer
 
 
 def submit_plan(plan: Plan) -> Job:
@@ -40,7 +39,7 @@ def submit_plan(plan: Plan) -> Job:
     if not plan.job.script and data.describe(plan.job.data).needs_download and not data.is_there(plan.job.data, folder):
         data.fetch(plan.job.data, folder)
     with private_files(), _new_folder(plan.runs) as run:
-        run.freeze(plan.job, plan.asked, plan.site, script, Renderer(plan.templates).folders)
+        run.freeze(plan.job, plan.asked, plan.site, script, plan.task_templates())
         if plan.site.scheduler == "local":
             return Job(_start_local(plan, run))
         return Job(_start_slurm(plan, run, script))

@@ -18,6 +18,7 @@ from hpc_dl.tasks.demand import Options, without_impossible
 from hpc_dl.tasks.file.task import TaskFile
 from hpc_dl.tasks.pool import Demand, Node, Pool
 from hpc_dl.templates import Renderer, template_folders
+from hpc_dl.templates.overrides import check_overrides
 from hpc_dl.templates.values import TasksScript
 
 _NOTICE = 60  # seconds before the time limit
@@ -57,6 +58,7 @@ def script(file: Path, request: Request, site: Site, folders: Sequence[Path]) ->
     Raises:
         UserError: a template is not valid, or Slurm can't write a log at this path.
     """
+    check_overrides(folders)
     path = file.absolute()
     values = TasksScript(
         **script_values(site, str(Path.cwd()), directives(path, request, site)), file=str(path), options=request.options

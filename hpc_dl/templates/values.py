@@ -115,6 +115,19 @@ TEMPLATE = "template"
 """A value that every template has besides: its own file."""
 
 
+def values_of(name: str) -> type[Values] | None:
+    """Return what a template may use; None if it is none that may be overridden."""
+    return VALUES.get(name) or VALUES.get(f"{name.rpartition('/')[0]}/*")
+
+
+def fields(values: type[Values]) -> dict[str, type[msgspec.Struct] | None]:
+    """Return the names of the values, and the type of those that have keys of their own."""
+    kinds = {
+        name: typing.get_args(hint)[0] for name, hint in typing.get_type_hints(values, include_extras=True).items()
+    }
+    return {name: kind if kind in (Site, JobSpec, Process) else None for name, kind in kinds.items()}
+
+
 class Value(msgspec.Struct, frozen=True):
     """One value of a template, for people."""
 
