@@ -16,7 +16,7 @@ from jinja2 import nodes
 from hpc_dl.errors import UserError, allowed, near_match
 from hpc_dl.templates.library import Library, Template
 from hpc_dl.templates.rendering import OURS
-from hpc_dl.templates.values import TEMPLATE, VALUES, fields, values_of
+from hpc_dl.templates.values import TEMPLATE, VALUES, fields, keys, values_of
 
 
 def check_overrides(folders: Sequence[Path]) -> None:
@@ -132,5 +132,4 @@ def _unknown_variables(template: Template, parents: Sequence[Template]) -> Itera
         kind = types.get(of)
         if kind is None or of in template.names or part in asked or hasattr(kind, part.attr):
             continue
-        keys = [name for name in dir(kind) if not name.startswith("_")]
-        yield f"{template.where(part)}: {of!r} has no key {part.attr!r}{near_match(part.attr, keys)}"
+        yield f"{template.where(part)}: {of!r} has no key {part.attr!r}{near_match(part.attr, keys(kind))}"

@@ -94,8 +94,8 @@ class TaskFileValues(Values, frozen=True, kw_only=True):
 class TaskLine(TaskFileValues, frozen=True, kw_only=True):
     """What a line of the task file may use."""
 
-    node: Annotated[str, Meta(description="the line's node; not in tasks/ranks.j2, whose one line is for all")]
-    processes: Annotated[Sequence[Process], Meta(description="the node's processes; not in tasks/ranks.j2")]
+    node: Annotated[str, Meta(description="the line's node")]
+    processes: Annotated[Sequence[Process], Meta(description="the node's processes")]
     p: Annotated[Process, Meta(description="the process, in the block `process` and those inside it")]
 
 
@@ -108,6 +108,7 @@ VALUES: dict[str, type[Values]] = {
     "check/nodes.sh.j2": NodesScript,
     "check/here.sh.j2": HereScript,
     "tasks.txt.j2": TaskFileValues,
+    "tasks/ranks.j2": TaskFileValues,
     "tasks/*": TaskLine,
 }
 
@@ -120,12 +121,22 @@ def values_of(name: str) -> type[Values] | None:
     return VALUES.get(name) or VALUES.get(f"{name.rpartition('/')[0]}/*")
 
 
+STRUCTS: dict[str, type[msgspec.Struct]] = {"site": Site, "job": JobSpec, "mode": Mode, "process": Process}
+"""The kinds of values that have keys of their own."""
+
+
 def fields(values: type[Values]) -> dict[str, type[msgspec.Struct] | None]:
     """Return the names of the values, and the type of those that have keys of their own."""
     kinds = {
         name: typing.get_args(hint)[0] for name, hint in typing.get_type_hints(values, include_extras=True).items()
     }
-    return {name: kind if kind in (Site, JobSpec, Process) else None for name, kind in kinds.items()}
+    return {name: kind if kind in STRUCTS.values() else None for name, kind in kinds.items()}
+
+
+def keys(struct: type[msgspec.Struct]) -> list[str]:
+    """Return what templates may ask of a value: its fields, and what is computed from them."""
+    computed = [name for name in dir(struct) if isinstance(getattr(struct, name), property)]
+    return [*struct.__struct_fields__, *computed]
 
 
 class Value(msgspec.Struct, frozen=True):
@@ -147,7 +158,7 @@ def described(values: type[Values]) -> Iterator[Value]:
 def _kind(kind: Any) -> str:
     """Return what a type is called for people."""
     names: dict[Any, str] = {str: "text", int: "number", bool: "true or false", object: "words"}
-    names |= {Table: "pairs", Scalar: "value", Process: "process", Site: "site", JobSpec: "job", Mode: "mode"}
+    names |= {Table: "pairs", Scalar: "value"} | {struct: name for name, struct in STRUCTS.items()}
     if kind in names:
         return names[kind]
     parts = typing.get_args(kind)
