@@ -11,12 +11,12 @@ import msgspec
 from hpc_dl.errors import UserError
 from hpc_dl.planning.place import expected_facts, place, resolve
 from hpc_dl.planning.sbatch_options import directives
-from hpc_dl.planning.task_file import common, task_file
+from hpc_dl.planning.task_file import common, nodes_python, task_file
 from hpc_dl.processes import current_umask
 from hpc_dl.runfolder.start_from import resolve_start
 from hpc_dl.schedulers.slurm.described_site import in_partition
 from hpc_dl.spec.job import JobSpec, job_file, load_job
-from hpc_dl.spec.layers import Layer
+from hpc_dl.spec.layers import Layer, check_lines
 from hpc_dl.spec.modes import MODES
 from hpc_dl.spec.nodelist import expand, fold
 from hpc_dl.spec.placement import Placement
@@ -119,6 +119,7 @@ def make_plan(
     site = in_partition(site, spec.partition)
     folders = tuple(template_folders(path, site_path, config_home()))
     check_overrides(folders)
+    check_lines({"python": nodes_python(site)})
     origin = str(path.absolute()) if path else "keywords"
     return Plan(resolve(resolve_start(spec), site), spec, site, origin, folders, current_umask())
 

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from hpc_dl.errors import UserError, allowed, near_match
+from hpc_dl.spec.options import NOT_SHOWN
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -22,8 +23,6 @@ else:
     import tomli as tomllib
 
 T = TypeVar("T", bound=msgspec.Struct)
-
-_NOT_SHOWN = ("env",)  # tables whose values may be secrets
 
 # The end of msgspec's messages: "- at `$.args[1]`", "- at `key` in `$.env`". What stands before may be the user's text.
 _KEY = re.compile(r" - at (?:`key` in )?`\$\.(\w+)[^`]*`$")
@@ -138,7 +137,7 @@ def build(kind: type[T], layers: Sequence[Layer], what: str, check: Callable[[T]
             file = next((layer.file for layer in layers if layer.file), what)
             raise UserError(f"{file}: {_plain(str(error))}") from None
         reason = _reason(kind, key, merged[key], str(error))
-        found = key if key in _NOT_SHOWN else f"{key} = {merged[key]!r}"
+        found = key if key in NOT_SHOWN else f"{key} = {merged[key]!r}"
         raise UserError(f"{origins[key].where(key)}: {found}: {reason}") from None
 
 
@@ -169,7 +168,8 @@ def check_lines(values: Mapping[str, Any]) -> None:
     for key, value in values.items():
         if isinstance(value, str):
             if odd := re.search(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]", value):
-                raise BadValueError(key, f"{key} = {value!r}: {odd[0]!r} can't stand in a line of a script")
+                shown = "" if key.partition(".")[0] in NOT_SHOWN else f" = {value!r}"
+                raise BadValueError(key, f"{key}{shown}: {odd[0]!r} can't stand in a line of a script")
         elif isinstance(value, Mapping):
             check_lines({f"{key}.{name}": item for name, item in value.items()})
         elif isinstance(value, (list, tuple)):

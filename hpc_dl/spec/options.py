@@ -13,6 +13,9 @@ import msgspec
 
 from hpc_dl.errors import UserError
 
+NOT_SHOWN = ("env",)
+"""Job and site keys whose values may be secrets."""
+
 
 class Field(msgspec.Struct, frozen=True):
     """A field of a struct, as documentation and command line need it."""
@@ -49,7 +52,7 @@ class Field(msgspec.Struct, frozen=True):
             UserError: it can't be taken apart; the message has `origin`.
         """
         if self.is_table:
-            return pairs(value, origin)
+            return pairs(value, origin, self.name)
         if typing.get_origin(self.kind) is not tuple or not isinstance(value, str):
             return value
         if typing.get_args(self.kind)[0] is str:
@@ -101,8 +104,8 @@ def command(struct: type[msgspec.Struct], name: str, text: str) -> click.Command
     return click.Command(name, params=list(options), help=text, context_settings={"max_content_width": 100})
 
 
-def words(text: str, origin: str) -> list[str]:
-    """Return the words of a text, quoted as in a shell.
+def words(text: str, origin: str, key: str = "") -> list[str]:
+    """Return the words of a text, quoted as in a shell; a message shows it, unless it may hold secrets (see `key`).
 
     Raises:
         UserError: a quote has no end.
@@ -110,19 +113,21 @@ def words(text: str, origin: str) -> list[str]:
     try:
         return shlex.split(text)
     except ValueError as error:
-        raise UserError(f"{origin} = {text!r}: {str(error).lower()}") from None
+        shown = "" if key in NOT_SHOWN else f" = {text!r}"
+        raise UserError(f"{origin}{shown}: {str(error).lower()}") from None
 
 
-def pairs(texts: typing.Sequence[str], origin: str) -> dict[str, str]:
-    """Return ``KEY=VALUE`` texts as a dict; ``KEY`` alone means ``KEY=true``.
+def pairs(texts: typing.Sequence[str], origin: str, key: str = "") -> dict[str, str]:
+    """Return ``KEY=VALUE`` texts as a dict, the value of job key `key`; ``KEY`` alone means ``KEY=true``.
 
     Raises:
         UserError: a text without a key.
     """
     table: dict[str, str] = {}
     for text in texts:
-        key, equals, value = text.partition("=")
-        if not key:
-            raise UserError(f"{origin} {text!r}: expected KEY=VALUE")
-        table[key] = value if equals else "true"
+        name, equals, value = text.partition("=")
+        if not name:
+            shown = "" if key in NOT_SHOWN else f" {text!r}"
+            raise UserError(f"{origin}{shown}: expected KEY=VALUE")
+        table[name] = value if equals else "true"
     return table

@@ -12,7 +12,7 @@ from hpc_dl.planning.plan import script_values
 from hpc_dl.planning.sbatch_options import minutes, with_site
 from hpc_dl.schedulers.slurm import sbatch
 from hpc_dl.spec.job import JobSpec
-from hpc_dl.spec.layers import Layer, build
+from hpc_dl.spec.layers import Layer, build, check_lines
 from hpc_dl.spec.site import Scalar, Site, config_home
 from hpc_dl.tasks.demand import Options, without_impossible
 from hpc_dl.tasks.file.task import TaskFile
@@ -60,6 +60,8 @@ def script(file: Path, request: Request, site: Site, folders: Sequence[Path]) ->
     """
     check_overrides(folders)
     path = file.absolute()
+    named = {"current folder": str(Path.cwd()), "task file": str(path), "name": request.name}
+    check_lines({**named, "partition": request.partition})
     values = TasksScript(
         **script_values(site, str(Path.cwd()), directives(path, request, site)), file=str(path), options=request.options
     )

@@ -43,8 +43,8 @@ def shell(value: object) -> object:
 
 
 def comment(value: object) -> Shell:
-    """Return a value for the rest of a comment line: no line break gets through."""
-    return Shell(re.sub(r"[\x00-\x1f\x7f\x85\u2028\u2029]", "?", str(value)))
+    """Return a value for the rest of a comment line: no line break gets through, nor a byte that is not UTF-8."""
+    return Shell(re.sub(r"[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]", "?", str(value)))
 
 
 def directive(value: object) -> Shell:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpc_dl.errors import UserError
 from hpc_dl.planning.plan import Plan, make_plan
+from hpc_dl.processes import private_files
 from hpc_dl.runfolder.folder import RunFolder
 from hpc_dl.spec.layers import Layer
 from hpc_dl.spec.site import load_site
@@ -177,6 +181,32 @@ def test_a_template_that_extends_itself_learns_how_to_extend_ours(site: Path) ->
         UserError, match=r'template sbatch\.sh\.j2: extends .* itself .* extends "hpc_dl/sbatch\.sh\.j2"'
     ):
         plan_on(site).script()
+
+
+def test_a_folder_of_templates_may_have_any_name(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"x\xff\ny")
+    assert render(folder, "# {{ template | comment }}") == f"# {tmp_path}/x??y/t.j2"
+
+
+def test_the_data_set_has_the_umask_of_the_user_who_submits(site: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        plan = plan_on(site)
+        with private_files():
+            assert "\n(umask 0027; exec " in plan.script()
+    finally:
+        os.umask(before)
+
+
+def test_the_variables_of_a_job_script_are_not_for_env_to_change(site: Path) -> None:
+    for mode in ("async", "horovod"):
+        plan = plan_on(site, mode=mode)
+        script = plan.script() + msgspec.structs.replace(plan, site=load_site(site, scheduler="local")).script()
+        names = set(re.findall(r"(?:^|[;{'] *|local |for )([a-z]+)(?==| in )", script, re.MULTILINE))
+        assert len(names) > 10
+        for name in names:
+            with pytest.raises(UserError, match=f"'{name}' is a variable that the job script can't change"):
+                plan_on(site, env={name: "x"})
 
 
 def test_an_error_outside_template_code_is_not_called_the_templates(tmp_path: Path) -> None:
