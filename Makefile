@@ -8,14 +8,22 @@ VENV := .venv
 BIN := $(VENV)/bin
 # TensorFlow for GPUs where this machine or its Slurm has some, else the smaller one for CPUs. What was set up stays;
 # `make setup KIND=gpu` changes it.
-KIND ?= $(or $(patsubst $(VENV)/.ready-%,%,$(firstword $(wildcard $(VENV)/.ready-*))),$(shell \
+ifeq ($(origin KIND),undefined)
+KIND := $(or $(patsubst $(VENV)/.ready-%,%,$(firstword $(wildcard $(VENV)/.ready-*))),$(shell \
   if ls /dev/nvidia[0-9]* >/dev/null 2>&1 || timeout 10 sinfo --noheader --format=%G 2>/dev/null | grep -q gpu; \
   then echo gpu; else echo cpu; fi))
+else ifneq ($(value KIND),$(or $(firstword $(filter cpu gpu,$(value KIND))),cpu))
+$(error KIND=$(value KIND): allowed are cpu and gpu)
+endif
 LOCK := env/locks/$(KIND).txt
 READY := $(VENV)/.ready-$(KIND)
 HOROVOD_LOCKS := env/locks/horovod-tools.txt env/locks/horovod.txt
 # The MPI that Horovod is built with: that of a wheel, or the site's own, whose mpicc is on PATH. What was built stays.
-MPI ?= $(if $(wildcard $(VENV)/.horovod-site),site,wheel)
+ifeq ($(origin MPI),undefined)
+MPI := $(if $(wildcard $(VENV)/.horovod-site),site,wheel)
+else ifneq ($(value MPI),$(or $(firstword $(filter wheel site,$(value MPI))),wheel))
+$(error MPI=$(value MPI): allowed are wheel and site)
+endif
 HOROVOD := $(VENV)/.horovod$(if $(filter site,$(MPI)),-site)
 
 # Every job key may be set as a make variable in capitals. Values reach hpc-dl through the environment, as they are:
@@ -36,6 +44,16 @@ endif
 endef
 $(foreach name,$(SETTINGS),$(eval $(call pass,$(name))))
 export HPC_DL_MAKE := 1
+
+# A variable that nothing reads is a slip, such as NODS=4.
+OWN := PYTHON VENV KIND MPI PYTEST_ARGS
+GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
+UNKNOWN := $(firstword $(filter-out $(SETTINGS) $(OWN),$(GIVEN)))
+NEAR := import sys; from hpc_dl.errors import near_match; print(near_match(sys.argv[1], sys.argv[2:]))
+ifneq ($(UNKNOWN),)
+$(error $(UNKNOWN) is not a variable of this Makefile$(shell \
+  $(PYTHON) -c '$(NEAR)' '$(subst ','\'',$(UNKNOWN))' $(SETTINGS) $(OWN) 2>/dev/null); known: $(SETTINGS) $(OWN))
+endif
 
 .PHONY: help
 help: ## list the targets
@@ -61,9 +79,8 @@ setup-horovod: $(HOROVOD) ## build Horovod and its MPI into .venv, for MODE=horo
 
 # HOROVOD_* variables of the caller go on to the build: HOROVOD_GPU_OPERATIONS=NCCL make setup-horovod
 $(HOROVOD): $(READY) $(HOROVOD_LOCKS)
-	@case $(MPI) in wheel) ;; \
-	  site) command -v mpicc >/dev/null || { echo "make: MPI=site: no mpicc on PATH; load the module of the site's MPI first" >&2; exit 2; } ;; \
-	  *) echo "make: MPI=$(MPI) is not known: wheel or site" >&2; exit 2 ;; esac
+	@[ $(MPI) != site ] || command -v mpicc >/dev/null || { \
+	  echo "make: MPI=site: no mpicc on PATH; load the module of the site's MPI first" >&2; exit 2; }
 # CMake and Open MPI's compiler split their options at blanks.
 	@case $$PWD in *[[:space:]]*) echo "make: Horovod can't be built in a folder whose name has a blank: $$PWD" >&2; exit 2 ;; esac
 	@echo "Building Horovod into $(VENV), once; this takes a minute or two"
@@ -79,9 +96,9 @@ $(HOROVOD): $(READY) $(HOROVOD_LOCKS)
 	@touch $@
 
 .PHONY: submit resume check render plan status watch report tensorboard logs cancel list
-submit: $(READY) $(if $(filter horovod,$(MODE)),$(HOROVOD)) ## submit a job and follow it: make submit NODES=4 MODE=async [JOB=train SITE=… GPUS=… SCRIPT=… DETACH=1 DRY_RUN=1]
+submit: $(READY) $(if $(filter horovod,$(value MODE)),$(HOROVOD)) ## submit a job and follow it: make submit NODES=4 MODE=async [JOB=train SITE=… GPUS=… SCRIPT=… DETACH=1 DRY_RUN=1]
 	@$(BIN)/hpc-dl submit
-resume: $(READY) $(if $(filter horovod,$(MODE)),$(HOROVOD)) ## go on from a job's last checkpoint: make resume JOB=12 [NODES=4 MODE=sync STEPS=2000 FROM_START=1]
+resume: $(READY) $(if $(filter horovod,$(value MODE)),$(HOROVOD)) ## go on from a job's last checkpoint: make resume JOB=12 [NODES=4 MODE=sync STEPS=2000 FROM_START=1]
 	@$(BIN)/hpc-dl resume
 check: $(READY) ## say what would go wrong, before a job is submitted: make check [JOB=train NODES=4 ON_NODE=1 …]
 	@$(BIN)/hpc-dl check

@@ -19,12 +19,13 @@ from hpc_dl.check.finding import last_line
 from hpc_dl.check.python import Python, read_python, wanted_packages
 from hpc_dl.errors import UserError
 from hpc_dl.machine import ports_in_use
-from hpc_dl.planning.plan import Plan
+from hpc_dl.planning.plan import Plan, script_values
 from hpc_dl.planning.task_file import nodes_python
 from hpc_dl.schedulers import scheduler_of
 from hpc_dl.schedulers.cluster import Cluster
 from hpc_dl.submission.mpi_check import check_mpi
 from hpc_dl.templates import Renderer
+from hpc_dl.templates.values import HereScript
 
 _PATIENCE = 180  # seconds for modules and the import of TensorFlow from a slow disk
 
@@ -103,11 +104,18 @@ def look_at(path: Path) -> Folder:
         return Folder(str(path), f"{nearest}: {error.strerror}")
 
 
+def here_script(plan: Plan) -> str:
+    """Return the script that looks at this machine."""
+    job = plan.job
+    values = HereScript(
+        **script_values(plan.site, job.workdir, {}, job.env), job=job, wanted=wanted_packages(job.mode, job.script)
+    )
+    return Renderer(plan.templates).render("check/here.sh.j2", values)
+
+
 def ask_here(plan: Plan) -> Here:
     """Load the site's modules in a shell of their own, and see what the nodes' Python has then."""
-    wanted = wanted_packages(plan.job.mode, plan.job.script)
-    values = {"job": plan.job, "site": plan.site, "wanted": wanted, "python": nodes_python(plan.site)}
-    script = Renderer(plan.templates).render("check/here.sh.j2", {**values, "version": plan.version})
+    script = here_script(plan)
     with tempfile.NamedTemporaryFile("w", prefix="hpc_dl-", suffix=".sh") as file:
         file.write(script)
         file.flush()
@@ -132,9 +140,11 @@ def read_here(output: str) -> Here:
     failed: dict[str, str] = {}
     before: list[str] = []
     for line in output.splitlines():
-        if found := re.fullmatch(r"hpc-dl-failed (?:module )?(.*)", line):
+        if found := re.fullmatch(r"hpc-dl: (module_init|module load) failed; [^:]*: (.*)", line):
             errors = [text.strip() for text in before if "error" in text.lower()]
-            failed[found[1]] = errors[0] if errors else last_line("\n".join(before))
+            failed[found[1] if found[1] == "module_init" else found[2]] = (
+                errors[0] if errors else last_line("\n".join(before))
+            )
             before = []
         else:
             before.append(line)

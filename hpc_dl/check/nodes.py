@@ -16,8 +16,7 @@ from hpc_dl import data
 from hpc_dl.check.finding import Finding, error, last_line
 from hpc_dl.check.node_rules import findings
 from hpc_dl.check.probe import NodeAnswer, probe
-from hpc_dl.planning.plan import Plan
-from hpc_dl.planning.task_file import nodes_python
+from hpc_dl.planning.plan import Plan, script_values
 from hpc_dl.runfolder.folder import RunFolder, write_text
 from hpc_dl.schedulers import scheduler_of
 from hpc_dl.schedulers.protocol import ENDED, JobState
@@ -25,6 +24,7 @@ from hpc_dl.spec.nodelist import expand
 from hpc_dl.spec.site import Scalar
 from hpc_dl.submission.asking import Asking
 from hpc_dl.templates import Renderer
+from hpc_dl.templates.values import NodesScript
 
 _MINUTES = "2"  # a minute is too short for a TensorFlow on a slow disk
 _LOOK = 0.2  # seconds between looks for the end of the job
@@ -80,8 +80,12 @@ def node_script(plan: Plan) -> str:
         "time": _MINUTES,
         "output": f"{str(plan.runs).replace('%', '%%')}/{_name(plan)}-%j/{_LOG}",
     }
-    values = {"job": plan.job, "site": plan.site, "python": nodes_python(plan.site), "version": plan.version}
-    values |= {"run": f"{plan.runs}/{_name(plan)}-", "with_data": _has_data(plan), "directives": {**options, **changes}}
+    values = NodesScript(
+        **script_values(plan.site, plan.job.workdir, {**options, **changes}, plan.job.env),
+        job=plan.job,
+        run=f"{plan.runs}/{_name(plan)}-",
+        with_data=_has_data(plan),
+    )
     return Renderer(plan.templates).render("check/nodes.sh.j2", values)
 
 
@@ -123,7 +127,7 @@ def _folder(plan: Plan) -> Iterator[RunFolder]:
     made = [folder for folder in (plan.runs, *plan.runs.parents) if not folder.exists()]
     run = RunFolder.create(plan.runs / f".check-{os.getpid()}-{uuid.uuid4().hex[:8]}")
     try:
-        run.freeze(plan.job, plan.asked, plan.site, "", Renderer(plan.templates).folders)
+        run.freeze(plan.job, plan.asked, plan.site, "", {})
         yield run
     finally:
         shutil.rmtree(run.path, ignore_errors=True)

@@ -24,6 +24,7 @@ from hpc_dl.check.facts import Folder, look_at
 from hpc_dl.check.finding import last_line
 from hpc_dl.check.python import Python, read_python, wanted_packages
 from hpc_dl.machine import local_gpus, ports_in_use, visible_gpus
+from hpc_dl.processes import python_module
 from hpc_dl.runfolder.folder import RunFolder, write_text
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.site import Site
@@ -170,7 +171,7 @@ def _wait(met: Callable[[], bool]) -> None:
 
 
 def _ask_python(job: JobSpec) -> tuple[Python | None, str]:
-    command = [sys.executable, "-m", "hpc_dl.check.python", *wanted_packages(job.mode, job.script)]
+    command = [*python_module(sys.executable), "hpc_dl.check.python", *wanted_packages(job.mode, job.script)]
     # As the processes of the job are, it is alone in its MPI world.
     environ = {key: value for key, value in os.environ.items() if not key.startswith(("PMI", "SLURM_"))}
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, env=environ)

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 from hpc_dl.errors import UserError
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.layers import Layer
-from hpc_dl.spec.options import fields, pairs, words
+from hpc_dl.spec.options import NOT_SHOWN, fields, pairs, words
 
 
 def job_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -43,7 +43,7 @@ def layers(settings: dict[str, Any]) -> list[Layer]:
             if key == "start_from" and "HPC_DL_RUN" in os.environ and "HPC_DL_MAKE" not in os.environ:
                 continue  # we are in a process of a job, and it is that job's
             origin = _variable(key)
-        _check_text(value, origin)
+        _check_text(value, origin, key)
         if field.is_table and (text := os.environ.get(f"HPC_DL_{key.upper()}")):
             found.append(Layer({key: pairs(words(text, _variable(key)), _variable(key))}, _variable(key)))
         if value not in (None, ()):
@@ -56,8 +56,9 @@ def _variable(key: str) -> str:
     return f"make variable {key.upper()}" if "HPC_DL_MAKE" in os.environ else f"HPC_DL_{key.upper()}"
 
 
-def _check_text(value: Any, origin: str) -> None:
+def _check_text(value: Any, origin: str, key: str) -> None:
     try:
         "".join(value if isinstance(value, tuple) else str(value)).encode()
     except UnicodeEncodeError:
-        raise UserError(f"{origin} = {value!r}: is not UTF-8") from None
+        shown = "" if key in NOT_SHOWN else f" = {value!r}"
+        raise UserError(f"{origin}{shown}: is not UTF-8") from None

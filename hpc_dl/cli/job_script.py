@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,12 +14,17 @@ import click
 from hpc_dl.errors import LOST, DiskError, JobError, UserError
 
 if TYPE_CHECKING:
+    from hpc_dl.node.launcher import ProcessLine
     from hpc_dl.node.restart_policy import Policy
     from hpc_dl.runfolder.folder import RunFolder
     from hpc_dl.spec.job import JobSpec
 
 _RUN = click.argument("run", type=Path)
 _ATTEMPT = click.option("--attempt", type=int, default=None, help="which start of the processes; default: the latest")
+
+_STAGE = click.option(
+    "--stage", is_flag=True, help="copy the job's data set to this node's disk, for as long as its processes run"
+)
 
 
 @click.command()
@@ -141,7 +146,7 @@ def place(run: Path, nodelist: str, job_id: str, attempt: int | None) -> int:
 @click.option("--grace", type=float, default=20.0, help="seconds between SIGTERM and SIGKILL")
 @_ATTEMPT
 @click.option("--classic-flags", is_flag=True, help="add --ps_hosts --worker_hosts --job_name --task_index")
-@click.option("--stage", is_flag=True, help="copy the job's data set to this node's disk, for as long as they run")
+@_STAGE
 @click.option("--separator", default=":::", help="what stands before each process")
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 def launch(
@@ -155,11 +160,8 @@ def launch(
     words: tuple[str, ...],
 ) -> int:
     """Start and watch this node's processes: ``::: worker:0 VARIABLE=VALUE … COMMAND …`` for each."""
-    import msgspec
-
     from hpc_dl.node.addresses import check_own_names
     from hpc_dl.node.launcher import Launcher, parse_processes
-    from hpc_dl.node.staging import staged_data
     from hpc_dl.runfolder.folder import RunFolder
 
     folder = RunFolder(run, attempt)
@@ -167,12 +169,23 @@ def launch(
     with _reported(folder, "launcher", node):
         check_own_names(folder.read_cluster(), [(line.role, line.index) for line in lines])
     launcher = Launcher(folder, node, grace, _policy(folder), _site_variables(folder))
-    if not stage:
-        return launcher.launch(lines, classic_flags)
+    with _staged(folder, node, lines if stage else []) as staged:
+        return launcher.launch(staged or lines, classic_flags)
+
+
+@contextlib.contextmanager
+def _staged(folder: RunFolder, node: str, lines: Sequence[ProcessLine]) -> Iterator[list[ProcessLine]]:
+    """Yield processes that read the copy of the data set on this node; none, and no copy, if there are none."""
+    import msgspec
+
+    from hpc_dl.node.staging import staged_data
+
+    if not lines:
+        yield []
+        return
     with staged_data(folder, node) as data_dir:
         option = f"--data-dir={data_dir}"  # the last one counts
-        lines = [msgspec.structs.replace(line, command=(*line.command, option)) for line in lines]
-        return launcher.launch(lines, classic_flags)
+        yield [msgspec.structs.replace(line, command=(*line.command, option)) for line in lines]
 
 
 @contextlib.contextmanager
@@ -205,9 +218,10 @@ def _site_variables(folder: RunFolder) -> dict[str, str]:
 @click.option("--run", "run", type=Path, required=True, help="the job's run folder")
 @click.option("--grace", type=float, default=20.0, help="seconds between SIGTERM and SIGKILL")
 @_ATTEMPT
+@_STAGE
 @click.option("--quiet-end", is_flag=True, help="exit 0 when told to end: mpirun kills all ranks when one fails")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def rank(run: Path, grace: float, attempt: int | None, quiet_end: bool, command: tuple[str, ...]) -> int:
+def rank(run: Path, grace: float, attempt: int | None, stage: bool, quiet_end: bool, command: tuple[str, ...]) -> int:
     """Start and watch COMMAND as the MPI rank that this process is, with its GPUs, cores and log."""
     import os
 
@@ -219,7 +233,9 @@ def rank(run: Path, grace: float, attempt: int | None, quiet_end: bool, command:
     with _reported(folder, "rank", os.uname().nodename):
         process = process_of(folder.read_placement(), os.environ)
     launcher = Launcher(folder, process.node, grace, _policy(folder), env=_site_variables(folder))
-    code = launcher.launch([process_line(process, command)])
+    lines = [process_line(process, command)]
+    with _staged(folder, process.node, lines if stage else []) as staged:
+        code = launcher.launch(staged or lines)
     return 0 if quiet_end and code in (130, 143) and folder.read_failure() is None else code
 
 

@@ -24,6 +24,7 @@ _COMMANDS = {
     "cancel": ("jobs", "cancel", True),
     "list": ("status", "list_jobs", True),
     "sites": ("sites", "sites", True),
+    "templates": ("templates", "templates", True),
     "cluster": ("cluster", "cluster", True),
     "tasks": ("tasks", "tasks", True),
     "begin": ("job_script", "begin", False),

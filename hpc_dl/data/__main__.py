@@ -43,6 +43,7 @@ def _say(name: str, folder: Path | None) -> None:
 if __name__ == "__main__":
     # Else it would leave what it has not finished beside the data sets.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    sys.path.append("")  # the user's own data sets: after all others, so that a random.py there is not Python's
     try:
         main(prog_name="python -m hpc_dl.data")
     except UserError as error:

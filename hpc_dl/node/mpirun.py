@@ -38,7 +38,9 @@ def run_mpirun(command: Sequence[str], grace: float, run: RunFolder | None = Non
         run: the job's run folder, of its attempt.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, (*_ENDINGS, signal.SIGCHLD))
-    agent = f"{Path(sys.executable).name} -m hpc_dl.node.mpirun"
+    # Not -m, by which a select.py in the user's folder would be taken for Python's own; but Open MPI splits at blanks.
+    program = "-m hpc_dl.node.mpirun" if " " in __file__ else __file__
+    agent = f"{Path(sys.executable).name} {program}"
     process = subprocess.Popen(
         command,
         # What starts on other nodes in place of the daemon: of Open MPI 5, of Open MPI 4.

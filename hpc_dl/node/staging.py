@@ -7,13 +7,16 @@ PRACE, 2019, input and output).
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import os
 import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ from hpc_dl.node.outcome import report_failure
 from hpc_dl.runfolder.folder import Failure, RunFolder
 
 _CHUNK = 2**20  # bytes
+_ENDINGS = (signal.SIGTERM, signal.SIGUSR1)  # mpirun tells its ranks by SIGUSR1
 
 
 @contextlib.contextmanager
@@ -45,7 +49,10 @@ def staged_data(run: RunFolder, node: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def staged(name: str, data_dir: Path, local_disk: str = "", owner: str = "") -> Iterator[Path]:
-    """Copy a data set and yield the folder to read it from; the copy goes in the end, also after SIGTERM.
+    """Copy a data set and yield the folder to read it from; the copy goes in the end, also after a signal.
+
+    Processes of one owner on one machine, such as MPI ranks, share a copy: the first one makes it, the last one removes
+    it.
 
     Args:
         name: of the data set; one that has no files is not copied, and `data_dir` is what to read from.
@@ -61,26 +68,78 @@ def staged(name: str, data_dir: Path, local_disk: str = "", owner: str = "") -> 
     if source is None:
         yield data_dir
         return
-    signal.signal(signal.SIGTERM, _leave)  # the launcher blocks it later, and listens itself
-    copy = None
-    try:
+    for number in _ENDINGS:  # the launcher blocks them later, and listens itself
+        signal.signal(number, _leave)
+    disk = Path(os.path.expandvars(local_disk) or tempfile.gettempdir())
+
+    def fill(copy: Path) -> None:
+        _check_room(source, copy)
+        target = copy / source.relative_to(data_dir)
+        target.mkdir(parents=True)
+        for file in sorted(source.iterdir()):
+            _copy(file, target / file.name)
+
+    with contextlib.ExitStack() as stack:
         try:
-            copy = _new_folder(Path(os.path.expandvars(local_disk) or tempfile.gettempdir()), owner)
-            _check_room(source, copy)
-            target = copy / source.relative_to(data_dir)
-            target.mkdir(parents=True)
-            for file in sorted(source.iterdir()):
-                _copy(file, target / file.name)
+            copy = stack.enter_context(_shared(disk, owner or uuid.uuid4().hex, fill))
         except OSError as error:
-            raise JobError(
-                f"stage: {error.filename or local_disk or tempfile.gettempdir()}: {error.strerror}"
-            ) from error
+            raise JobError(f"stage: {error.filename or disk}: {error.strerror}") from error
+        yield copy
+
+
+@contextlib.contextmanager
+def _shared(disk: Path, owner: str, fill: Callable[[Path], None]) -> Iterator[Path]:
+    """Yield a folder that all processes of an owner share; who comes first fills it, who leaves last removes it.
+
+    Who uses the folder has a shared lock on a file beside it, in which its name stands once it is filled.
+    """
+    lock = disk / f"hpc_dl-{owner}.lock"
+    file, copy = -1, None
+    try:
+        while copy is None:
+            if file >= 0:
+                os.close(file)
+            file = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+            if os.fstat(file).st_uid != os.getuid():
+                raise PermissionError(errno.EPERM, "belongs to another user", str(lock))
+            copy = _attach(file, disk, owner, fill)
         yield copy
     finally:
         # A second signal must not stop the removal.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
-        if copy:
-            shutil.rmtree(copy, ignore_errors=True)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {*_ENDINGS, signal.SIGINT})
+        if file >= 0:
+            _let_go(file, lock, owner)
+
+
+def _attach(file: int, disk: Path, owner: str, fill: Callable[[Path], None]) -> Path | None:
+    """Lock the file of a copy and return the copy, filled here or by another; None if its last user has just left."""
+    with contextlib.suppress(BlockingIOError):  # somebody fills or uses it
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(file).st_nlink:
+            _remove_copies(disk, owner)
+            os.ftruncate(file, 0)
+            fill(new := Path(tempfile.mkdtemp(prefix=f"hpc_dl-{owner}-", dir=disk)))
+            os.pwrite(file, bytes(new), 0)
+    # Between the two locks there is none: what was true before is asked again.
+    fcntl.flock(file, fcntl.LOCK_SH)
+    found = Path(os.fsdecode(os.pread(file, 4096, 0)))
+    return found if found.is_absolute() and found.is_dir() and os.fstat(file).st_nlink else None
+
+
+def _let_go(file: int, lock: Path, owner: str) -> None:
+    """Give up a lock; remove the copy if nobody else uses it."""
+    with contextlib.suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(file).st_nlink:
+            _remove_copies(lock.parent, owner)
+            lock.unlink()
+    os.close(file)
+
+
+def _remove_copies(disk: Path, owner: str) -> None:
+    for copy in disk.glob(f"hpc_dl-{owner}-*"):
+        if copy.lstat().st_uid == os.getuid():
+            shutil.rmtree(copy, ignore_errors=True)  # never through a link
 
 
 def _owner(run: RunFolder, node: str) -> str:
@@ -88,16 +147,8 @@ def _owner(run: RunFolder, node: str) -> str:
     return hashlib.sha256(f"{run.path.absolute()} {node}".encode()).hexdigest()[:16]
 
 
-def _new_folder(parent: Path, owner: str) -> Path:
-    prefix = f"hpc_dl-{owner}-"
-    for old in parent.glob(f"{prefix}*") if owner else ():
-        if old.lstat().st_uid == os.getuid():
-            shutil.rmtree(old, ignore_errors=True)  # never through a link
-    return Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
-
-
-def _leave(number: int, _frame: Any) -> None:
-    raise SystemExit(128 + number)
+def _leave(_number: int, _frame: Any) -> None:
+    raise SystemExit(128 + signal.SIGTERM)
 
 
 def _check_room(source: Path, copy: Path) -> None:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from hpc_dl.errors import UserError
 from hpc_dl.planning.place import expected_facts, place, resolve
-from hpc_dl.planning.task_file import common, task_file
+from hpc_dl.planning.task_file import common, nodes_python, task_file
+from hpc_dl.processes import current_umask
 from hpc_dl.runfolder.start_from import resolve_start
 from hpc_dl.schedulers import scheduler_of
 from hpc_dl.spec.job import JobSpec, job_file, load_job
-from hpc_dl.spec.layers import Layer
+from hpc_dl.spec.layers import Layer, check_lines
+from hpc_dl.spec.modes import MODES
 from hpc_dl.spec.nodelist import expand, fold
 from hpc_dl.spec.placement import Placement
-from hpc_dl.spec.site import Site, config_home
+from hpc_dl.spec.site import Scalar, Site, config_home
 from hpc_dl.templates import Renderer, template_folders
+from hpc_dl.templates.library import Library
+from hpc_dl.templates.overrides import check_overrides
+from hpc_dl.templates.values import JobScript
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -32,11 +37,8 @@ class Plan(msgspec.Struct, frozen=True):
     """The job description's path, or "keywords"."""
     templates: tuple[Path, ...]
     """Template folders, strongest first, without ours."""
-
-    @property
-    def version(self) -> str:
-        """Return the version of hpc_dl, which rendered files name."""
-        return importlib.metadata.version("hpc_dl")
+    umask: int
+    """Of the user, for what may be shared: the files of a job itself are private."""
 
     @property
     def runs(self) -> Path:
@@ -60,14 +62,23 @@ class Plan(msgspec.Struct, frozen=True):
     def script(self) -> str:
         """Return the job script: what ``sbatch`` gets, or what a local run executes."""
         scheduler = scheduler_of(self.site)
-        values = {
-            "directives": scheduler.directives(self.job, self.site, self.runs),
-            "runs": str(self.runs),
-            "data": str(Path(self.job.workdir, self.site.data)),
-            "nodelist": fold(self.preview_nodes()),
-            "origin": self.origin,
-        }
-        return Renderer(self.templates).render(scheduler.template, {**common(self.job, self.site), **values})
+        values = JobScript(
+            **script_values(
+                self.site, self.job.workdir, scheduler.directives(self.job, self.site, self.runs), self.job.env
+            ),
+            job=self.job,
+            mode=MODES[self.job.mode],
+            origin=self.origin,
+            runs=str(self.runs),
+            data=str(Path(self.job.workdir, self.site.data)),
+            umask=f"{self.umask:04o}",
+            nodelist=fold(self.preview_nodes()),
+        )
+        return Renderer(self.templates).render(scheduler.template, values)
+
+    def task_templates(self) -> dict[str, Path]:
+        """Return name and file of the templates that the job itself will need, once it knows its nodes."""
+        return Library(self.templates).closure(["tasks.txt.j2", MODES[self.job.mode].template])
 
     def placement(self, nodelist: str = "") -> Placement:
         """Return the placement on the nodes of `nodelist`, or on the site's first ones.
@@ -105,4 +116,14 @@ def make_plan(
         overrides = [Layer({"nodes": len(expand(nodelist))}, "node list"), *overrides]
     spec = load_job(path, overrides)
     folders = tuple(template_folders(path, site_path, config_home()))
-    return Plan(resolve(resolve_start(spec), site), spec, site, str(path.absolute()) if path else "keywords", folders)
+    check_overrides(folders)
+    check_lines({"python": nodes_python(site)})
+    origin = str(path.absolute()) if path else "keywords"
+    return Plan(resolve(resolve_start(spec), site), spec, site, origin, folders, current_umask())
+
+
+def script_values(
+    site: Site, workdir: str, options: Mapping[str, Scalar], env: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Return what all scripts may use (`ScriptValues`); `env` wins over the site's."""
+    return {**common(site), "workdir": workdir, "directives": options, "env": {**site.env, **(env or {})}}

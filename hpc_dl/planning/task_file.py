@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from hpc_dl.processes import python_module
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.modes import MODES
 from hpc_dl.spec.placement import Placement
 from hpc_dl.spec.site import Site
 from hpc_dl.spec.training import program_options
 from hpc_dl.templates import Renderer, shell
+from hpc_dl.templates.values import TaskFileValues
 
 
 def task_file(job: JobSpec, site: Site, placement: Placement, run: str, renderer: Renderer, attempt: int = 0) -> str:
@@ -32,18 +34,20 @@ def task_file(job: JobSpec, site: Site, placement: Placement, run: str, renderer
     separator = ":::"
     while separator in job.args:
         separator += ":"
-    values = {
-        **common(job, site),
-        "nodes": placement.by_node().items(),
-        "run": run,
-        "attempt": attempt,
-        "separator": separator,
+    values = TaskFileValues(
+        **common(site),
+        job=job,
+        mode=MODES[job.mode],
+        nodes=list(placement.by_node().items()),
+        run=run,
+        attempt=attempt,
+        separator=separator,
         # Quoted once, not once per process.
-        "command": shell(command(job, site, run)),
+        command=shell(command(job, site, run)),
         # Of an MPI job: an mpirun in the environment of this Python comes before any other.
-        "bin": str(Path(nodes_python(site)).parent),
-        "ranks": job.nodes * job.per_node,
-    }
+        bin=str(Path(nodes_python(site)).parent),
+        ranks=job.nodes * job.per_node,
+    )
     return renderer.render("tasks.txt.j2", values)
 
 
@@ -53,18 +57,14 @@ def command(job: JobSpec, site: Site, run: str) -> list[str]:
         own = [job.script, *job.args]
         return [nodes_python(site), *own] if job.script.endswith(".py") else own
     folders = [f"--data-dir={Path(job.workdir, site.data)}", f"--run-dir={run}"]
-    return [nodes_python(site), "-m", "hpc_dl.train", *folders, *program_options(job), *job.args]
+    return [*python_module(nodes_python(site)), "hpc_dl.train", *folders, *program_options(job), *job.args]
 
 
-def common(job: JobSpec, site: Site) -> dict[str, Any]:
-    """Return the values that every template sees."""
-    return {
-        "job": job,
-        "mode": MODES[job.mode],
-        "site": site,
-        "python": nodes_python(site),
-        "version": importlib.metadata.version("hpc_dl"),
-    }
+def common(site: Site) -> dict[str, Any]:
+    """Return what every template may use (`Values`)."""
+    python = nodes_python(site)
+    version = importlib.metadata.version("hpc_dl")
+    return {"site": site, "version": version, "python": python, "python_module": python_module(python)}
 
 
 def nodes_python(site: Site) -> str:

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -183,7 +183,7 @@ class RunFolder:
         """Return the log of process ``worker:3``."""
         return self.logs / f"{process.replace(':', '-')}.log"
 
-    def freeze(self, job: JobSpec, asked: JobSpec, site: Site, script: str, templates: Sequence[Path]) -> None:
+    def freeze(self, job: JobSpec, asked: JobSpec, site: Site, script: str, templates: Mapping[str, Path]) -> None:
         """Write what the job is made from, so that later changes of the sources don't reach it.
 
         Args:
@@ -191,22 +191,22 @@ class RunFolder:
             asked: the job description as it was given, without what the site fills in.
             site: the site.
             script: the job script.
-            templates: all template folders, strongest first.
+            templates: name and file of those that the job itself renders.
         """
         write_text(self.job_file, to_toml(job))
         write_text(self.asked_file, to_toml(asked))
         write_text(self.site_file, to_toml(site))
         write_text(self.script, script)
-        for number, folder in enumerate(templates):
-            shutil.copytree(folder, self.templates / str(number), copy_function=shutil.copyfile)
-        for path in (self.templates, *self.templates.rglob("*")):
-            path.chmod(0o700 if path.is_dir() else 0o600)
+        for name, path in templates.items():
+            target = self.templates / name
+            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+            target.chmod(0o600)
         self.log.touch(0o600)  # Slurm appends to it, and would make it as the user's umask says
 
     def renderer(self) -> Renderer:
         """Return a renderer of the frozen templates."""
-        *others, ours = sorted(self.templates.iterdir(), key=lambda folder: int(folder.name))
-        return Renderer(others, ours)
+        return Renderer([], self.templates)
 
     def read_job(self) -> JobSpec:
         """Return the frozen job description."""

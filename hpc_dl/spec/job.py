@@ -133,7 +133,7 @@ def load_job(path: Path | None, overrides: Sequence[Layer] = ()) -> JobSpec:
 
     def check_all(job: JobSpec) -> None:
         check(job)
-        check_lines({"current folder": str(here)})
+        check_lines({"current folder": str(here), "job file": str(path.absolute()) if path else ""})
         find_script(job)
 
     job = build(JobSpec, layers, "job", check_all)

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from hpc_dl.errors import UserError, allowed, near_match
+from hpc_dl.spec.options import NOT_SHOWN
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -26,8 +27,6 @@ _SHORT = reprlib.Repr()  # of a value in a message; tables may be deeper than `r
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxlong, _SHORT.maxother = 4, 200, 60, 200
 _DEEPEST = 200  # dots in a line of TOML: the time that a dotted key takes grows with their square
 T = TypeVar("T", bound=msgspec.Struct)
-
-_NOT_SHOWN = ("env",)  # tables whose values may be secrets
 
 # The end of msgspec's messages: "- at `$.args[1]`", "- at `key` in `$.env`". What stands before may be the user's text.
 _KEY = re.compile(r" - at (?:`key` in )?`\$\.(\w+)[^`]*`$")
@@ -148,7 +147,7 @@ def build(kind: type[T], layers: Sequence[Layer], what: str, check: Callable[[T]
             file = next((layer.file for layer in layers if layer.file), what)
             raise UserError(f"{file}: {_plain(str(error))}") from None
         reason = _reason(kind, key, merged[key], str(error))
-        found = key if key in _NOT_SHOWN else f"{key} = {_SHORT.repr(merged[key])}"
+        found = key if key in NOT_SHOWN else f"{key} = {_SHORT.repr(merged[key])}"
         raise UserError(f"{origins[key].where(key)}: {found}: {reason}") from None
 
 
@@ -179,7 +178,8 @@ def check_lines(values: Mapping[str, Any]) -> None:
     for key, value in values.items():
         if isinstance(value, str):
             if odd := re.search(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]", value):
-                raise BadValueError(key, f"{key} = {value!r}: {odd[0]!r} can't stand in a line of a script")
+                shown = "" if key.partition(".")[0] in NOT_SHOWN else f" = {value!r}"
+                raise BadValueError(key, f"{key}{shown}: {odd[0]!r} can't stand in a line of a script")
         elif isinstance(value, Mapping):
             check_lines({f"{key}.{name}": item for name, item in value.items()})
         elif isinstance(value, (list, tuple)):

@@ -13,6 +13,9 @@ import msgspec
 
 from hpc_dl.errors import UserError
 
+NOT_SHOWN = ("env",)
+"""Job and site keys whose values may be secrets."""
+
 
 class Field(msgspec.Struct, frozen=True):
     """A field of a struct, as documentation and command line need it."""
@@ -122,8 +125,8 @@ def pairs(texts: typing.Sequence[str], origin: str) -> dict[str, str]:
     """
     table: dict[str, str] = {}
     for text in texts:
-        key, equals, value = text.partition("=")
-        if not key:
+        name, equals, value = text.partition("=")
+        if not name:
             raise UserError(f"{origin}: nothing stands before '=': expected KEY=VALUE")
-        table[key] = value if equals else "true"
+        table[name] = value if equals else "true"
     return table

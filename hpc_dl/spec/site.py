@@ -45,17 +45,12 @@ OTHER_CLUSTER = "set SLURM_CLUSTERS to the cluster's name: sbatch, squeue, scont
 _NOT_FREE = {*_OWN_OPTIONS, *_FIXED_OPTIONS, *_CLUSTER_OPTIONS}
 # Variables that the job script needs for itself, and those that bash lets nobody set.
 _TAKEN_VARIABLES = {"run", "step", "started", "code", "attempt", "told", "warned", "between", "signalled"}
-_TAKEN_VARIABLES |= {"srun", "next", "pause", "unready", "usual"}
+_TAKEN_VARIABLES |= {"srun", "next", "pause", "unready", "python"}
 _TAKEN_VARIABLES |= {"BASHOPTS", "BASH_VERSINFO", "EUID", "PPID", "SHELLOPTS", "UID"}
-# Variables that change what bash, or the Python of the job script, does.
-_OF_THE_SHELL = {
-    "PATH": "`modules`, or the block `environment` of a template, change it",
-    "IFS": "the job script is written for bash's own",
-    "OPTIND": "the job script is written for bash's own",
-    "ENV": "each shell would run that file first",
-    "BASH_ENV": "each shell would run that file first",
-    "PYTHONHOME": "Python would not find its own modules",
-}
+# Variables by which a user would change what bash, or the Python of the job script, does.
+_TAKEN_VARIABLES |= {"IFS", "OPTIND", "RANDOM", "SRANDOM", "HISTCMD", "FUNCNEST", "BASH_XTRACEFD", "EXECIGNORE"}
+_TAKEN_VARIABLES |= {"ENV", "BASH_ENV", "PYTHONHOME"}
+_INHERITED = "in the shell that submits: the job inherits it"
 # Variables that each process gets a value of its own for, and what decides it.
 _PER_PROCESS = {
     "TF_CONFIG": "the placement",
@@ -65,12 +60,16 @@ _PER_PROCESS = {
     "TF_NUM_INTEROP_THREADS": "its cores; see cores and ps_cores",
 }
 _SECRET = re.compile(
-    r"(^|_)(TOKEN|SECRET|PASS|CREDENTIALS?|AUTH|JWT|BEARER|COOKIE|WEBHOOK)(_|$)"
-    r"|SECRET_?KEY|PASSW(OR)?D|PASSPHRASE|SSHPASS|PGPASS|API_?KEY|_(KEY|PWD|PW|PAT)$"
-    r"|^(DATABASE|DB|REDIS|MONGO\w*)_UR[IL]$",
+    r"(^|_)(TOKEN|SECRET|PASS|PW|CREDENTIALS?|ACCESS_KEY|PRIVATE_KEY|AUTH|JWT|BEARER|COOKIES?)(_|$)"
+    r"|SECRET_?KEY|PASSW(OR)?D|PASSPHRASE|(SSH|PG)PASS$|API_?KEY|(^|_)KEY$|_(PWD|PAT)$",
     re.IGNORECASE,
 )
-_PLACE_OF_SECRET = re.compile(r"_(FILE|PATH|DIR)$|(?<!WEBHOOK)(?<!DATABASE)(?<!DB)(?<!REDIS)_URL$", re.IGNORECASE)
+# Addresses that hold a password, by their name or by what they are.
+_SECRET_ADDRESS = re.compile(
+    r"WEBHOOK|(^|_)(DATABASE|DB|REDIS|MONGO(DB)?|POSTGRES(QL)?|MYSQL)_UR[IL]$|(^|_)DSN$", re.IGNORECASE
+)
+_PASSWORD_IN_ADDRESS = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
+_PLACE_OF_SECRET = re.compile(r"_(FILE|PATH|DIR|URL)$", re.IGNORECASE)
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -211,25 +210,30 @@ def check_env(env: Mapping[str, str]) -> None:
     Raises:
         BadValueError: one that no shell can set, that hpc_dl sets itself, or whose value should not be written down.
     """
-    for key in env:
+    for key, value in env.items():
         if not re.fullmatch(r"[A-Za-z_]\w*", key, re.ASCII):
             message = f"env: {key!r} is not a name of an environment variable; allowed: letters, digits, '_'"
             raise BadValueError(f"env.{key}", message)
+        if key == "PATH":
+            reason = f"the job script finds its own commands by it; load a module, or export PATH {_INHERITED}"
+            raise BadValueError(f"env.{key}", f"env: {key!r} can't be changed: {reason}")
+        if f"${key}" in value or f"${{{key}}}" in value:
+            reason = f"nothing replaces it; write the whole value, or export {key} {_INHERITED}"
+            raise BadValueError(f"env.{key}", f"env: {key!r} has '${key}' in its value: {reason}")
         if key in _TAKEN_VARIABLES:
             raise BadValueError(f"env.{key}", f"env: {key!r} is a variable that the job script can't change")
-        if key in _OF_THE_SHELL:
-            raise BadValueError(f"env.{key}", f"env: {key!r} would break the job script: {_OF_THE_SHELL[key]}")
         if key.startswith(("SLURM_", "SLURMD_")):
             message = f"env: {key!r} is Slurm's own; the keys slurm and srun hold options of sbatch and srun"
             raise BadValueError(f"env.{key}", message)
         if key in _PER_PROCESS or key.startswith("HPC_DL_"):
             decides = _PER_PROCESS.get(key, "hpc_dl")
             raise BadValueError(f"env.{key}", f"env: {key!r} is set for each process by {decides}")
-        if _SECRET.search(key) and not _PLACE_OF_SECRET.search(key):
+        by_name = _SECRET.search(key) and not _PLACE_OF_SECRET.search(key)
+        if by_name or _SECRET_ADDRESS.search(key) or _PASSWORD_IN_ADDRESS.search(value):
             raise BadValueError(
                 f"env.{key}",
                 f"env: {key!r} looks like a secret, and env is written into the run folder as it is;"
-                f" export {key} in the shell that submits: the job inherits it, and it is written nowhere",
+                f" export {key} {_INHERITED}, and it is written nowhere",
             )
 
 

@@ -18,7 +18,6 @@ from hpc_dl.schedulers import scheduler_of
 from hpc_dl.schedulers.cluster import nodes_in, too_few
 from hpc_dl.schedulers.protocol import StrayJobError
 from hpc_dl.submission.mpi_check import check_mpi
-from hpc_dl.templates import Renderer
 
 
 def submit_plan(plan: Plan) -> RunFolder:
@@ -36,7 +35,7 @@ def submit_plan(plan: Plan) -> RunFolder:
     if not plan.job.script and data.describe(plan.job.data).needs_download and not data.is_there(plan.job.data, folder):
         data.fetch(plan.job.data, folder)
     with _new_folder(plan.runs) as run:
-        run.freeze(plan.job, plan.asked, plan.site, script, Renderer(plan.templates).folders)
+        run.freeze(plan.job, plan.asked, plan.site, script, plan.task_templates())
         scheduler_of(plan.site).submit(run, plan.job.name)
         return run
 

@@ -19,6 +19,7 @@ from typing import TypeVar
 import msgspec
 
 from hpc_dl.errors import JobError
+from hpc_dl.processes import python_module
 from hpc_dl.schedulers.slurm.version import OVERLAP_SHARES_ALL, version
 from hpc_dl.tasks.messages import Begin, Ended, Hello, Order, Ready, Stop, Stuck, decode_event, encode
 from hpc_dl.tasks.node_agent.environment import without_step
@@ -37,18 +38,8 @@ class Lost(msgspec.Struct, frozen=True):
 
 def agent_command(folder: Path, grace: float, node: str, step: bool = False) -> list[str]:
     """Return the command of the agent of a node, for this machine or, as a `step`, for srun."""
-    # A random.py in the user's folder must not be taken for Python's own.
-    safe = ["-P"] if sys.version_info >= (3, 11) else []
-    return [
-        sys.executable,
-        *safe,
-        "-m",
-        "hpc_dl.tasks.node_agent.agent",
-        str(folder),
-        str(grace),
-        node,
-        *(["step"] if step else []),
-    ]
+    words = ["hpc_dl.tasks.node_agent.agent", str(folder), str(grace), node]
+    return [*python_module(sys.executable), *words, *(["step"] if step else [])]
 
 
 def srun_command(node: str, cores: int, command: Sequence[str]) -> list[str]:

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
 from hpc_dl.errors import UserError
+from hpc_dl.planning.plan import script_values
 from hpc_dl.schedulers.slurm.sbatch import submit_text
 from hpc_dl.schedulers.slurm.sbatch_options import minutes, with_site
 from hpc_dl.schedulers.slurm.scheduler import scheduler
 from hpc_dl.spec.job import JobSpec
-from hpc_dl.spec.layers import Layer, build
+from hpc_dl.spec.layers import Layer, build, check_lines
 from hpc_dl.spec.site import Scalar, Site, config_home
 from hpc_dl.tasks.demand import Options, without_impossible
 from hpc_dl.tasks.file.task import TaskFile
 from hpc_dl.tasks.pool import Demand, Node, Pool
 from hpc_dl.templates import Renderer, template_folders
+from hpc_dl.templates.overrides import check_overrides
+from hpc_dl.templates.values import TasksScript
 
 _NOTICE = 60  # seconds before the time limit
 
@@ -58,16 +59,13 @@ def script(file: Path, request: Request, site: Site, folders: Sequence[Path]) ->
     Raises:
         UserError: a template is not valid, or Slurm can't write a log at this path.
     """
+    check_overrides(folders)
     path = file.absolute()
-    values = {
-        "version": importlib.metadata.version("hpc_dl"),
-        "site": site,
-        "file": str(path),
-        "workdir": str(Path.cwd()),
-        "python": site.python or sys.executable,
-        "directives": directives(path, request, site),
-        "options": request.options,
-    }
+    named = {"current folder": str(Path.cwd()), "task file": str(path), "name": request.name}
+    check_lines({**named, "partition": request.partition})
+    values = TasksScript(
+        **script_values(site, str(Path.cwd()), directives(path, request, site)), file=str(path), options=request.options
+    )
     return Renderer(folders).render("tasks.sh.j2", values)
 
 

@@ -32,6 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     helps. 143: ended by SIGTERM, after saving.
     """
     stop = Stop()
+    sys.path.append("")  # the user's own networks: after all others, so that a random.py there is not Python's
     try:
         options = parse(arguments)
         cluster = from_tf_config(os.environ.get("TF_CONFIG"))

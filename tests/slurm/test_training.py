@@ -19,6 +19,8 @@ def submit(cluster: MiniCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for name, value in cluster.env().items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
+    for name in ("random", "select", "signal", "subprocess"):  # as a user's file may be called
+        (tmp_path / f"{name}.py").write_text(f"raise SystemExit('{name}.py of the user')\n")
     jobs: list[Job] = []
 
     def start(**settings: Any) -> Job:
@@ -44,7 +46,7 @@ def test_the_main_job_trains_on_slurm(submit: Callable[..., Job]) -> None:
 
 @pytest.mark.timeout(240)
 def test_ranks_train_on_two_nodes(horovod: None, submit: Callable[..., Job]) -> None:
-    job = submit(mode="horovod", steps=200)
+    job = submit(mode="horovod", steps=200, stage=True)
     result = job.result(timeout=200)
     assert result["test_accuracy"] > 0.9
     assert job.state == "COMPLETED"

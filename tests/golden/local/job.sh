@@ -1,27 +1,26 @@
 #!/bin/bash
 # hpc_dl VERSION: job train, mode async, site local
+# from job description SHARE/jobs/train.toml
 # from template SHARE/templates/local.sh.j2
-# and job description SHARE/jobs/train.toml
 
 set -u -o pipefail
-usual=$(umask)
 umask 077
+unready=  # the exit code of what failed before the work could begin
 run=/FOLDER/work/runs/train-"$HPC_DL_JOB_ID"
-
-# Python may need the modules, and their scripts may not know nounset. What fails, or a signal, is told once the outcome
-# can be written.
+# What fails from here on, or a signal, is told once the outcome can be written.
 told=
 warned=
-unready=
 trap 'told=yes' TERM INT
 trap 'told=yes; warned=yes' USR1
 cd /FOLDER/work || unready=$?
-set +u
+set +u  # scripts of modules may not know it
 set -u
 
 
+# As `python -m`, without the current folder on the module path: a random.py there would be taken for Python's own.
+python=(PYTHON -c 'import sys; sys.path[:] = filter(None, sys.path); import runpy; runpy.run_module(sys.argv.pop(1), None, "__main__", True)')
 # An attempt is one start of the processes; what an earlier one, before a requeue, said of its end does not count.
-attempt=$(PYTHON -m hpc_dl begin "$run") || exit
+attempt=$("${python[@]}" hpc_dl begin "$run") || exit
 [ -n "$attempt" ] || exit 0  # the job has completed already
 
 # However the script ends, it writes the outcome; its exit code is that of the first process that failed. If the job has to
@@ -31,7 +30,7 @@ finish() {
   local code=$?
   trap - EXIT
   trap '' TERM INT USR1
-  PYTHON -m hpc_dl finish "$run" --attempt "$attempt" --code "$code" --started "$started" ${told:+--told} ${warned:+--warned}
+  "${python[@]}" hpc_dl finish "$run" --attempt "$attempt" --code "$code" --started "$started" ${told:+--told} ${warned:+--warned}
   exit $?  # without a number it would be the code from before the trap
 }
 trap finish EXIT
@@ -73,23 +72,23 @@ await() {
 
 
 # The data set is made ready once, before the processes that read it; others may share it, as the user's umask says.
-(umask "$usual"; exec PYTHON -m hpc_dl.data prepare digits --data-dir /FOLDER/work/data) &
+(umask 0022; exec "${python[@]}" hpc_dl.data prepare digits --data-dir /FOLDER/work/data) &
 await $! || exit
 
 while :; do
   # What this machine has for each node decides the placement, which gives the task file.
-  PYTHON -m hpc_dl facts "$run" --nodelist 'node[1-2]' --attempt "$attempt" || exit
-  PYTHON -m hpc_dl place "$run" --nodelist 'node[1-2]' --job-id "$HPC_DL_JOB_ID" --attempt "$attempt" || exit
+  "${python[@]}" hpc_dl facts "$run" --nodelist 'node[1-2]' --attempt "$attempt" || exit
+  "${python[@]}" hpc_dl place "$run" --nodelist 'node[1-2]' --job-id "$HPC_DL_JOB_ID" --attempt "$attempt" || exit
 
   # All nodes are this machine: every line of the task file runs here. A line that fails ends the others.
-  PYTHON -m hpc_dl tasks all "$run/tasks.txt" &
+  "${python[@]}" hpc_dl tasks all "$run/tasks.txt" &
   await $!
   # A failure that a new start may cure leads to the next attempt, on the same nodes; else the job ends.
   code=$?
   [ -z "$told" ] || exit "$code"
   between=yes
   # What tells this script to end must not end the command that has just made the next attempt the latest.
-  next=$(trap '' TERM INT USR1; PYTHON -m hpc_dl again "$run" --attempt "$attempt" --code "$code") || exit "$code"
+  next=$(trap '' TERM INT USR1; "${python[@]}" hpc_dl again "$run" --attempt "$attempt" --code "$code") || exit "$code"
   attempt=$next
   between=
   [ -z "$told" ] || exit 143

@@ -1,7 +1,7 @@
 #!/bin/bash
 # hpc_dl VERSION: job train, mode async, site minicluster
+# from job description SHARE/jobs/train.toml
 # from template SHARE/templates/sbatch.sh.j2
-# and job description SHARE/jobs/train.toml
 #SBATCH --job-name=train
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -15,25 +15,24 @@
 #SBATCH --partition=main
 
 set -u -o pipefail
-usual=$(umask)
 umask 077
+unready=  # the exit code of what failed before the work could begin
 run=/FOLDER/work/runs/train-"$SLURM_JOB_ID"
 srun=
-
-# Python may need the modules, and their scripts may not know nounset. What fails, or a signal, is told once the outcome
-# can be written.
+# What fails from here on, or a signal, is told once the outcome can be written.
 told=
 warned=
-unready=
 trap 'told=yes' TERM INT
 trap 'told=yes; warned=yes' USR1
 cd /FOLDER/work || unready=$?
-set +u
+set +u  # scripts of modules may not know it
 set -u
 
 
+# As `python -m`, without the current folder on the module path: a random.py there would be taken for Python's own.
+python=(PYTHON -c 'import sys; sys.path[:] = filter(None, sys.path); import runpy; runpy.run_module(sys.argv.pop(1), None, "__main__", True)')
 # An attempt is one start of the processes; what an earlier one, before a requeue, said of its end does not count.
-attempt=$(PYTHON -m hpc_dl begin "$run") || exit
+attempt=$("${python[@]}" hpc_dl begin "$run") || exit
 [ -n "$attempt" ] || exit 0  # the job has completed already
 
 # However the script ends, it writes the outcome; its exit code is that of the first process that failed. If the job has to
@@ -43,7 +42,7 @@ finish() {
   local code=$?
   trap - EXIT
   trap '' TERM INT USR1
-  PYTHON -m hpc_dl finish "$run" --attempt "$attempt" --code "$code" --started "$started" ${told:+--told} ${warned:+--warned}
+  "${python[@]}" hpc_dl finish "$run" --attempt "$attempt" --code "$code" --started "$started" ${told:+--told} ${warned:+--warned}
   exit $?  # without a number it would be the code from before the trap
 }
 trap finish EXIT
@@ -85,7 +84,7 @@ await() {
 
 
 # The data set is made ready once, before the processes that read it; others may share it, as the user's umask says.
-(umask "$usual"; exec PYTHON -m hpc_dl.data prepare digits --data-dir /FOLDER/work/data) &
+(umask 0022; exec "${python[@]}" hpc_dl.data prepare digits --data-dir /FOLDER/work/data) &
 await $! || exit
 
 while :; do
@@ -93,7 +92,7 @@ while :; do
   # start a step: slurmctld is away for a moment, or a node has just been lost, for which Slurm requeues the job.
   srun=
   for pause in 5 15 40 60 0; do
-    srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task=16 --export=ALL PYTHON -m hpc_dl facts "$run" --attempt "$attempt" &
+    srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task=16 --export=ALL "${python[@]}" hpc_dl facts "$run" --attempt "$attempt" &
     await $!
     code=$?
     [ "$code" -eq 1 ] && [ -z "$told" ] && [ "$pause" -gt 0 ] || break
@@ -104,10 +103,10 @@ while :; do
   done
   [ -z "$told" ] || exit 143
   [ "$code" -eq 0 ] || exit "$code"
-  PYTHON -m hpc_dl place "$run" --nodelist "$SLURM_JOB_NODELIST" --job-id "$SLURM_JOB_ID" --attempt "$attempt" || exit
+  "${python[@]}" hpc_dl place "$run" --nodelist "$SLURM_JOB_NODELIST" --job-id "$SLURM_JOB_ID" --attempt "$attempt" || exit
 
   # One task per node; each runs the line of its node. A task that fails ends the others.
-  srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task=16 --export=ALL --kill-on-bad-exit=1 PYTHON -m hpc_dl tasks node "$run/tasks.txt" &
+  srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task=16 --export=ALL --kill-on-bad-exit=1 "${python[@]}" hpc_dl tasks node "$run/tasks.txt" &
   srun=yes
   await $!
   # A failure that a new start may cure leads to the next attempt, on the same nodes; else the job ends.
@@ -115,7 +114,7 @@ while :; do
   [ -z "$told" ] || exit "$code"
   between=yes
   # What tells this script to end must not end the command that has just made the next attempt the latest.
-  next=$(trap '' TERM INT USR1; PYTHON -m hpc_dl again "$run" --attempt "$attempt" --code "$code") || exit "$code"
+  next=$(trap '' TERM INT USR1; "${python[@]}" hpc_dl again "$run" --attempt "$attempt" --code "$code") || exit "$code"
   attempt=$next
   between=
   [ -z "$told" ] || exit 143

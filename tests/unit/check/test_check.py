@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from hpc_dl.check import nodes as check_nodes
-from hpc_dl.check.facts import Facts, Folder, Here, _problem_of_script, ask_here, look_at, read_here
+from hpc_dl.check.facts import Facts, Folder, Here, _problem_of_script, ask_here, here_script, look_at, read_here
 from hpc_dl.check.finding import Finding
 from hpc_dl.check.node_rules import findings as node_findings
 from hpc_dl.check.probe import Address, Call, NodeAnswer
@@ -24,7 +24,6 @@ from hpc_dl.schedulers.protocol import JobState
 from hpc_dl.schedulers.slurm.partitions import parse_gres, parse_kill_wait, parse_nodes, parse_partitions
 from hpc_dl.spec.layers import Layer
 from hpc_dl.spec.site import Site
-from hpc_dl.templates import Renderer
 
 SITE = Site(name="here", cores=16, gpus=4, gpu_type="k80", partition="main", ports=(20000, 20099))
 PARTITIONS = """\
@@ -189,7 +188,7 @@ def test_what_modules_and_python_print_is_read() -> None:
         "Loading a\n"
         "Lmod has detected the following error: no b\n"
         "  see module spider\n"
-        "hpc-dl-failed module b/1 x\n"
+        "hpc-dl: module load failed; see modules in the site file: b/1 x\n"
         "some warning\n"
         'hpc-dl-python {"executable": "/p", "failed": {"tensorflow": "E: x"}, "gpus": ["Tesla K80"]}\n'
     )
@@ -316,12 +315,16 @@ def test_the_probes_get_no_signal_ahead_of_their_end(tmp_path: Path) -> None:
 
 def test_shellcheck_finds_nothing_in_the_scripts(tmp_path: Path) -> None:
     site = msgspec.structs.replace(
-        SITE, module_init="/etc/it's", modules=("a b", "$(touch x)"), env={"S": "'; touch x #"}, srun=("--opt=a b",)
+        SITE,
+        module_init="/etc/it's",
+        modules=("a b", "$(touch x)"),
+        python="/my py",
+        env={"S": "'; touch x #"},
+        srun=("--opt=a b",),
     )
     wanted = plan(site, workdir=str(tmp_path / "it's $(x)"), env={"J": '"$(touch x)"'}, slurm={"comment": "a # 'b'"})
-    values = {"job": wanted.job, "site": site, "python": "/my py", "version": "1", "wanted": ["tensorflow"]}
     texts = [
-        Renderer([]).render("check/here.sh.j2", values),
+        here_script(wanted),
         check_nodes.node_script(wanted),
     ]
     shellcheck = Path(sys.executable).with_name("shellcheck")

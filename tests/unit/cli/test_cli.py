@@ -117,6 +117,16 @@ def test_a_make_variable_is_called_so(
     assert fails(capfd, "submit", *_LOCAL).startswith("make variable NODES: ")
 
 
+@pytest.mark.parametrize("value", ["TOKENX='hunter2", "=hunter2", "A=hunter2\udcff"])
+def test_a_slip_in_env_does_not_print_its_values(
+    folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("HPC_DL_ENV", value)
+    said = fails(capfd, "submit", *_LOCAL)
+    assert "HPC_DL_ENV" in said
+    assert "hunter2" not in said
+
+
 def test_a_runs_folder_that_can_t_be_written_is_one_message(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (folder / "own.sh").touch()
     (folder / "runs").write_text("a file")

@@ -30,10 +30,12 @@ def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (folder / "train-0.tfrecord").write_bytes(bytes(range(256)) * 10_000)
     (folder / "meta.json").write_text("{}")
     monkeypatch.setattr(staging, "prepare", lambda name, data_dir: data_dir / name / "tfrecord")
-    handler, mask = signal.getsignal(signal.SIGTERM), signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     (tmp_path / "disk").mkdir()
     yield tmp_path / "data"
-    signal.signal(signal.SIGTERM, handler)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
@@ -58,6 +60,7 @@ def test_what_an_earlier_attempt_has_left_makes_room(data_dir: Path, tmp_path: P
     (disk / "hpc_dl-ours-2").symlink_to(data_dir)
     with staged("digits", data_dir, str(disk), "ours") as copy:
         assert sorted(path.name for path in disk.glob("*-1")) == ["hpc_dl-other-1"]
+        assert (copy / "digits" / "tfrecord" / "meta.json").exists()
         assert copy.name.startswith("hpc_dl-ours-")
     assert (data_dir / "digits").is_dir()
 
@@ -94,6 +97,69 @@ def test_a_disk_that_is_not_there_is_named(data_dir: Path, tmp_path: Path) -> No
         pytest.raises(JobError, match=r"absent.*: No such file or directory"),
         staged("digits", data_dir, str(tmp_path / "absent")),
     ):
+        pass
+
+
+_SHARES = """
+import sys, time, pathlib
+from hpc_dl.node import staging
+data, disk, name = map(pathlib.Path, sys.argv[1:])
+staging.prepare = lambda name, data_dir: data_dir / name / "tfrecord"
+real = staging._copy
+def slow(source, target):
+    (disk.parent / f"copied-{name}").touch()
+    time.sleep(0.5)
+    real(source, target)
+staging._copy = slow
+with staging.staged("digits", data, str(disk), "ours") as copy:
+    assert (copy / "digits" / "tfrecord" / "train-0.tfrecord").stat().st_size == 2_560_000
+    print(copy, flush=True)
+    sys.stdin.read()
+    assert (copy / "digits" / "tfrecord" / "train-0.tfrecord").stat().st_size == 2_560_000
+"""
+
+
+def test_the_ranks_of_a_node_share_a_copy(data_dir: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    command = [sys.executable, "-c", _SHARES, str(data_dir), str(disk)]
+    ranks = [
+        subprocess.Popen([*command, str(number)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for number in range(4)
+    ]
+    try:
+        copies = {rank.stdout.readline() for rank in ranks if rank.stdout}
+        assert len(copies) == 1
+        assert len(list(tmp_path.glob("copied-*"))) == 1, "one rank copied for all"
+        ranks[0].kill()  # one that dies does not take the copy with it
+        ranks[0].wait()
+        ranks[1].communicate("")
+        assert [name for name in left(tmp_path) if not name.endswith(".lock")] == [Path(copies.pop().strip()).name]
+        for rank in ranks[2:]:
+            rank.communicate("")
+        assert [rank.returncode for rank in ranks[1:]] == [0, 0, 0]
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
+    assert left(tmp_path) == []
+
+
+def test_a_copy_that_another_could_not_make_is_made_again(data_dir: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    (disk / "hpc_dl-ours.lock").touch()
+    (disk / "hpc_dl-ours-half").mkdir()
+    with staged("digits", data_dir, str(disk), "ours") as copy:
+        assert (copy / "digits" / "tfrecord" / "meta.json").exists()
+        assert not (disk / "hpc_dl-ours-half").exists()
+    assert left(tmp_path) == []
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
+def test_a_lock_of_another_user_is_not_taken(data_dir: Path, tmp_path: Path) -> None:
+    lock = tmp_path / "disk" / "hpc_dl-ours.lock"
+    lock.write_text(str(tmp_path))
+    os.chown(lock, 65534, 65534)
+    with pytest.raises(JobError, match="belongs to another user"), staged("digits", data_dir, str(lock.parent), "ours"):
         pass
 
 
@@ -155,7 +221,7 @@ def test_the_launcher_cleans_up_after_sigterm(run: RunFolder, tmp_path: Path) ->
         while not run.log_of("worker:0").exists():
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        assert len(left(tmp_path)) == 1
+        assert len(left(tmp_path)) == 2, "the copy and its lock"
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=30)
         assert process.returncode == 143

@@ -15,10 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from hpc_dl.planning import preview
 from hpc_dl.planning.plan import Plan, make_plan
+from hpc_dl.processes import python_module
 from hpc_dl.schedulers.slurm.sbatch_options import directives
 from hpc_dl.shipped_files import share
 from hpc_dl.spec.job import job_file
@@ -132,6 +134,7 @@ def rendered(name: str, folder: Path) -> Rendered:
     path = site_file(case.site)
     overrides = [Layer(settings, "keyword {key}")]
     plan = make_plan(case.job, load_site(path, **case.changes), path, overrides, case.nodelist)
+    plan = msgspec.structs.replace(plan, umask=0o022)
     placement = plan.placement(case.nodelist)
     return Rendered(plan, placement, preview.files(plan, placement), workdir)
 
@@ -248,7 +251,7 @@ def test_hostile_arguments_arrive_unchanged(tmp_path: Path) -> None:
     argv, _ = run_recorded(job.task_lines[0], tmp_path)
     run = str(job.plan.runs / "hostile-JOBID")
     launch = [
-        "-m",
+        *python_module("")[1:],
         "hpc_dl",
         "launch",
         "--run",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hpc_dl.planning import preview
 from hpc_dl.planning.place import first_port, placed, resolve
 from hpc_dl.planning.plan import Plan, make_plan
 from hpc_dl.planning.task_file import command
+from hpc_dl.processes import python_module
 from hpc_dl.schedulers.slurm.sbatch_options import directives, minutes
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.layers import Layer
@@ -161,9 +163,9 @@ def test_slurm_alone_says_how_many_nodes_there_are() -> None:
 def test_the_built_in_program_gets_every_setting() -> None:
     job = plan(steps=7, lr_boundaries=[10, 20], args=["--x", "y"]).job
     words = command(job, K80, "/run")
-    assert words[1:3] == ["-m", "hpc_dl.train"]
+    assert words[:4] == [*python_module(sys.executable), "hpc_dl.train"]
     assert words[-2:] == ["--x", "y"]
-    given_options = dict(word.removeprefix("--").split("=", 1) for word in words[3:-2])
+    given_options = dict(word.removeprefix("--").split("=", 1) for word in words[4:-2])
     assert given_options.items() >= {"steps": "7", "lr-boundaries": "10,20", "run-dir": "/run", "mode": "async"}.items()
 
 
@@ -178,7 +180,7 @@ def test_the_built_in_program_gets_every_setting() -> None:
 )
 def test_what_only_some_modes_have_reaches_the_built_in_program(mode: str, settings: dict[str, Any]) -> None:
     job = plan(mode=mode, gpus=2, **settings).job
-    found = parse(command(job, K80, "/run")[3:])
+    found = parse(command(job, K80, "/run")[4:])
     keys = TrainSettings.__struct_fields__
     assert {key: getattr(found, key) for key in keys} == {key: getattr(job, key) for key in keys}
     assert {key: getattr(found, key) for key in settings} == settings

@@ -36,6 +36,8 @@ from hpc_dl.spec.site import load_site
         "JWT",
         "SLACK_WEBHOOK_URL",
         "DATABASE_URL",
+        *("OPENAI_KEY", "STORAGE_ACCOUNT_KEY", "ENCRYPTION_KEY", "SSH_KEY", "GPG_KEY", "DB_PW", "PGPASS", "JWT"),
+        *("BEARER", "COOKIE", "DATABASE_URL", "SLACK_WEBHOOK_URL", "SENTRY_DSN"),
     ],
 )
 def test_what_looks_like_a_secret_is_refused_and_not_repeated(name: str, tmp_path: Path) -> None:
@@ -50,6 +52,14 @@ def test_what_looks_like_a_secret_is_refused_and_not_repeated(name: str, tmp_pat
         load_site(tmp_path / "s.toml")
 
 
+def test_an_address_with_a_password_is_a_secret_whatever_its_name() -> None:
+    for value in ("https://me:hidden@proxy:80", "postgres://me:hidden@db/x"):
+        with pytest.raises(UserError, match="env: 'X' looks like a secret") as caught:
+            load_job(None, [Layer({"env": {"X": value}}, "test")])
+        assert "hidden" not in str(caught.value)
+    assert load_job(None, [Layer({"env": {"X": "http://proxy:80/a:b@c"}}, "test")])
+
+
 def test_names_that_only_resemble_secrets_are_taken() -> None:
     names = [
         "TOKENIZERS_PARALLELISM",
@@ -60,6 +70,9 @@ def test_names_that_only_resemble_secrets_are_taken() -> None:
         "KEYBOARD",
         "OLDPWD",
         "OMP_PROC_BIND",
+        "SSH_KEY_FILE",
+        "KEYBOARD",
+        "DATA_URL",
     ]
     env = dict.fromkeys(names, "x")
     assert load_job(None, [Layer({"env": env}, "test")]).env == env

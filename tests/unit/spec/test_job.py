@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def test_an_unknown_job_shows_the_nearest() -> None:
         ("compression = '2bit'", 1, "not a known compression (did you mean '1bit'?); allowed: 'none', 'fp16', '1bit'"),
         ("n_fetch = 0", 1, "n_fetch = 0: expected int >= 1"),
         ("args = [\n  'x',\n  '''a\nb''',\n]", 1, "args[1] = 'a\\nb': '\\n' can't stand in a line"),
-        ("[env]\nB = 'b'\nA = '''a\nb'''", 3, "env.A = 'a\\nb'"),
+        ("[env]\nB = 'b'\nA = '''a\nb'''", 3, "env.A: '\\n' can't stand"),
         ("[env]\n1A = 'a'", 2, "env: '1A' is not a name of an environment variable"),
         ("[slurm]\nq = 'a'", 2, "slurm: 'q' is not an sbatch option; expected its long name"),
         ("[slurm]\ntime = '1'", 2, "slurm: 'time' has the job key 'time' in its place"),
@@ -178,6 +179,16 @@ def test_a_current_folder_with_a_line_break_is_refused(tmp_path: Path, monkeypat
     monkeypatch.chdir(folder)
     with pytest.raises(UserError, match="current folder"):
         load_job(None)
+
+
+@pytest.mark.parametrize("name", ["e\n touch canary #x", os.fsdecode(b"x\xffy")])
+def test_a_job_files_folder_that_can_t_stand_in_a_script_is_refused(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "job.toml").write_text("script = 's.sh'\n")
+    (folder / "s.sh").touch()
+    with pytest.raises(UserError, match=r"job file = .*can't stand in a line of a script"):
+        load_job(folder / "job.toml")
 
 
 @pytest.mark.parametrize(

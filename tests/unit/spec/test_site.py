@@ -96,7 +96,21 @@ def test_an_unknown_site_shows_the_nearest() -> None:
             for key in ("clusters", "cluster", "M")
         ),
         ("cores = 1\n[env]\nA = 'a'\n'a b' = 'x'", 2, "'a b' is not a name of an environment variable"),
-        ("cores = 1\n[env]\nrun = 'x'", 3, "'run' is a variable that the job script can't change"),
+        *(
+            (f"cores = 1\n[env]\n{name} = 'x'", 3, f"{name!r} is a variable that the job script can't change")
+            for name in ("run", "python", "IFS", "OPTIND", "RANDOM", "SLURM_JOB_ID", "SLURM_RESTART_COUNT")
+        ),
+        (
+            "cores = 1\n[env]\nPATH = '/opt/bin'",
+            3,
+            "'PATH' can't be changed: the job script finds its own commands by it",
+        ),
+        ("cores = 1\n[env]\nMY_LIBS = '/x:$MY_LIBS'", 3, "'MY_LIBS' has '$MY_LIBS' in its value: nothing replaces it"),
+        (
+            "cores = 1\n[env]\nMY_LIBS = '${MY_LIBS}:/x'",
+            3,
+            "'MY_LIBS' has '$MY_LIBS' in its value: nothing replaces it",
+        ),
     ],
 )
 def test_an_invalid_file_is_named_with_the_line(tmp_path: Path, text: str, line: int, message: str) -> None:

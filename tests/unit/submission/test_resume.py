@@ -21,7 +21,6 @@ from hpc_dl.spec.layers import Layer, build, read_toml
 from hpc_dl.spec.site import Site
 from hpc_dl.submission.handle import Job
 from hpc_dl.submission.resume import plan_resumption
-from hpc_dl.templates import Renderer
 
 SITE = Site(name="k80", cores=16, gpus=4, scheduler="slurm")
 SMALL = Site(name="small", cores=8, gpus=2)
@@ -38,7 +37,7 @@ def ended(number: int, state: str = "CANCELLED", **settings: Any) -> Job:
     run = RunFolder.create(Path(f"runs/train-{number}"))
     settings = {"name": "train", **settings}
     planned = make_plan(None, SITE, Path("k80.toml"), [Layer(settings, "keyword {key}")])
-    run.freeze(planned.job, planned.asked, SITE, "", Renderer(planned.templates).folders)
+    run.freeze(planned.job, planned.asked, SITE, "", {})
     if state:
         write_text(run.summary, msgspec.json.encode(Summary(state, 143, 1.0, 2.0)))
     return Job(run)

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from hpc_dl.spec.site import load_site
+from hpc_dl.errors import UserError
+from hpc_dl.spec.site import load_site, site_file
 from hpc_dl.tasks.allocation import binds, nodes
 from hpc_dl.tasks.executor import Agents, Lost, agent_command
 from hpc_dl.tasks.messages import Hello, Order
@@ -24,7 +25,7 @@ from hpc_dl.tasks.node_agent.environment import Environment
 from hpc_dl.tasks.pool import Share
 from hpc_dl.tasks.scheduler import State
 from hpc_dl.tasks.status import Status, follow
-from hpc_dl.tasks.submit import Request, directives
+from hpc_dl.tasks.submit import Request, directives, script
 from hpc_dl.templates import Renderer
 from tests.unit.fakes.processes import Marker
 from tests.unit.fakes.tasks import background, eventually, output, run, states, tasks
@@ -290,6 +291,20 @@ def test_the_batch_script(tmp_path: Path, request: pytest.FixtureRequest) -> Non
     script = tmp_path / "job.sh"
     script.write_text(done.stdout)
     subprocess.run(["shellcheck", str(script)], check=True, env=os.environ | {"PATH": f"{Path(sys.executable).parent}"})
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\udcff"])
+def test_a_batch_script_of_odd_names_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    site = load_site(site_file("minotauro"))
+    for request in (Request(1, name=name), Request(1, partition=name)):
+        with pytest.raises(UserError, match=r"= 'a.*can't stand in a line of a script"):
+            script(tmp_path / "t.txt", request, site, [])
+    with pytest.raises(UserError, match="task file = "):
+        script(tmp_path / name / "t.txt", Request(1), site, [])
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / name)
+    with pytest.raises(UserError, match="current folder = "):
+        script(tmp_path / "t.txt", Request(1), site, [])
 
 
 @pytest.mark.parametrize(("node", "said"), [("n1", ["1,2", "2,3"]), ("n2", ["4,5", ""]), ("n3", ["", ""])])

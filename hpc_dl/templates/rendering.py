@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import jinja2.nodes
 
 from hpc_dl.errors import UserError
 from hpc_dl.shipped_files import share
+from hpc_dl.templates.values import TEMPLATE, Values
+
+OURS = "hpc_dl/"
+"""What stands before the name of a template of ours, whatever comes before it on the search path."""
 
 
 class Shell(str):
@@ -37,8 +43,8 @@ def shell(value: object) -> object:
 
 
 def comment(value: object) -> Shell:
-    """Return a value for the rest of a comment line: no line break gets through."""
-    return Shell(re.sub(r"[\x00-\x1f\x7f\x85\u2028\u2029]", "?", str(value)))
+    """Return a value for the rest of a comment line: no line break gets through, nor a byte that is not UTF-8."""
+    return Shell(re.sub(r"[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]", "?", str(value)))
 
 
 def directive(value: object) -> Shell:
@@ -60,22 +66,29 @@ def template_folders(job_file: Path | None, site_file: Path, config: Path) -> li
     folders = [config / "hpc_dl" / "templates", site_file.parent / site_file.stem / "templates"]
     if job_file is not None:
         folders.insert(0, job_file.absolute().parent / "templates")
-    return [folder for folder in folders if folder.is_dir()]
+    ours = share() / "templates"  # it stands beside a job file at the top of a checkout
+    return [folder for folder in folders if folder.is_dir() and not folder.samefile(ours)]
 
 
 class Renderer:
     """Renders templates from a search path.
 
-    A template may ``{% extends "hpc_dl/NAME" %}`` to build on ours, whatever stands before it on the path.
+    Ours build on one another through the path too. A template that builds on ours of its own name names it by its
+    prefix: ``{% extends "hpc_dl/NAME" %}``.
     """
 
     def __init__(self, folders: Sequence[Path], ours: Path | None = None) -> None:
         ours = ours or share() / "templates"
         self.folders = [*folders, ours]
         own = jinja2.FileSystemLoader(str(ours))
-        loaders = [jinja2.FileSystemLoader([str(f) for f in folders]), own, jinja2.PrefixLoader({"hpc_dl": own})]
+        loaders = [
+            jinja2.FileSystemLoader([str(f) for f in folders]),
+            own,
+            jinja2.PrefixLoader({OURS.rstrip("/"): own}),
+        ]
+        self._loader = jinja2.ChoiceLoader(loaders)
         self._environment = _Environment(
-            loader=jinja2.ChoiceLoader(loaders),
+            loader=self._loader,
             undefined=jinja2.StrictUndefined,
             finalize=shell,
             trim_blocks=True,
@@ -84,28 +97,68 @@ class Renderer:
         )
         self._environment.filters.update(comment=comment, directive=directive, raw=Shell)
 
-    def render(self, name: str, values: Mapping[str, Any]) -> str:
+    def render(self, name: str, values: Values | Mapping[str, Any]) -> str:
         """Return template `name` filled with `values`; it also sees its own file's name as ``template``.
 
         Raises:
             UserError: the template is missing, malformed or prints something undefined; names file and line.
         """
-        try:
+        with self._errors_of(name):
             template = self._environment.get_template(name)
-            return template.render(values, template=template.filename)
+            known = values.mapping() if isinstance(values, Values) else values
+            return template.render(known, **{TEMPLATE: template.filename})
+
+    def parse(self, name: str, path: Path | None = None) -> tuple[Path, jinja2.nodes.Template]:
+        """Return the file of template `name` and what Jinja makes of it.
+
+        Args:
+            name: of the template.
+            path: its file, where that is not the one that the search path has.
+
+        Raises:
+            UserError: the template is missing or malformed; names file and line.
+        """
+        with self._errors_of(name):
+            text, file = (path.read_text("utf-8"), path) if path else self._source(name)
+            return file, self._environment.parse(text, name, str(file))
+
+    def has(self, name: str) -> bool:
+        """Return whether the search path has a template of this name."""
+        try:
+            self._source(name)
+        except (jinja2.TemplateNotFound, UnicodeDecodeError):
+            return False
+        return True
+
+    def _source(self, name: str) -> tuple[str, Path]:
+        text, file, _ = self._loader.get_source(self._environment, name)
+        return text, Path(str(file))
+
+    @contextlib.contextmanager
+    def _errors_of(self, name: str) -> Iterator[None]:
+        """Turn what Jinja raises into errors of the user's."""
+        try:
+            yield
         except jinja2.TemplateNotFound as error:
             places = ", ".join(map(str, self.folders))
             raise UserError(f"template {error.name}: not found; looked in {places}") from None
         except jinja2.TemplateSyntaxError as error:
             raise UserError(f"template {error.filename or error.name}, line {error.lineno}: {error.message}") from None
+        except UnicodeDecodeError as error:
+            raise UserError(f"template {name}: is not UTF-8: {error}") from None
         except RecursionError:
-            ours = f'; a template that builds on ours of its own name extends "hpc_dl/{name}"'
-            raise UserError(f"template {name}: extends or includes itself without end{ours}") from None
+            raise UserError(builds_on_itself(name)) from None
         except Exception as error:
             # What template code raises is the template's fault, be it a StrictUndefined or a TypeError.
             if not (place := _where(error)):
                 raise
             raise UserError(f"template {place}: {error}") from error
+
+
+def builds_on_itself(name: str) -> str:
+    """Return what is wrong with a template that extends or includes itself, and how it extends ours."""
+    ours = f'a template that builds on ours of its own name extends "{OURS}{name}"'
+    return f"template {name}: extends or includes itself without end; {ours}"
 
 
 def _where(error: BaseException) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -93,7 +96,7 @@ def own(site: Path, name: str, text: str) -> Path:
 
 def test_a_site_puts_the_command_into_a_container(site: Path) -> None:
     block = "{% block command %} singularity exec {{ image }} {{ command }}{% endblock %}"
-    own(site, "tasks/async.j2", '{% extends "hpc_dl/tasks/async.j2" %}{% set image = "my image.sif" %}' + block)
+    own(site, "tasks/line.j2", '{% extends "hpc_dl/tasks/line.j2" %}{% set image = "my image.sif" %}' + block)
     (task,) = parse(tasks_of(plan_on(site)))
     assert task.command.count(" singularity exec 'my image.sif' ") == 2
     assert "taskset" not in task.command
@@ -102,7 +105,7 @@ def test_a_site_puts_the_command_into_a_container(site: Path) -> None:
 
 def test_a_site_adds_a_variable(site: Path) -> None:
     block = "{% block variables %}{{ super() }} PLACE={{ p.name ~ ' x' }}{% endblock %}"
-    own(site, "tasks/async.j2", '{% extends "hpc_dl/tasks/async.j2" %}' + block)
+    own(site, "tasks/line.j2", '{% extends "hpc_dl/tasks/line.j2" %}' + block)
     (task,) = parse(tasks_of(plan_on(site)))
     assert " TF_NUM_INTEROP_THREADS=2 PLACE='ps:0 x' taskset" in task.command
     assert " TF_NUM_INTEROP_THREADS=2 PLACE='worker:0 x' taskset" in task.command
@@ -128,30 +131,27 @@ def test_the_search_path_is_job_user_site_ours(site: Path, tmp_path: Path) -> No
         job.parent / "templates",
     ]
     for folder in folders:
-        write(folder / "tasks" / "async.j2", f"from {folder.parent.name}")
+        write(folder / "tasks" / "line.j2", f"from {folder.parent.name}")
         (task,) = parse(tasks_of(plan_on(site, str(job))))
         assert task.command == f"from {folder.parent.name}"
     assert template_folders(job, site, tmp_path / "config") == folders[::-1]
 
 
 def test_a_frozen_job_renders_with_the_templates_of_its_submission(site: Path, tmp_path: Path) -> None:
-    path = own(site, "tasks/async.j2", "before")
+    path = own(site, "tasks/line.j2", "before")
     plan = plan_on(site)
     run = RunFolder.create(tmp_path / "runs" / "a-1")
-    run.freeze(plan.job, plan.asked, plan.site, plan.script(), Renderer(plan.templates).folders)
+    run.freeze(plan.job, plan.asked, plan.site, plan.script(), plan.task_templates())
     path.write_text("after")
     values: dict[str, Any] = {"job": run.read_job()}
-    assert run.renderer().render("tasks/async.j2", values) == "before"
-    assert "hpc_dl launch" not in run.renderer().render("tasks/async.j2", values)
+    assert run.renderer().render("tasks/line.j2", values) == "before"
+    assert "hpc_dl launch" not in run.renderer().render("tasks/line.j2", values)
 
 
 @pytest.mark.parametrize(
     ("text", "line", "message"),
     [
-        ("\n\n{{ nothing }}", 3, "'nothing' is undefined"),
-        ("\n{{ job.nodse }}", 2, "has no attribute 'nodse'"),
-        ("\n{% if nothing %}{% endif %}", 2, "'nothing' is undefined"),
-        ("\n{{ [nothing] }}", 2, "'nothing' is undefined"),
+        ("\n{{ site.env.nothing }}", 2, "has no attribute 'nothing'"),
         ("\n{{ job.nodes", 2, "unexpected end of template"),
         ("\n{% block x %}", 2, "Unexpected end of template"),
         ("\n\n\n{{ job.nodes | nofilter }}", 4, "No filter named 'nofilter'"),
@@ -161,7 +161,7 @@ def test_a_frozen_job_renders_with_the_templates_of_its_submission(site: Path, t
     ],
 )
 def test_an_error_names_the_file_and_the_line(site: Path, text: str, line: int, message: str) -> None:
-    path = own(site, "tasks/async.j2", text)
+    path = own(site, "tasks/line.j2", text)
     with pytest.raises(UserError) as caught:
         tasks_of(plan_on(site))
     assert str(caught.value).startswith(f"template {path}, line {line}: ")
@@ -169,7 +169,7 @@ def test_an_error_names_the_file_and_the_line(site: Path, text: str, line: int, 
 
 
 def test_a_missing_template_is_named_with_the_places(site: Path) -> None:
-    own(site, "tasks/async.j2", '{% extends "tasks/mine.j2" %}')
+    own(site, "tasks/line.j2", '{% extends ["tasks/mine.j2"][0] %}')
     with pytest.raises(UserError, match=r"template tasks/mine\.j2: not found; looked in .*/my/templates, .*templates"):
         tasks_of(plan_on(site))
 
@@ -180,6 +180,30 @@ def test_a_template_that_extends_itself_learns_how_to_extend_ours(site: Path) ->
         UserError, match=r'template sbatch\.sh\.j2: extends .* itself .* extends "hpc_dl/sbatch\.sh\.j2"'
     ):
         plan_on(site).script()
+
+
+def test_a_folder_of_templates_may_have_any_name(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"x\xff\ny")
+    assert render(folder, "# {{ template | comment }}") == f"# {tmp_path}/x??y/t.j2"
+
+
+def test_the_data_set_has_the_umask_of_the_user_who_submits(site: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        assert "\n(umask 0027; exec " in plan_on(site).script()
+    finally:
+        os.umask(before)
+
+
+def test_the_variables_of_a_job_script_are_not_for_env_to_change(site: Path) -> None:
+    for mode in ("async", "horovod"):
+        plan = plan_on(site, mode=mode)
+        script = plan.script() + msgspec.structs.replace(plan, site=load_site(site, scheduler="local")).script()
+        names = set(re.findall(r"(?:^|[;{'] *|local |for )([a-z]+)(?==| in )", script, re.MULTILINE))
+        assert len(names) > 10
+        for name in names:
+            with pytest.raises(UserError, match=f"'{name}' is a variable that the job script can't change"):
+                plan_on(site, env={name: "x"})
 
 
 def test_an_error_outside_template_code_is_not_called_the_templates(tmp_path: Path) -> None:
