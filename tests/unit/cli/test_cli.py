@@ -232,7 +232,7 @@ def test_detach_returns_at_once_and_watch_comes_back(bench: Bench) -> None:
     assert output.splitlines()[-2:] == ["Started local job L1", f"Run folder: {bench.folder}/runs/own-L1"]
     bench.ready()
     assert "Job L1 RUNNING" in bench.run("status")
-    assert re.search(r"L1 +RUNNING +async +1 nodes", bench.run("list"))
+    assert re.search(r"L1 +RUNNING +own +async +1 nodes", bench.run("list"))
     watching = bench.start("watch", "L1")
     (bench.folder / "go").touch()
     assert "Job L1 COMPLETED" in watching.communicate(timeout=30)[0]

@@ -102,10 +102,10 @@ def test_what_each_process_gets_of_its_own_is_refused(name: str, decides: str) -
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("PATH", "would break the job script: `modules`, or the block `environment`"),
-        ("BASH_ENV", "would break the job script: each shell would run that file first"),
-        ("IFS", "would break the job script"),
-        ("PYTHONHOME", "would break the job script"),
+        ("PATH", "can't be changed: the job script finds its own commands by it"),
+        ("BASH_ENV", "is a variable that the job script can't change"),
+        ("IFS", "is a variable that the job script can't change"),
+        ("PYTHONHOME", "is a variable that the job script can't change"),
         ("SLURM_JOB_ID", "is Slurm's own"),
         ("SLURMD_NODENAME", "is Slurm's own"),
     ],
