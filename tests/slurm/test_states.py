@@ -30,7 +30,8 @@ import ctypes, pathlib, sys
 library = next(pathlib.Path(folder, "libslurmfull.so") for folder in sys.argv[2:]
                if pathlib.Path(folder, "libslurmfull.so").exists())
 slurm = ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
-slurm.slurm_init(None)
+if hasattr(slurm, "slurm_init"):  # not in old versions, and a must in new ones
+    slurm.slurm_init(None)
 sys.exit(slurm.slurm_complete_job(int(sys.argv[1]), 253))
 """
 _ARRAY = "[ $SLURM_ARRAY_TASK_ID = 2 ] || exec sleep 300; exit 5"
