@@ -21,6 +21,7 @@ from hpc_dl.schedulers.slurm.states import query
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.site import load_site, site_file
 from hpc_dl.submission.states import states
+from tests.slurm.helpers import slurm_version
 from tests.unit.fakes.processes import eventually
 
 # Slurm makes a job OUT_OF_MEMORY when its allocation is completed with SIG_OOM (slurm.h), as slurmstepd does where
@@ -164,7 +165,12 @@ def requeued(walk: Walk, low: str, lost: str, again: str, special: str) -> None:
 
 
 def out_of_memory(walk: Walk) -> list[str]:
-    """Return a job that is out of memory; none where the libc of Slurm's copy is too old for this Python."""
+    """Return a job that is out of memory; none where this Python can't ask libslurm for one.
+
+    That is where the libc of Slurm's copy is too old for it, and where the call takes a structure of Slurm's own.
+    """
+    if slurm_version(walk.cluster) > (24, 11):
+        return []
     copy = walk.cluster.programs.prefix
     loader = [str(file) for file in copy.glob("libraries/ld-linux*.so.*")] if copy else []
     python = [*loader, *(["--library-path", f"{copy}/libraries"] if loader else []), sys.executable]
