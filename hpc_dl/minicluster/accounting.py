@@ -43,9 +43,9 @@ class Accounting:
         named = [str(folder) for folder in folders if folder]
         if not named:
             return ""
-        # PluginDir takes the place of the folder that Slurm was built to look in.
-        built = [str(path.parent) for path in Path("/usr/lib").glob("*/slurm*/auth_none.so")]
-        return ":".join(dict.fromkeys([*named, *built]))
+        # PluginDir takes the place of the folder that the system's Slurm was built to look in.
+        built = () if self._slurm.prefix else Path("/usr/lib").glob("*/slurm*/auth_none.so")
+        return ":".join(dict.fromkeys([*named, *(str(path.parent) for path in built)]))
 
     def make_database(self) -> None:
         """Make an empty database, as mariadb-install-db(1) does.
@@ -69,7 +69,8 @@ class Accounting:
     def daemons(self, port: int) -> list[Daemon]:
         """Return mariadbd(8) and slurmdbd(8), which listens on `port`."""
         # Whoever reaches the socket, in a folder of the user's own, may do everything; there is no other way in.
-        options = ["--skip-networking", "--skip-grant-tables", f"--socket={self._socket}"]
+        # No TLS inside this host: with that of MariaDB 11.8, slurmdbd fails at its second question.
+        options = ["--skip-networking", "--skip-grant-tables", "--skip-ssl", f"--socket={self._socket}"]
         env = ["env", f"MYSQL_UNIX_PORT={self._socket}"]
         return [
             _daemon("mariadbd", [*env, *self._mariadbd(), *options], socket=str(self._socket)),

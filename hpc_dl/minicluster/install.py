@@ -171,10 +171,9 @@ def _download(packages: Sequence[str], folder: Path, version: str, say: Say) -> 
 
 def _mirror(apt: Sequence[str], updated: str) -> str:
     """Return the mirror from which this machine gets Debian."""
-    found = _run([*apt, "indextargets", "--format", "$(ORIGIN) $(LABEL) $(REPO_URI)", "Created-By: Packages"])
-    for origin, label, uri in map(str.split, found.splitlines()):
-        if origin == label == "Debian":
-            return uri
+    known = _run([*apt, "indextargets", "--format", "$(ORIGIN)|$(LABEL)|$(REPO_URI)", "Created-By: Packages"])
+    if found := re.search(r"^Debian\|Debian\|(\S+)$", known, flags=re.MULTILINE):
+        return found[1]
     raise UserError(f"apt's sources name no mirror of Debian that answers; apt-get update said: {_last_words(updated)}")
 
 

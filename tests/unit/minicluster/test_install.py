@@ -17,7 +17,7 @@ for word; do case $word in *::sourcelist=*) cat "${word#*=}" >>$LOG;; esac; done
 case "$*" in
   *" -s "*) for name in libc6 munge slurm-wlm-basic-plugins slurm-client slurmctld slurmd slurmdbd patchelf; do
       echo "Inst $name ($VERSION Debian:12)"; done;;
-  *indextargets*) echo "Docker Docker http://docker/linux/debian"; echo "$MIRROR";;
+  *indextargets*) echo "Docker|Docker CE|http://docker/linux/debian"; echo "$MIRROR";;
   *download*) while [ "$1" != download ]; do shift; done; shift
       for name; do touch "${name%=*}_1.0_amd64.deb"; done;;
 esac
@@ -49,7 +49,7 @@ def log(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setenv("LOG", str(tmp_path / "log"))
-    monkeypatch.setenv("MIRROR", "Debian Debian http://mirror/debian/")
+    monkeypatch.setenv("MIRROR", "Debian|Debian|http://mirror/debian/")
     monkeypatch.setenv("VERSION", "20.11.7+really20.11.4-2+deb11u1")
     monkeypatch.setenv(programs.PREFIX_VARIABLE, str(tmp_path / "copy"))
     return tmp_path / "log"
@@ -92,7 +92,7 @@ def test_a_version_that_debian_has_replaced_is_refused(log: Path, tmp_path: Path
 
 
 def test_a_version_without_a_mirror_is_refused(log: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("MIRROR", "Ubuntu Ubuntu http://mirror/ubuntu")
+    monkeypatch.setenv("MIRROR", "Ubuntu|Ubuntu|http://mirror/ubuntu")
     with pytest.raises(UserError, match="apt's sources name no mirror of Debian"):
         install.install_version("24.11", lambda _: None)
     with pytest.raises(UserError, match=r"Slurm 2411: unknown version.*did you mean '24.11'"):
