@@ -16,7 +16,7 @@ import tomli_w
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.layers import build, read_toml
 from hpc_dl.spec.placement import NodeFacts, Placement
-from hpc_dl.spec.site import Site
+from hpc_dl.spec.site import Site, without_gone
 from hpc_dl.templates import Renderer
 
 T = TypeVar("T")
@@ -214,7 +214,7 @@ class RunFolder:
 
     def read_site(self) -> Site:
         """Return the frozen site."""
-        return build(Site, [read_toml(self.site_file)], "site")
+        return build(Site, [without_gone(read_toml(self.site_file))], "site")
 
     def read_facts(self) -> dict[str, NodeFacts]:
         """Return what each node told, by node name."""
