@@ -166,4 +166,7 @@ clean: ## remove the environment and caches; run folders and data stay
 # The private cluster's files are in .cache: without them it would run on, and nothing could end it.
 	@[ ! -x $(BIN)/hpc-dl ] || [ ! -e .cache/minicluster/lock ] || env -u HPC_DL_CLUSTER_DIR $(BIN)/hpc-dl cluster stop || \
 	  echo "make: $(VENV) does not work any more: if a private cluster runs in .cache, it runs on" >&2
+# A job that runs, or waits, has no other Python.
+	@[ ! -x $(BIN)/hpc-dl ] || ! $(BIN)/hpc-dl list --state running --state pending 2>/dev/null | grep . || \
+	  { echo "make: these jobs need $(VENV): end them by \`make cancel JOB=…\`, or wait for their end" >&2; exit 2; }
 	rm -rf $(VENV) .cache dist build .mypy_cache .pytest_cache .ruff_cache

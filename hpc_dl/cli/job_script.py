@@ -251,7 +251,8 @@ def mpirun(run: Path | None, grace: float, attempt: int | None, command: tuple[s
 
     if run is None:
         return run_mpirun(command, grace)
-    return run_mpirun(command, grace, RunFolder(run, RunFolder(run, attempt).attempt))
+    folder = RunFolder(run, RunFolder(run, attempt).attempt)
+    return run_mpirun(command, grace, folder, _policy(folder).hang_timeout)
 
 
 @click.command()
