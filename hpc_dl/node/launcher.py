@@ -21,7 +21,7 @@ import msgspec
 from hpc_dl.disk import FORBIDDEN, PATIENCE, TROUBLE
 from hpc_dl.errors import LOST, DiskError, JobError, UserError
 from hpc_dl.node.attempts import superseded
-from hpc_dl.node.heartbeats import LogSigns, PipeSigns, Signs
+from hpc_dl.node.heartbeats import HEARTBEAT, LogSigns, PipeSigns, Signs
 from hpc_dl.node.outcome import all_workers_done, mark_done, mark_lost, report_failure, tell_all_to_end
 from hpc_dl.node.restart_policy import After, Policy, pause
 from hpc_dl.processes import (
@@ -231,7 +231,8 @@ class Launcher:
         command = [*line.command, *(classic_flags(self._cluster, line.role, line.index) if self._flags else ())]
         policy, log = self._policy, self._run.log_of(line.name)
         pipe = PipeSigns() if policy.hang_timeout and not policy.own_script else None
-        env.update(pipe.variables(policy.hang_timeout) if pipe else {})
+        if pipe:
+            env[HEARTBEAT] = pipe.variable(policy.hang_timeout)
         try:
             self._run.logs.mkdir(exist_ok=True)
             child = _Child(line, log, env, command, pipe)
