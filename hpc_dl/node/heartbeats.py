@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 HEARTBEAT = "HPC_DL_HEARTBEAT"
-"""Variable by which a process of the built-in program knows the pipe, its inode, and the seconds: ``NUMBER:INODE:S``."""
+"""Variable by which a process of the built-in program knows the pipe, its inode and the timeout: ``7:1234:120``."""
 
 
 class Signs(Protocol):
