@@ -14,7 +14,7 @@ import click
 from hpc_dl.errors import LOST, DiskError, JobError, UserError
 
 if TYPE_CHECKING:
-    from hpc_dl.node.launcher import ProcessLine
+    from hpc_dl.node.process import ProcessLine
     from hpc_dl.node.restart_policy import Policy
     from hpc_dl.runfolder.folder import RunFolder
     from hpc_dl.spec.job import JobSpec
@@ -161,7 +161,8 @@ def launch(
 ) -> int:
     """Start and watch this node's processes: ``::: worker:0 VARIABLE=VALUE … COMMAND …`` for each."""
     from hpc_dl.node.addresses import check_own_names
-    from hpc_dl.node.launcher import Launcher, parse_processes
+    from hpc_dl.node.launcher import Launcher
+    from hpc_dl.node.process import parse_processes
     from hpc_dl.runfolder.folder import RunFolder
 
     folder = RunFolder(run, attempt)
