@@ -70,6 +70,16 @@ def insist(
         time.sleep(_PAUSE)
 
 
+def look_anew(folder: Path) -> None:
+    """Let the next looks into a folder see what other nodes have made there, or taken away.
+
+    NFS may believe for a minute that a name is missing. It asks its server when the folder is opened: see nfs(5),
+    "Directory entry caching" and "Close-to-open cache consistency".
+    """
+    with contextlib.suppress(FileNotFoundError):
+        os.close(os.open(folder, os.O_RDONLY | os.O_DIRECTORY))
+
+
 def write_whole(path: Path, text: str | bytes, check: Callable[[], object] = lambda: None) -> None:
     """Write a private file so that a reader sees the old or the new text, never a part; what fails leaves nothing.
 

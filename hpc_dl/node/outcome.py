@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from hpc_dl.disk import insist, write_whole
+from hpc_dl.disk import insist, look_anew, write_whole
 from hpc_dl.runfolder.folder import Failure, RunFolder, Summary
 from hpc_dl.runfolder.metrics import figures, per_step
 
@@ -39,6 +39,7 @@ def tell_all_to_end(run: RunFolder) -> None:
 
 def all_workers_done(run: RunFolder, cluster: Mapping[str, Sequence[str]]) -> bool:
     """Return whether every process of the cluster spec but the ps has ended well, or was given up."""
+    look_anew(run.state)
     expected = sum(len(addresses) for role, addresses in cluster.items() if role != "ps")
     ended = {path.name for folder in (run.done, run.lost) if folder.is_dir() for path in folder.iterdir()}
     return len(ended) >= expected

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 import tomli_w
 
-from hpc_dl.disk import write_whole
+from hpc_dl.disk import look_anew, write_whole
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.layers import build, read_toml
 from hpc_dl.spec.placement import NodeFacts, Placement
@@ -230,6 +230,7 @@ class RunFolder:
 
     def read_failure(self) -> Failure | None:
         """Return the first failure, if there was one."""
+        look_anew(self.state)
         return _read(self.failure, Failure)
 
     def read_result(self) -> dict[str, Any] | None:
