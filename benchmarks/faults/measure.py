@@ -94,7 +94,7 @@ def _steps_meanwhile(mode: str, fault: str) -> int:
 def _seconds_of_steps(mode: str, fault: str) -> float:
     """Return for how many seconds workers make steps in spite of a fault."""
     if fault == "suspended":
-        return 1
+        return 4  # Slurm says first that it will, and waits 2 s
     if fault in LASTS:
         return 9
     if fault == "hung launcher":
