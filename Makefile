@@ -28,7 +28,7 @@ HOROVOD := $(VENV)/.horovod$(if $(filter site,$(MPI)),-site)
 
 # Every job key may be set as a make variable in capitals. Values reach hpc-dl through the environment, as they are:
 # no shell and no second expansion by make touches them ($(value) instead of $(...)).
-SETTINGS := NAME MODE NODES GPUS WORKERS PS CORES PS_CORES TIME PARTITION SLURM ENV SCRIPT ARGS CLASSIC_FLAGS CHIEF \
+SETTINGS := NAME MODE NODES GPUS WORKERS PS CORES PS_CORES MEMORY TIME PARTITION SLURM ENV SCRIPT ARGS CLASSIC_FLAGS CHIEF \
   MODEL DATA STEPS BATCH LEARNING_RATE LR_BOUNDARIES MOMENTUM WEIGHT_DECAY SEED CHECKPOINT_EVERY LOG_EVERY TOWERS \
   BACKUP_WORKERS STALENESS N_FETCH N_PUSH COMPRESSION SCALE_LR WARMUP_STEPS FUSION_MB CYCLE_MS TRACE_STEPS STAGE \
   EVAL_EVERY RESTARTS HANG_TIMEOUT REQUEUES RESTART_TIMEOUT WORKDIR START_FROM \
@@ -166,4 +166,7 @@ clean: ## remove the environment and caches; run folders and data stay
 # The private cluster's files are in .cache: without them it would run on, and nothing could end it.
 	@[ ! -x $(BIN)/hpc-dl ] || [ ! -e .cache/minicluster/lock ] || env -u HPC_DL_CLUSTER_DIR $(BIN)/hpc-dl cluster stop || \
 	  echo "make: $(VENV) does not work any more: if a private cluster runs in .cache, it runs on" >&2
+# A job that runs, or waits, has no other Python.
+	@[ ! -x $(BIN)/hpc-dl ] || ! $(BIN)/hpc-dl list --state running --state pending 2>/dev/null | grep . || \
+	  { echo "make: these jobs need $(VENV): end them by \`make cancel JOB=…\`, or wait for their end" >&2; exit 2; }
 	rm -rf $(VENV) .cache dist build .mypy_cache .pytest_cache .ruff_cache

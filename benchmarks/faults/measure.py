@@ -94,11 +94,11 @@ def _steps_meanwhile(mode: str, fault: str) -> int:
 def _seconds_of_steps(mode: str, fault: str) -> float:
     """Return for how many seconds workers make steps in spite of a fault."""
     if fault == "suspended":
-        return 1
+        return 4  # Slurm says first that it will, and waits 2 s
     if fault in LASTS:
         return 9
     if fault == "hung launcher":
-        return HANG_TIMEOUT + 3  # its processes train on until it is killed
+        return 2 * (HANG_TIMEOUT + 3)  # its processes train on until it is killed, some modes twice as fast
     if mode == "single":
         return 40 if fault == "cut" else 0  # it has all that it needs on its node
     if mode not in GOES_ON:

@@ -16,8 +16,9 @@ from hpc_dl import data
 from hpc_dl.check.finding import Finding, error, last_line
 from hpc_dl.check.node_rules import findings
 from hpc_dl.check.probe import NodeAnswer, probe
+from hpc_dl.disk import write_whole
 from hpc_dl.planning.plan import Plan, script_values
-from hpc_dl.runfolder.folder import RunFolder, write_text
+from hpc_dl.runfolder.folder import RunFolder
 from hpc_dl.schedulers import scheduler_of
 from hpc_dl.schedulers.protocol import ENDED, JobState
 from hpc_dl.spec.nodelist import expand
@@ -47,7 +48,7 @@ def check_nodes(plan: Plan, say: Callable[[str], None]) -> list[Finding]:
         if scheduler.one_machine:
             name = os.uname().nodename
             return findings(plan.job, plan.site, probe(run, name, [name], _has_data(plan), local=True))
-        write_text(run.script, node_script(plan))
+        write_whole(run.script, node_script(plan))
         scheduler.submit(run, _name(plan))
         asking = Asking(run)
         try:
@@ -108,7 +109,7 @@ def read_answers(plan: Plan, run: RunFolder, state: JobState) -> list[Finding]:
 def answer_probe(run: RunFolder, node: str, nodelist: str, with_data: bool) -> None:
     """Probe this node, in a step of the job that checks it, and write the answer into the run folder."""
     answer = probe(run, node, expand(nodelist), with_data)
-    write_text(run.path / f"{node}.answer.json", msgspec.json.encode(answer))
+    write_whole(run.path / f"{node}.answer.json", msgspec.json.encode(answer))
 
 
 def _wait(asking: Asking, say: Callable[[str], None]) -> None:

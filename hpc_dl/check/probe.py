@@ -23,9 +23,10 @@ from hpc_dl import data
 from hpc_dl.check.facts import Folder, look_at
 from hpc_dl.check.finding import last_line
 from hpc_dl.check.python import Python, read_python, wanted_packages
+from hpc_dl.disk import write_whole
 from hpc_dl.machine import local_gpus, ports_in_use, visible_gpus
 from hpc_dl.processes import python_module
-from hpc_dl.runfolder.folder import RunFolder, write_text
+from hpc_dl.runfolder.folder import RunFolder
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.site import Site
 
@@ -86,7 +87,7 @@ def probe(run: RunFolder, node: str, nodes: list[str], with_data: bool, local: b
     meeting = run.path / "meeting"
     meeting.mkdir(exist_ok=True)
     with _listening(site, node, nodes) as address:
-        write_text(meeting / f"{node}.here", msgspec.json.encode(address))
+        write_whole(meeting / f"{node}.here", msgspec.json.encode(address))
         python, said = _ask_python(job)
         _wait(lambda: len(list(meeting.glob("*.here"))) >= len(nodes))
         calls = [call(other) for other in _others(meeting, node, nodes)]

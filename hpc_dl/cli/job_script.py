@@ -14,7 +14,7 @@ import click
 from hpc_dl.errors import LOST, DiskError, JobError, UserError
 
 if TYPE_CHECKING:
-    from hpc_dl.node.launcher import ProcessLine
+    from hpc_dl.node.process import ProcessLine
     from hpc_dl.node.restart_policy import Policy
     from hpc_dl.runfolder.folder import RunFolder
     from hpc_dl.spec.job import JobSpec
@@ -35,9 +35,9 @@ def facts(run: Path, nodelist: str, attempt: int | None) -> int:
     """Write into run folder RUN what this node has for its job."""
     import msgspec
 
-    from hpc_dl.disk import insist
+    from hpc_dl.disk import insist, write_whole
     from hpc_dl.node.facts import local_facts, slurm_facts
-    from hpc_dl.runfolder.folder import RunFolder, write_text
+    from hpc_dl.runfolder.folder import RunFolder
     from hpc_dl.spec.nodelist import expand
 
     folder = RunFolder(run, attempt)
@@ -46,7 +46,7 @@ def facts(run: Path, nodelist: str, attempt: int | None) -> int:
     insist(what, functools.partial(folder.facts.mkdir, parents=True, exist_ok=True))
     for found in local_facts(job, site, expand(nodelist)) if nodelist else [slurm_facts(job, site)]:
         path = folder.facts / f"{found.node}.json"
-        insist(what, functools.partial(write_text, path, msgspec.json.encode(found)))
+        insist(what, functools.partial(write_whole, path, msgspec.json.encode(found)))
     return 0
 
 
@@ -116,11 +116,11 @@ def place(run: Path, nodelist: str, job_id: str, attempt: int | None) -> int:
     """Place the processes of run folder RUN on its nodes; write the cluster spec and the task file."""
     import msgspec
 
-    from hpc_dl.disk import insist
+    from hpc_dl.disk import insist, write_whole
     from hpc_dl.node import attempts
     from hpc_dl.planning.place import placed
     from hpc_dl.planning.task_file import task_file
-    from hpc_dl.runfolder.folder import RunFolder, write_text
+    from hpc_dl.runfolder.folder import RunFolder
     from hpc_dl.spec.modes import MODES
 
     folder = RunFolder(run, attempt)
@@ -133,7 +133,7 @@ def place(run: Path, nodelist: str, job_id: str, attempt: int | None) -> int:
     files[folder.tasks] = task_file(job, site, placement, str(run), folder.renderer(), folder.attempt).encode()
     attempts.check(folder)
     for path, data in files.items():
-        insist(f"{path} can't be written", functools.partial(write_text, path, data))
+        insist(f"{path} can't be written", functools.partial(write_whole, path, data))
     click.echo(f"hpc-dl: {len(placement.processes)} processes on {nodelist}; see {folder.tasks}")
     if job.gpus and site.fake_gpus:
         click.echo("hpc-dl: fake_gpus = true in the site file: without GPUs, training computes on cores")
@@ -161,7 +161,8 @@ def launch(
 ) -> int:
     """Start and watch this node's processes: ``::: worker:0 VARIABLE=VALUE … COMMAND …`` for each."""
     from hpc_dl.node.addresses import check_own_names
-    from hpc_dl.node.launcher import Launcher, parse_processes
+    from hpc_dl.node.launcher import Launcher
+    from hpc_dl.node.process import parse_processes
     from hpc_dl.runfolder.folder import RunFolder
 
     folder = RunFolder(run, attempt)
@@ -251,7 +252,8 @@ def mpirun(run: Path | None, grace: float, attempt: int | None, command: tuple[s
 
     if run is None:
         return run_mpirun(command, grace)
-    return run_mpirun(command, grace, RunFolder(run, RunFolder(run, attempt).attempt))
+    folder = RunFolder(run, RunFolder(run, attempt).attempt)
+    return run_mpirun(command, grace, folder, _policy(folder).hang_timeout)
 
 
 @click.command()

@@ -155,14 +155,14 @@ def submit(file: Path, site: str, dry_run: bool, **given: Any) -> int:
 @click.option("--output", "-o", type=Path, help="the task file to write; default: standard output")
 def expand(template: Path, table: Path, output: Path | None) -> int:
     """Make a task file from a Jinja2 TEMPLATE, once for each row of TABLE (.csv, or .toml with lists of values)."""
-    from hpc_dl.runfolder.folder import write_text
+    from hpc_dl.disk import write_whole
     from hpc_dl.tasks.file.sweep import expand_sweep
 
     text = expand_sweep(template, table)
     if output is None:
         click.echo(text, nl=False)
     else:
-        write_text(output, text)
+        write_whole(output, text)
         click.echo(f"{output}: {len(text.splitlines())} lines")
     return 0
 

@@ -32,7 +32,7 @@ from hpc_dl.minicluster.config import (
     Place,
     render,
 )
-from hpc_dl.minicluster.daemons import daemons, free_ports, last_words
+from hpc_dl.minicluster.daemons import daemons, free_ports, kill_strays, last_words
 from hpc_dl.minicluster.network import Network
 from hpc_dl.minicluster.programs import Programs, find_programs
 from hpc_dl.minicluster.root import default_root, is_root, lock, make_root, running, supervisor_pid
@@ -283,6 +283,7 @@ class MiniCluster:
 
     def _sweep(self) -> None:
         """Remove what a cluster that was killed has left. Slurm's own state stays: job numbers go on."""
+        kill_strays(self.slurm_conf)
         (self.root / "cluster.json").unlink(missing_ok=True)
         for name in ("spool", "tmp", "munge", "db"):
             shutil.rmtree(self.root / name, ignore_errors=True)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import secrets
+import signal
 import socket
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -92,3 +95,18 @@ def last_words(log: Path) -> str:
             if word in line:
                 return line.partition(word)[2]
     return ""
+
+
+def kill_strays(slurm_conf: Path) -> None:
+    """Kill what the jobs of a cluster have left whose supervisor was killed, in both its processes.
+
+    A shell whose user only asks this cluster has its SLURM_CONF too, and no SLURM_JOB_ID.
+    """
+    ours = f"SLURM_CONF={slurm_conf}".encode()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # another user's, or it has just ended
+            variables = (folder / "environ").read_bytes().split(b"\0")
+            of_job = any(variable.startswith(b"SLURM_JOB_ID=") for variable in variables)
+            of_job = of_job or (folder / "cmdline").read_bytes().startswith(b"slurmstepd: ")
+            if ours in variables and of_job and int(folder.name) != os.getpid():
+                os.kill(int(folder.name), signal.SIGKILL)

@@ -12,10 +12,10 @@ import time
 
 import msgspec
 
-from hpc_dl.disk import insist
+from hpc_dl.disk import insist, write_whole
 from hpc_dl.errors import LOST, JobError
 from hpc_dl.node.restart_policy import Policy
-from hpc_dl.runfolder.folder import RunFolder, Summary, write_text
+from hpc_dl.runfolder.folder import RunFolder, Summary
 from hpc_dl.spec.job import JobSpec
 
 RESTART, REQUEUE, PREEMPTED = "restart", "requeue", "requeue after preemption"
@@ -89,11 +89,11 @@ def begin(run: RunFolder, slurm_restarts: int = 0, after: int | None = None) -> 
                 raise JobError(superseded(after)) from None
             number += 1
     stop = RunFolder(run.path, number).stop
-    insist(what, functools.partial(write_text, stop, "Empty: all launchers of this attempt are to end.\n"))
+    insist(what, functools.partial(write_whole, stop, "Empty: all launchers of this attempt are to end.\n"))
     latest = functools.partial(insist, what, functools.partial(_latest_folder, run))
     while insist(what, run.latest_attempt) < latest() or not run.attempt_file.exists():
         # And again, if a script that was slower has just put a lower number.
-        insist(what, functools.partial(write_text, run.attempt_file, str(latest())))
+        insist(what, functools.partial(write_whole, run.attempt_file, str(latest())))
     for file in (run.summary, run.result):
         insist(what, functools.partial(file.unlink, missing_ok=True))
     record(run, Event(number, time.time(), "started", slurm_restarts))

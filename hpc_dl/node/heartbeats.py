@@ -11,8 +11,8 @@ import os
 from pathlib import Path
 from typing import Protocol
 
-PIPE, TIMEOUT = "HPC_DL_HEARTBEAT", "HPC_DL_HANG_TIMEOUT"
-"""Variables by which a process of the built-in program knows the pipe, and the seconds."""
+HEARTBEAT = "HPC_DL_HEARTBEAT"
+"""Variable by which a process of the built-in program knows the pipe, its inode and the timeout: ``7:1234:120``."""
 
 
 class Signs(Protocol):
@@ -34,9 +34,9 @@ class PipeSigns:
         os.set_blocking(self.write, False)  # a launcher that hangs must not stop the training
         self._begun = False
 
-    def variables(self, timeout: float) -> dict[str, str]:
-        """Return the variables of the process; by the second number it knows that the first is still this pipe's."""
-        return {PIPE: f"{self.write}:{os.fstat(self.write).st_ino}", TIMEOUT: f"{timeout:g}"}
+    def variable(self, timeout: float) -> str:
+        """Return the value of `HEARTBEAT`; by the inode the process knows that the number is still this pipe's."""
+        return f"{self.write}:{os.fstat(self.write).st_ino}:{timeout:g}"
 
     def started(self) -> None:
         """Leave the end that writes to the process, which is there now."""

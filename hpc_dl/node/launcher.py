@@ -8,27 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-
-import msgspec
 
 from hpc_dl.disk import FORBIDDEN, PATIENCE, TROUBLE
-from hpc_dl.errors import LOST, DiskError, JobError, UserError
+from hpc_dl.errors import LOST, DiskError, JobError
 from hpc_dl.node.attempts import superseded
-from hpc_dl.node.heartbeats import LogSigns, PipeSigns, Signs
+from hpc_dl.node.heartbeats import HEARTBEAT, LogSigns, PipeSigns
 from hpc_dl.node.outcome import all_workers_done, mark_done, mark_lost, report_failure, tell_all_to_end
+from hpc_dl.node.process import Child, ProcessLine
 from hpc_dl.node.restart_policy import After, Policy, pause
 from hpc_dl.processes import (
     AwakeClock,
     Guard,
     adopt_orphans,
-    die_with_parent,
     kill_orphans,
     kill_sessions,
     next_signal,
@@ -39,103 +34,6 @@ from hpc_dl.spec.placement import classic_flags, tf_config
 
 _TOLD = 0.5  # seconds in which a SIGTERM that has ended a process reaches the launcher too, if it was meant for all
 _POLL = 1.0  # seconds between looks at the run folder, on a disk that many nodes share
-_TAIL = 8  # lines of a failed process's log that a message repeats
-
-
-class ProcessLine(msgspec.Struct, frozen=True):
-    """One process as the command line of ``launch`` writes it: ``worker:3 VARIABLE=VALUE … COMMAND …``."""
-
-    role: str
-    index: int
-    env: dict[str, str]
-    command: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        """Return ``worker:3``."""
-        return f"{self.role}:{self.index}"
-
-
-def parse_processes(words: Sequence[str], separator: str = ":::") -> list[ProcessLine]:
-    """Return the processes that follow a separator each.
-
-    Raises:
-        UserError: a process without name or command.
-    """
-    groups: list[list[str]] = []
-    for word in words:
-        if word == separator:
-            groups.append([])
-        elif groups:
-            groups[-1].append(word)
-        else:
-            raise UserError(f"launch: found {word!r}; expected {separator!r} before each process")
-    return [_parse_process(group) for group in groups]
-
-
-def _parse_process(words: Sequence[str]) -> ProcessLine:
-    name = re.fullmatch(r"([a-z]+):(\d+)", words[0]) if words else None
-    if name is None:
-        raise UserError(f"launch: found {' '.join(words[:1])!r}; expected a process name such as 'worker:0'")
-    env: dict[str, str] = {}
-    rest = list(words[1:])
-    while rest and (setting := re.match(r"([A-Za-z_]\w*)=", rest[0])):
-        env[setting[1]] = rest.pop(0)[setting.end() :]
-    if not rest:
-        raise UserError(f"launch: process {words[0]!r} has no command")
-    return ProcessLine(name[1], int(name[2]), env, tuple(rest))
-
-
-class _Child:
-    """A started process, leader of a session of its own."""
-
-    def __init__(
-        self, line: ProcessLine, log: Path, env: dict[str, str], command: Sequence[str], pipe: PipeSigns | None
-    ) -> None:
-        self.line = line
-        self.log = log
-        self.signs: Signs | None = pipe
-        self.heard = 0.0  # when it has given its last sign of life
-        self.hung = ""  # why it was killed, if it was for that
-        with self.log.open("ab") as file:
-            self._begins = file.tell()  # what stands before is of an earlier life
-            self.popen = subprocess.Popen(
-                command,
-                env=env,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=_child_setup(),
-                pass_fds=(pipe.write,) if pipe else (),
-            )
-
-    def silent_for(self, now: float) -> float:
-        """Return for how many seconds it has given no sign of life."""
-        if self.signs is None or self.signs.given():
-            self.heard = now
-        return now - self.heard
-
-    def tail(self) -> tuple[str, ...]:
-        """Return its last lines; none if they can't be read."""
-        try:
-            with self.log.open("rb") as log:
-                log.seek(max(self._begins, self.log.stat().st_size - 8192))
-                lines = log.read().decode(errors="replace").splitlines()
-        except OSError:
-            return ()
-        return tuple([line for line in lines if line.strip()][-_TAIL:])
-
-
-def _child_setup() -> Callable[[], None]:
-    """Return a ``preexec_fn``: the child dies with the launcher and gets its signals again."""
-    ask = die_with_parent()
-
-    def setup() -> None:
-        ask()
-        signal.pthread_sigmask(signal.SIG_SETMASK, [])
-
-    return setup
 
 
 class Launcher:
@@ -166,7 +64,7 @@ class Launcher:
         self._policy = policy or Policy()
         self._env = {**os.environ, **(env or {})}
         self._cluster = run.read_cluster()
-        self._children: dict[int, _Child] = {}
+        self._children: dict[int, Child] = {}
         self._restarts: dict[str, int] = {}
         self._unstarted: dict[str, float] = {}  # since when the disk has kept a process from its start
         self._waiting: list[tuple[float, ProcessLine]] = []  # not before when, and what to start
@@ -231,10 +129,11 @@ class Launcher:
         command = [*line.command, *(classic_flags(self._cluster, line.role, line.index) if self._flags else ())]
         policy, log = self._policy, self._run.log_of(line.name)
         pipe = PipeSigns() if policy.hang_timeout and not policy.own_script else None
-        env.update(pipe.variables(policy.hang_timeout) if pipe else {})
+        if pipe:
+            env[HEARTBEAT] = pipe.variable(policy.hang_timeout)
         try:
             self._run.logs.mkdir(exist_ok=True)
-            child = _Child(line, log, env, command, pipe)
+            child = Child(line, log, env, command, pipe)
         except OSError as error:
             if pipe:
                 pipe.close()
@@ -296,7 +195,7 @@ class Launcher:
         hung = f"no sign of life for {self._policy.hang_timeout:g} s"
         report_failure(self._run, Failure("launcher", self._node, LOST, 0, time.time(), hung=hung))
 
-    def _ended(self, child: _Child, status: int) -> None:
+    def _ended(self, child: Child, status: int) -> None:
         if self._kill_at is not None:
             return
         if child.line.role == "ps" and (self._ps_until is not None or self._all_workers_done()):

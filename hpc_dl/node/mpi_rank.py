@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from hpc_dl.errors import UserError
-from hpc_dl.node.launcher import ProcessLine
+from hpc_dl.node.process import ProcessLine
 from hpc_dl.spec.placement import Placement, Process
 
 # Of Open MPI's mpirun; of srun --mpi=pmix; of other MPIs; of srun alone, which batch scripts have as well.

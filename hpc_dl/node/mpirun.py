@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpc_dl.processes import die_with_parent, next_signal
+from hpc_dl.processes import Guard, die_with_parent, next_signal
 
 if TYPE_CHECKING:  # it runs on other nodes too, in front of a daemon
     from hpc_dl.runfolder.folder import RunFolder
@@ -27,7 +27,7 @@ _ENDINGS = (signal.SIGTERM, signal.SIGINT)
 _MORE = 10.0  # seconds beyond the ranks' grace after which mpirun itself counts as hung
 
 
-def run_mpirun(command: Sequence[str], grace: float, run: RunFolder | None = None) -> int:
+def run_mpirun(command: Sequence[str], grace: float, run: RunFolder | None = None, hang_timeout: float = 0) -> int:
     """Run mpirun and return its exit code; when told to end, 128 + the signal.
 
     On a node that was cut off it would wait for its daemons for ever: it ends when a later attempt has begun.
@@ -36,7 +36,9 @@ def run_mpirun(command: Sequence[str], grace: float, run: RunFolder | None = Non
         command: mpirun and its arguments.
         grace: seconds that ranks have to end once they are told.
         run: the job's run folder, of its attempt.
+        hang_timeout: seconds after which this process counts as hung and is killed, and mpirun with it; 0: never.
     """
+    guard = Guard(hang_timeout)
     signal.pthread_sigmask(signal.SIG_BLOCK, (*_ENDINGS, signal.SIGCHLD))
     # Not -m, by which a select.py in the user's folder would be taken for Python's own; but Open MPI splits at blanks.
     program = "-m hpc_dl.node.mpirun" if " " in __file__ else __file__
@@ -53,12 +55,14 @@ def run_mpirun(command: Sequence[str], grace: float, run: RunFolder | None = Non
     )
     told, kill_at = 0, float("inf")
     while process.poll() is None:
+        guard.beat()
         number = next_signal((*_ENDINGS, signal.SIGCHLD), 1.0)
         if number in _ENDINGS and not told:
             told, kill_at = number, time.monotonic() + grace + _MORE
             process.send_signal(signal.SIGUSR1)
         if time.monotonic() > kill_at or (run and _superseded(run)):
             process.kill()
+    guard.close()
     if told:
         return 128 + told
     return process.returncode if process.returncode >= 0 else 128 - process.returncode

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import msgspec
 
-from hpc_dl.disk import insist
-from hpc_dl.runfolder.folder import Failure, RunFolder, Summary, write_text
+from hpc_dl.disk import insist, look_anew, write_whole
+from hpc_dl.runfolder.folder import Failure, RunFolder, Summary
 from hpc_dl.runfolder.metrics import figures, per_step
 
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)  # what link says on CIFS, exFAT, some of FUSE
@@ -39,6 +39,7 @@ def tell_all_to_end(run: RunFolder) -> None:
 
 def all_workers_done(run: RunFolder, cluster: Mapping[str, Sequence[str]]) -> bool:
     """Return whether every process of the cluster spec but the ps has ended well, or was given up."""
+    look_anew(run.state)
     expected = sum(len(addresses) for role, addresses in cluster.items() if role != "ps")
     ended = {path.name for folder in (run.done, run.lost) if folder.is_dir() for path in folder.iterdir()}
     return len(ended) >= expected
@@ -48,7 +49,7 @@ def report_failure(run: RunFolder, failure: Failure) -> Failure:
     """Record a failure if it is the job's first, and return the first."""
     run.state.mkdir(parents=True, exist_ok=True)
     own = run.state / f"failure-{failure.process.replace(':', '-')}.json"
-    write_text(own, msgspec.json.encode(failure))
+    write_whole(own, msgspec.json.encode(failure))
     with contextlib.suppress(FileExistsError):
         try:
             run.failure.hardlink_to(own)  # at once there, and whole
@@ -71,7 +72,7 @@ def complete_result(run: RunFolder) -> None:
     moved = per_step(processes).items()
     result["bytes_per_step"] = {task: {key: round(count) for key, count in of.items()} for task, of in moved}
     result["step_seconds"] = {task: of["step_seconds"] for task, of in processes.items() if "step_seconds" in of}
-    write_text(run.result, json.dumps(result, indent=1) + "\n")
+    write_whole(run.result, json.dumps(result, indent=1) + "\n")
 
 
 def _write_first(path: Path, data: bytes) -> None:
@@ -124,4 +125,4 @@ def _is_done(run: RunFolder) -> bool:
 def finish(run: RunFolder, summary: Summary) -> None:
     """Write the summary, now or once the disk takes it."""
     data = msgspec.json.format(msgspec.json.encode(summary))
-    insist(f"{run.summary} can't be written", lambda: write_text(run.summary, data))
+    insist(f"{run.summary} can't be written", lambda: write_whole(run.summary, data))

@@ -41,6 +41,8 @@ def resolve(job: JobSpec, site: Site) -> JobSpec:
     cores = job.cores or (site.cores if whole else max(1, site.cores * gpus // site.gpus))
     if cores > site.cores:
         raise UserError(f"cores = {cores}: a node of site {site.name!r} has {site.cores}")
+    if site.memory_gb and job.memory_gb > site.memory_gb:
+        raise UserError(f"memory = {job.memory}: a node of site {site.name!r} has {site.memory_gb:g} GB")
     if (job.ps_cores or 0) > cores:
         raise UserError(f"ps_cores = {job.ps_cores}: the job has {cores} cores on each node")
     mode = MODES[job.mode]

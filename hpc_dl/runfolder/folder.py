@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,10 +11,11 @@ from typing import Any, TypeVar
 import msgspec
 import tomli_w
 
+from hpc_dl.disk import look_anew, write_whole
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.layers import build, read_toml
 from hpc_dl.spec.placement import NodeFacts, Placement
-from hpc_dl.spec.site import Site
+from hpc_dl.spec.site import Site, without_gone
 from hpc_dl.templates import Renderer
 
 T = TypeVar("T")
@@ -193,10 +192,10 @@ class RunFolder:
             script: the job script.
             templates: name and file of those that the job itself renders.
         """
-        write_text(self.job_file, to_toml(job))
-        write_text(self.asked_file, to_toml(asked))
-        write_text(self.site_file, to_toml(site))
-        write_text(self.script, script)
+        write_whole(self.job_file, to_toml(job))
+        write_whole(self.asked_file, to_toml(asked))
+        write_whole(self.site_file, to_toml(site))
+        write_whole(self.script, script)
         for name, path in templates.items():
             target = self.templates / name
             target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -214,7 +213,7 @@ class RunFolder:
 
     def read_site(self) -> Site:
         """Return the frozen site."""
-        return build(Site, [read_toml(self.site_file)], "site")
+        return build(Site, [without_gone(read_toml(self.site_file))], "site")
 
     def read_facts(self) -> dict[str, NodeFacts]:
         """Return what each node told, by node name."""
@@ -231,6 +230,7 @@ class RunFolder:
 
     def read_failure(self) -> Failure | None:
         """Return the first failure, if there was one."""
+        look_anew(self.state)
         return _read(self.failure, Failure)
 
     def read_result(self) -> dict[str, Any] | None:
@@ -262,15 +262,3 @@ def _read(path: Path, kind: type[T]) -> T | None:
 def to_toml(value: msgspec.Struct) -> str:
     """Return a frozen object as TOML that the readers of job and site files take again."""
     return tomli_w.dumps({k: v for k, v in msgspec.to_builtins(value).items() if v is not None})
-
-
-def write_text(path: Path, text: str | bytes) -> None:
-    """Write a file so that a reader sees the old or the new text, never a part."""
-    data = text.encode() if isinstance(text, str) else text
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    # The umask of who asks for a job's state does not make it readable for others.
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

@@ -42,6 +42,11 @@ class JobSpec(TrainSettings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         | None
     ) = None
     ps_cores: Annotated[Positive, Meta(description="cores of each ps; default: as many as a worker")] | None = None
+    memory: Annotated[
+        str,
+        Meta(pattern=r"^([0-9]{1,9}[KMGTkmgt]?)?\Z", title="a number of MB, or one with K, M, G or T, such as 64G"),
+        Meta(description="memory per node, as Slurm writes it: 64G; 0: all; default: what Slurm gives"),
+    ] = ""
     time: Annotated[
         str,
         Meta(pattern=r"^([0-9]{1,9}-)?[0-9]{1,9}(:[0-9]{1,2}){0,2}\Z", title="minutes, HH:MM:SS or D-HH:MM:SS"),
@@ -77,6 +82,12 @@ class JobSpec(TrainSettings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     stage: Annotated[bool, Meta(description="copy the data set to each node's local disk first")] = False
     workdir: Annotated[str, Meta(description="where the processes start; default: where the job was submitted")] = ""
+
+    @property
+    def memory_gb(self) -> float:
+        """Return `memory` in GB; 0 where it says nothing (man sbatch, --mem)."""
+        number = int(self.memory.rstrip("KMGTkmgt") or 0)
+        return number * 1024.0 ** {"K": -2, "G": 0, "T": 1}.get(self.memory[-1:].upper(), -1)
 
     @property
     def per_node(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pkgutil
 import re
@@ -72,6 +73,10 @@ _PASSWORD_IN_ADDRESS = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
 _PLACE_OF_SECRET = re.compile(r"_(FILE|PATH|DIR|URL)$", re.IGNORECASE)
 
 
+# Keys that site files have had; what is said to who still has them.
+_GONE = {"sockets": "each node tells itself how its cores are shared out"}
+
+
 class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a job must know of a cluster. Every field is a key of the site file."""
 
@@ -84,8 +89,10 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     )
 
     cores: Annotated[int, Meta(ge=1, description="cores of a node")]
-    sockets: Annotated[int, Meta(ge=1, description="sockets of a node")] = 1
-    memory_gb: Annotated[float, Meta(gt=0, le=sys.float_info.max, description="memory of a node")] | None = None
+    memory_gb: (
+        Annotated[float, Meta(gt=0, le=sys.float_info.max, description="memory of a node; no job may ask for more")]
+        | None
+    ) = None
     gpus: Annotated[Count, Meta(description="GPUs of a node")] = 0
     gpu_type: Annotated[str, Meta(description="the type in gres, as in gpu:k80:4; empty where gres has none")] = ""
     gpu_memory_gb: Annotated[float, Meta(gt=0, le=sys.float_info.max, description="memory of a GPU")] | None = None
@@ -177,7 +184,10 @@ def load_site(path: Path, **changes: Any) -> Site:
     Raises:
         UserError: the file or a change is not valid.
     """
-    layers = [Layer({"name": path.stem}, "file name"), read_toml(path), Layer(changes, "keyword {key}")]
+    file = read_toml(path)
+    for key in _GONE.keys() & file.values.keys():
+        _say_once(f"{file.where(key)}: {key} is not used any more: {_GONE[key]}")
+    layers = [Layer({"name": path.stem}, "file name"), without_gone(file), Layer(changes, "keyword {key}")]
     return build(Site, layers, "site", check)
 
 
@@ -185,6 +195,16 @@ def schedulers() -> list[str]:
     """Return the names of the schedulers: each has a folder of its own, which is not imported for that."""
     folders = pkgutil.iter_modules([str(Path(__file__).parents[1] / "schedulers")])
     return [folder.name for folder in folders if folder.ispkg]
+
+
+def without_gone(layer: Layer) -> Layer:
+    """Return the settings of a site without the keys that only earlier versions had."""
+    return layer.without(_GONE)
+
+
+@functools.cache
+def _say_once(note: str) -> None:
+    print(f"hpc-dl: {note}", file=sys.stderr)
 
 
 def check(site: Site) -> None:

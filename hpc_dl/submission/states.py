@@ -8,7 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from hpc_dl.runfolder.folder import Failure, RunFolder, Summary, write_text
+from hpc_dl.disk import write_whole
+from hpc_dl.runfolder.folder import Failure, RunFolder, Summary
 from hpc_dl.runfolder.progress import Progress
 from hpc_dl.schedulers import scheduler_of_run
 from hpc_dl.schedulers.protocol import ENDED, PATIENCE, JobState, Scheduler, state_in_summary
@@ -153,4 +154,4 @@ def _record(run: RunFolder, attempt: int | None) -> JobState | None:
 
 def _write_down(run: RunFolder, ended: Ended) -> None:
     with contextlib.suppress(OSError):  # another user's run folder, a full disk: it is asked again next time
-        write_text(run.ended, msgspec.json.encode(ended))
+        write_whole(run.ended, msgspec.json.encode(ended))

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from hpc_dl.runfolder.folder import write_text
+from hpc_dl.disk import write_whole
 from hpc_dl.tasks import allocation
 from hpc_dl.tasks.demand import Options, demand, without_impossible
 from hpc_dl.tasks.executor import Agents, agent_command, srun_command
@@ -129,7 +129,7 @@ def _write_restart(
             target.unlink(missing_ok=True)
         elif not file.restart:
             when = f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}"
-            write_text(target, restart_text(file, states, last, uuid.uuid4().hex[:12], when))
+            write_whole(target, restart_text(file, states, last, uuid.uuid4().hex[:12], when))
     except OSError as error:
         log.line(1, f"{target}: {error.strerror}; --resume goes on from the records without it")
         return ""

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import io
+import math
 import os
-import sys
-import time
 from collections.abc import Callable
 from typing import Any, TextIO, TypeVar
 
-from hpc_dl.disk import TROUBLE
-from hpc_dl.errors import DiskError
+from hpc_dl.disk import TROUBLE, insist
 from hpc_dl.train.stop import Stop
 
 T = TypeVar("T")
 
-_PAUSE = 5.0  # seconds between two tries to write what is the last
 _NEEDS = 3.0  # seconds of the grace after SIGTERM that are left for the way out
 
 
@@ -31,7 +28,7 @@ def trouble(error: BaseException) -> str | None:
 
 
 def patiently(what: str, action: Callable[[], T], patience: float, stop: Stop | None = None) -> T:
-    """Do something, again and again while the disk is in trouble.
+    """Do something, again and again while the disk is in trouble, as `hpc_dl.disk.insist` does.
 
     Args:
         what: for the messages: what does not work.
@@ -42,25 +39,7 @@ def patiently(what: str, action: Callable[[], T], patience: float, stop: Stop | 
     Raises:
         DiskError: it did not work for so long.
     """
-    deadline = time.monotonic() + patience
-    told = False
-    while True:
-        try:
-            return action()
-        except Exception as error:
-            if not (reason := trouble(error)):
-                raise
-            limit = min(deadline, stop.ends_at - _NEEDS) if stop else deadline
-            if time.monotonic() >= limit:
-                raise DiskError(f"{what}: {reason}") from error
-        if not told:
-            print(f"warning: {what} yet: {reason}", file=sys.stderr, flush=True)
-            told = True
-        wake = time.monotonic() + _PAUSE
-        while time.monotonic() < wake and not (stop and stop.requested):
-            time.sleep(0.1)
-        if stop and stop.requested:
-            time.sleep(0.5)
+    return insist(what, action, patience, trouble, lambda: stop.ends_at - _NEEDS if stop else math.inf)
 
 
 class Log(io.TextIOWrapper):

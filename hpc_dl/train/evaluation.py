@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from hpc_dl.disk import write_whole
 from hpc_dl.train import session
 from hpc_dl.train.attempt import Attempt
 from hpc_dl.train.checkpoints.best import Best
@@ -174,8 +174,5 @@ def write(options: Options, result: dict[str, Any]) -> None:
     Raises:
         PeerLostError: a later attempt has taken over.
     """
-    target = options.run_dir / "result.json"
-    temporary = target.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    Attempt(options.run_dir).check()
-    temporary.replace(target)
+    text = json.dumps(result, indent=1) + "\n"
+    write_whole(options.run_dir / "result.json", text, Attempt(options.run_dir).check)

@@ -32,9 +32,10 @@ class Heartbeat:
 
     def start(self) -> None:
         """Give signs of life from now on."""
-        if timeout := float(os.environ.get("HPC_DL_HANG_TIMEOUT") or 0):
-            self._pipe = _pipe(os.environ.get("HPC_DL_HEARTBEAT", ""))
-            threading.Thread(target=self._run, args=(timeout,), name="heartbeat", daemon=True).start()
+        if text := os.environ.get("HPC_DL_HEARTBEAT", ""):
+            number, inode, timeout = text.split(":")
+            self._pipe = _pipe(int(number), int(inode))
+            threading.Thread(target=self._run, args=(float(timeout),), name="heartbeat", daemon=True).start()
 
     def step(self) -> None:
         """Say that a step begins."""
@@ -66,12 +67,11 @@ class Heartbeat:
                 os.write(self._pipe, b".")
 
 
-def _pipe(text: str) -> int | None:
-    """Return the pipe of ``NUMBER:INODE``, if it is open here: a container may have another file of that number."""
-    number, _, inode = text.partition(":")
-    with contextlib.suppress(OSError, ValueError):
-        if os.fstat(int(number)).st_ino == int(inode):
-            return int(number)
+def _pipe(number: int, inode: int) -> int | None:
+    """Return the pipe, if it is open here: in a container its number may be another file's."""
+    with contextlib.suppress(OSError):
+        if os.fstat(number).st_ino == inode:
+            return number
     return None
 
 

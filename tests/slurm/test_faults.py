@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from hpc_dl.shipped_files import share
 from hpc_dl.submission.handle import Job
 from tests.slurm.helpers import Bench
 from tests.unit.fakes.processes import eventually
+
+_HANG = 5  # seconds after which a process of these tests hangs
 
 # Each life of a process says that it has begun, and "saves" when it is told to end; it ends well once it may.
 LIFE = """
@@ -39,6 +42,8 @@ signal.signal(signal.SIGTERM, end)
 (run / f"new-{life}").rename(run / f"alive-{life}")
 while not (run / f"go-{os.environ['HPC_DL_ATTEMPT']}").exists():
     time.sleep(0.05)
+    if "talk" in sys.argv:
+        print(".", flush=True)
 (run / f"ended-{life}").touch()
 """
 
@@ -151,6 +156,33 @@ def test_a_worker_of_a_ps_mode_starts_again_alone(bench: Bench) -> None:
     assert "worker:1 started again, 1 of 1 times" in job.stdout()
 
 
+@pytest.mark.parametrize("what", ["worker:1", "launcher"])
+def test_after_the_hang_of_one_all_start_again(bench: Bench, what: str) -> None:
+    job = start(bench, args=["talk"], hang_timeout=_HANG)
+    hangs = pid(job, 1, 0)
+    if what == "launcher":
+        hangs = int(Path(f"/proc/{hangs}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(hangs, signal.SIGSTOP)
+    alive(job, 1)
+    go_on(job, 1)
+    assert then(job)[0] == RESTART
+    cause = f"(attempt 1): {what} on node mini2 hung, and was killed: no sign of life for {_HANG} s"
+    assert cause in job.stdout()
+    assert not Path(f"/proc/{hangs}").exists()
+
+
+def test_a_job_that_is_suspended_and_resumed_goes_on(bench: Bench) -> None:
+    job = start(bench, args=["talk"], hang_timeout=_HANG)
+    subprocess.run(["scontrol", "suspend", job.job_id], check=True, timeout=30)
+    stopped = pid(job, 1, 0)
+    eventually(lambda: Path(f"/proc/{stopped}/stat").read_text().rpartition(")")[2].split()[0] == "T", 30)
+    time.sleep(_HANG + 3)  # for so long the processes would not have had to be hung
+    subprocess.run(["scontrol", "resume", job.job_id], check=True, timeout=30)
+    size = job.logs()["worker:1"].stat().st_size
+    eventually(lambda: job.logs()["worker:1"].stat().st_size > size, 30)
+    go_on(job, 0)
+
+
 def test_ahead_of_its_time_limit_a_job_saves_and_is_requeued_as_often_as_it_may(bench: Bench) -> None:
     job = start(bench)
     assert "#SBATCH --signal=B:USR1@60" in job.run.script.read_text()
@@ -163,6 +195,23 @@ def test_ahead_of_its_time_limit_a_job_saves_and_is_requeued_as_often_as_it_may(
     assert then(job) == [REQUEUE, ""]
     assert bench.field(job, "ExitCode") == "143:0"
     assert "hpc-dl: time limit: requeued, to go on from the last checkpoint" in job.stdout()
+    assert as_slurm_says(job) == "FAILED"
+
+
+def as_slurm_says(job: Job) -> str:
+    """Return how a job has ended in Slurm's words, which are those of its summary too."""
+    summary = job.summary()
+    assert summary is not None
+    assert summary.state == job.query().state
+    return summary.state
+
+
+def test_a_job_whose_processes_alone_were_told_to_end_has_ended_as_slurm_says(bench: Bench) -> None:
+    job = start(bench, requeues=0, restarts=0)
+    subprocess.run(["scancel", "--signal=TERM", job.job_id], check=True, timeout=30)
+    job.wait(timeout=60)
+    assert as_slurm_says(job) == "FAILED"
+    assert saved(job, 0) == [True, True]
 
 
 def test_a_job_that_only_sigterm_tells_of_its_time_limit_saves_and_is_requeued(bench: Bench) -> None:

@@ -182,6 +182,27 @@ def test_a_killed_supervisor_leaves_no_process(own: MiniCluster, victim: str) ->
     assert processes_of(own.root) == []
 
 
+@pytest.mark.parametrize("then", ["stop", "start"])
+def test_what_a_supervisor_leaves_that_is_killed_in_both_its_processes_ends_at_the_next_command(
+    own: MiniCluster, then: str
+) -> None:
+    own.start(detach=True)
+    start_stubborn_task(own)
+    found = own.status()
+    assert found is not None
+    worker = int(subprocess.check_output(["ps", "-o", "pid=", "--ppid", str(found.pid)], text=True).split()[0])
+    for pid in (found.pid, worker):
+        os.kill(pid, signal.SIGKILL)
+    eventually(lambda: running(own.root) is None, 15)
+    left = {pid for pid in processes_of(own.root) if b"sleep" in command_line(pid)}
+    assert left
+    if then == "start":
+        own.start()
+    else:
+        own.stop()
+    eventually(lambda: not left & set(processes_of(own.root)))
+
+
 @pytest.mark.parametrize("daemon", ["slurmctld", "munged"])
 def test_the_cluster_ends_with_an_essential_daemon(own: MiniCluster, daemon: str) -> None:
     own.start()

@@ -9,8 +9,9 @@ import subprocess
 
 import msgspec
 
+from hpc_dl.disk import write_whole
 from hpc_dl.processes import start_time
-from hpc_dl.runfolder.folder import RunFolder, write_text
+from hpc_dl.runfolder.folder import RunFolder
 from hpc_dl.schedulers.protocol import JobState, state_in_summary
 from hpc_dl.schedulers.slurm.environment import inheritable
 
@@ -69,7 +70,7 @@ def cancel(run: RunFolder, local: LocalProcess) -> bool:
 
 def save(run: RunFolder, local: LocalProcess) -> None:
     """Remember a local run in its run folder."""
-    write_text(run.local, msgspec.json.encode(local))
+    write_whole(run.local, msgspec.json.encode(local))
 
 
 def load(run: RunFolder) -> LocalProcess | None:

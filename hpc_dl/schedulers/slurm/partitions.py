@@ -78,7 +78,6 @@ def described(found: Sequence[Node], name: str, partition: str = "", kill_wait: 
         "description": f"made from sinfo: partition {wanted[0]}",
         "nodes": fold([node.name for node in usual]),
         "cores": usual[0].cores,
-        "sockets": usual[0].sockets,
         "memory_gb": usual[0].memory_mb / 1024,
         "partition": partition or default,
         "gpus": gpus,

@@ -38,7 +38,9 @@ def directives(job: JobSpec, site: Site, runs: Path) -> dict[str, Scalar]:
             # To the batch shell alone; srun would not pass it on in time. Slurm may send it up to a minute early, which
             # must not eat most of a short job.
             options["signal"] = f"B:USR1@{min(site.notice, minutes(job.time) * 60 // 5)}"
-    return with_site(options, site, job.gpus or 0, job.partition, job.slurm)
+    # What the site's file says of it (slurm.mem) is for jobs that say nothing.
+    own = {**({"mem": job.memory} if job.memory else {}), **job.slurm}
+    return with_site(options, site, job.gpus or 0, job.partition, own)
 
 
 def with_site(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from hpc_dl.disk import write_whole
 from hpc_dl.train.attempt import Attempt
 
 
@@ -41,13 +42,7 @@ class Best:
             target = self._folder / file.name.replace(source.name, name, 1)
             target.unlink(missing_ok=True)
             target.hardlink_to(file)
-        temporary = self._folder / "best.new"
-        try:
-            temporary.write_text(json.dumps({"step": step, "test_accuracy": test_accuracy}) + "\n", encoding="utf-8")
-            temporary.replace(self._folder / "best.json")
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
+        write_whole(self._folder / "best.json", json.dumps({"step": step, "test_accuracy": test_accuracy}) + "\n")
         self.step, self.test_accuracy = step, test_accuracy
         for old in self._folder.glob("best-*.*"):
             if not old.name.startswith(f"{name}."):

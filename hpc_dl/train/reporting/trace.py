@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import os
 import sys
-from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.client import timeline  # the one that `tf` does not export
 
+from hpc_dl.disk import write_whole
 from hpc_dl.train import session
 from hpc_dl.train.options import Options
 
@@ -43,17 +42,11 @@ def step_function(running: Any, outputs: tuple[Any, ...], options: Options, task
         values = running.run(list(outputs), options=level, run_metadata=seen)
         text = timeline.Timeline(seen.step_stats).generate_chrome_trace_format()
         try:
-            _write(options.run_dir / "traces" / f"{task}-step-{number}.json", text)
+            folder = options.run_dir / "traces"
+            folder.mkdir(parents=True, exist_ok=True)
+            write_whole(folder / f"{task}-step-{number}.json", text)
         except OSError as error:
             print(f"warning: the trace of step {number} is lost: {error.strerror}", file=sys.stderr, flush=True)
         return values
 
     return step
-
-
-def _write(target: Path, text: str) -> None:
-    """Write a file that is complete or not there."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_suffix(f".{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(target)

@@ -17,8 +17,9 @@ from hpc_dl.check.node_rules import findings as node_findings
 from hpc_dl.check.probe import Address, Call, NodeAnswer
 from hpc_dl.check.python import Python
 from hpc_dl.check.rules import RULES, findings
+from hpc_dl.disk import write_whole
 from hpc_dl.planning.plan import Plan, make_plan
-from hpc_dl.runfolder.folder import RunFolder, write_text
+from hpc_dl.runfolder.folder import RunFolder
 from hpc_dl.schedulers.cluster import Cluster, Node, Partition
 from hpc_dl.schedulers.protocol import JobState
 from hpc_dl.schedulers.slurm.partitions import parse_gres, parse_kill_wait, parse_nodes, parse_partitions
@@ -296,7 +297,7 @@ def test_what_a_node_says(seen: dict[str, Any], text: str) -> None:
 def test_nodes_that_say_nothing_are_named_with_the_last_words_of_the_job(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "check-7")
     run.path.mkdir()
-    write_text(run.path / "n1.answer.json", msgspec.json.encode(answer()))
+    write_whole(run.path / "n1.answer.json", msgspec.json.encode(answer()))
     (run.path / "check.log").write_text("srun: error: n2: task 1: Killed\n\n")
     wanted = plan(nodes=2, gpus=2)
     found = check_nodes.read_answers(wanted, run, JobState("FAILED", "", "n[1-2]"))

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from hpc_dl.errors import UserError
 from hpc_dl.node.attempts import begin
-from hpc_dl.node.launcher import ProcessLine, parse_processes
 from hpc_dl.node.outcome import report_failure
+from hpc_dl.node.process import ProcessLine, parse_processes
 from hpc_dl.runfolder.folder import Failure, RunFolder, to_toml
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.site import Site

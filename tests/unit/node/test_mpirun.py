@@ -13,7 +13,8 @@ import pytest
 
 from hpc_dl.node import mpirun
 from hpc_dl.node.attempts import begin
-from hpc_dl.runfolder.folder import RunFolder
+from hpc_dl.runfolder.folder import RunFolder, to_toml
+from hpc_dl.spec.job import JobSpec
 from tests.unit.fakes.processes import Marker, eventually
 
 # It would end at once on SIGTERM, were that not blocked; a rank of it unblocks all signals, as Open MPI does.
@@ -73,6 +74,16 @@ def test_a_later_attempt_ends_it(tmp_path: Path) -> None:
         assert process.wait(30) == 137
     finally:
         process.kill()
+
+
+def test_a_keeper_that_hangs_is_killed_and_mpirun_with_it(tmp_path: Path) -> None:
+    run, marker = RunFolder.create(tmp_path / "job-L1"), Marker()
+    run.job_file.write_text(to_toml(JobSpec(hang_timeout=3)))
+    process = start(tmp_path, "wait", marker.word, options=("--run", str(run.path)))
+    eventually((tmp_path / "ready").exists, 30)
+    process.send_signal(signal.SIGSTOP)
+    assert process.wait(30) == -signal.SIGKILL
+    eventually(marker.gone)
 
 
 def test_it_dies_with_its_keeper(tmp_path: Path) -> None:

@@ -86,6 +86,24 @@ def test_the_first_failure_is_recorded_on_a_disk_without_hard_links(
     assert names(run.state) == sorted(["failure.json", *(f"failure-worker-{i}.json" for i in [*range(40), 50])])
 
 
+def test_the_folder_is_opened_before_a_look_for_a_failure_or_a_marker(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that NFS asks its server: of what was missing it may believe for a minute that it still is."""
+    begin(run)
+    opened: list[str] = []
+    really = os.open
+
+    def note(path: str, *words: Any, **more: Any) -> int:
+        opened.append(os.fspath(path))
+        return really(path, *words, **more)
+
+    monkeypatch.setattr(os, "open", note)
+    assert run.read_failure() is None
+    assert not all_workers_done(run, {"worker": ["a"]})
+    assert opened == [str(run.state)] * 2
+
+
 def test_the_wish_to_end_is_read_from_a_file_that_is_there_from_the_begin(run: RunFolder) -> None:
     """On NFS a node may know for a minute that a file is missing."""
     begin(run)

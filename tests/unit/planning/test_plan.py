@@ -100,6 +100,19 @@ def test_false_takes_an_option_of_the_site_away(value: Any) -> None:
     assert found["mem"] == "8G"
 
 
+def test_the_memory_of_a_job_comes_before_the_sites() -> None:
+    site = msgspec.structs.replace(K80, slurm={"mem": "100G"}, memory_gb=128.0)
+    assert options(site)["mem"] == "100G"
+    assert options(site, memory="64G")["mem"] == "64G"
+    assert options(site, memory="64G", slurm={"mem": "1T"})["mem"] == "1T"
+    assert options(site, memory="131072")["mem"] == "131072"
+    assert options(site, memory="0")["mem"] == "0"
+    assert "mem" not in options()
+    for memory in ("129G", "131073", "1T", "134217729k"):
+        with pytest.raises(UserError, match=f"^memory = {memory}: a node of site 'k80' has 128 GB"):
+            options(site, memory=memory)
+
+
 def test_a_percent_sign_in_the_path_is_none_of_slurms() -> None:
     job = resolve(JobSpec(), K80)
     assert directives(job, K80, Path("/w/100%j"))["output"] == "/w/100%%j/job-%j/job.log"

@@ -12,8 +12,9 @@ import tomli_w
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hpc_dl.disk import write_whole
 from hpc_dl.errors import UserError
-from hpc_dl.runfolder.folder import RunFolder, to_toml, write_text
+from hpc_dl.runfolder.folder import RunFolder, to_toml
 from hpc_dl.spec.job import JobSpec, check, job_file, load_job
 from hpc_dl.spec.layers import Layer
 from hpc_dl.spec.options import pairs
@@ -246,8 +247,8 @@ JOBS = st.builds(
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_frozen_job_reads_back_equal(job: JobSpec, tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
-    write_text(run.job_file, to_toml(job))
-    write_text(run.site_file, to_toml(Site(cores=1, env=job.env)))
+    write_whole(run.job_file, to_toml(job))
+    write_whole(run.site_file, to_toml(Site(cores=1, env=job.env)))
     assert run.read_job() == job
     assert run.read_site().env == job.env
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hpc_dl.errors import UserError
-from hpc_dl.runfolder.folder import to_toml
+from hpc_dl.runfolder.folder import RunFolder, to_toml
 from hpc_dl.spec.layers import Layer, build, read_toml
 from hpc_dl.spec.nodelist import expand
 from hpc_dl.spec.site import Site, check, load_site, site_file, site_files
@@ -182,3 +182,18 @@ def test_changes_replace_single_keys_and_are_checked() -> None:
     with pytest.raises(UserError, match=r"^keyword cores: cores = 0: expected int >= 1$"):
         load_site(site_file("local"), cores=0)
     assert build(Site, [Layer({"cores": "4"}, "sinfo")], "site").cores == 4
+
+
+def test_a_key_of_an_earlier_version_is_a_note_and_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "old.toml"
+    file.write_text("cores = 16\nsockets = 2\n")
+    assert load_site(file).cores == 16
+    assert capsys.readouterr().err == (
+        f"hpc-dl: {file}, line 2: sockets is not used any more: each node tells itself how its cores are shared out\n"
+    )
+
+
+def test_the_site_of_an_earlier_versions_run_folder_is_read(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.site_file.write_text('name = "old"\ncores = 16\nsockets = 2\n')
+    assert run.read_site() == Site(name="old", cores=16)

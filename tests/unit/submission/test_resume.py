@@ -9,11 +9,12 @@ import msgspec
 import pytest
 
 from hpc_dl.cli.job_options import job_options, layers
+from hpc_dl.disk import write_whole
 from hpc_dl.errors import UserError
 from hpc_dl.planning.plan import Plan, make_plan
 from hpc_dl.planning.task_file import command
 from hpc_dl.runfolder.checkpoints import Checkpoint
-from hpc_dl.runfolder.folder import RunFolder, Summary, to_toml, write_text
+from hpc_dl.runfolder.folder import RunFolder, Summary, to_toml
 from hpc_dl.runfolder.start_from import checkpoints
 from hpc_dl.schedulers.protocol import JobState
 from hpc_dl.spec.job import JobSpec
@@ -39,7 +40,7 @@ def ended(number: int, state: str = "CANCELLED", **settings: Any) -> Job:
     planned = make_plan(None, SITE, Path("k80.toml"), [Layer(settings, "keyword {key}")])
     run.freeze(planned.job, planned.asked, SITE, "", {})
     if state:
-        write_text(run.summary, msgspec.json.encode(Summary(state, 143, 1.0, 2.0)))
+        write_whole(run.summary, msgspec.json.encode(Summary(state, 143, 1.0, 2.0)))
     return Job(run)
 
 

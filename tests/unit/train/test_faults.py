@@ -266,7 +266,7 @@ def test_which_errors_are_the_disks() -> None:
 
 
 def test_patience_ends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(disk, "_PAUSE", 0.01)
+    monkeypatch.setattr("hpc_dl.disk._PAUSE", 0.01)
     tries: list[int] = []
 
     def write(fails: int = 3) -> str:
@@ -278,7 +278,7 @@ def test_patience_ends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     assert patiently("the result can't be written", write, 100) == "written"
     assert len(tries) == 4
     message = "the result can't be written yet: No space left on device\n"
-    assert capsys.readouterr().err == f"warning: {message}"  # once
+    assert capsys.readouterr().err == f"hpc-dl: {message}"  # once
     with pytest.raises(DiskError, match="the result can't be written: No space"):
         patiently("the result can't be written", lambda: write(10**9), 0.1)
     with pytest.raises(ZeroDivisionError):

@@ -23,8 +23,7 @@ class Process:
         read, write = os.pipe()
         env = {
             **os.environ,
-            "HPC_DL_HEARTBEAT": f"{write}:{os.fstat(write).st_ino + wrong}",
-            "HPC_DL_HANG_TIMEOUT": str(timeout),
+            "HPC_DL_HEARTBEAT": f"{write}:{os.fstat(write).st_ino + wrong}:{timeout}",
         }
         command: Sequence[str] = [sys.executable, "-c", _BEGIN + script]
         self.popen = subprocess.Popen(command, env=env, pass_fds=(write,), stderr=subprocess.PIPE, text=True)

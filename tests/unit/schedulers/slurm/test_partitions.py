@@ -34,7 +34,7 @@ TYPED = lines(
 def test_a_cluster_of_equal_nodes(tmp_path: Path) -> None:
     site = parse_sinfo(TYPED, "minotauro")
     assert (site.name, site.cluster, site.partition) == ("minotauro", "minotauro", "projects")
-    assert (site.cores, site.sockets, site.memory_gb, site.gpus, site.gres) == (16, 2, 125.0, 4, "gpu:k80")
+    assert (site.cores, site.memory_gb, site.gpus, site.gres) == (16, 125.0, 4, "gpu:k80")
     assert site.nodes == "nvb[1-3]"
     file = tmp_path / "minotauro.toml"
     file.write_text(to_toml(site))
@@ -101,7 +101,7 @@ def test_of_nodes_that_differ_the_most_frequent_kind_counts() -> None:
 
 def test_a_plus_behind_a_number_is_no_part_of_it() -> None:
     site = parse_sinfo(lines("n1|main*|idle|24+|2+|2048+|(null)  "), "c")
-    assert (site.cores, site.sockets, site.memory_gb) == (24, 2, 2.0)
+    assert (site.cores, site.memory_gb) == (24, 2.0)
 
 
 @pytest.mark.parametrize("text", ["", "slurm_load_partitions: Unable to contact slurm controller\n", "a|b|c|d|e|f|g\n"])
