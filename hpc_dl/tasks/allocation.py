@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 from collections import Counter
@@ -82,9 +81,10 @@ def nodes(hellos: Iterable[Hello], wanted: Mapping[str, int | None], environ: Ma
     return sorted(found, key=lambda node: order.index(node.name))
 
 
-def binds(hello: Hello, node: Node) -> bool:
-    """Return whether tasks are bound to their cores: not where others than all cores of the node are given out.
+def bound(hellos: Iterable[Hello], pool: Iterable[Node], environ: Mapping[str, str]) -> frozenset[str]:
+    """Return the nodes where tasks are bound to their cores: those of a job, where each core has one slot.
 
-    With fewer workers a task may use more cores than one; with more, numbers of cores only count.
+    With fewer workers a task may use more cores than one. With more, the numbers of cores only count.
     """
-    return bool(os.environ.get("SLURM_JOB_ID")) and node.cores == hello.cores
+    cores = {node.name: node.cores for node in pool}
+    return frozenset(one.node for one in hellos if "SLURM_JOB_ID" in environ and cores.get(one.node) == one.cores)

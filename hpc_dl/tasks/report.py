@@ -12,8 +12,8 @@ import msgspec
 
 from hpc_dl.spec.nodelist import fold
 from hpc_dl.tasks.file.task import TaskFile
+from hpc_dl.tasks.journal import Started
 from hpc_dl.tasks.messages import Ended
-from hpc_dl.tasks.records import Started
 from hpc_dl.tasks.scheduler import State
 
 _SHOWN = 20  # failed tasks that the text names; the JSON has all

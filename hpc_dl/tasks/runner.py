@@ -8,12 +8,13 @@ from collections.abc import Callable, Collection
 from types import FrameType
 from typing import Protocol
 
-from hpc_dl.errors import DISK, DiskError
+from hpc_dl.errors import DISK
 from hpc_dl.tasks.executor import Event, Lost
 from hpc_dl.tasks.file.task import Task
+from hpc_dl.tasks.log import TaskLog
 from hpc_dl.tasks.messages import Begin, Ended, Order, Stop, Stuck
 from hpc_dl.tasks.records import Records
-from hpc_dl.tasks.scheduler import Scheduler, Start, State
+from hpc_dl.tasks.scheduler import Scheduler, State
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -29,25 +30,6 @@ class Executor(Protocol):
 
     def wait(self, timeout: float | None) -> list[Event | Lost]:
         """Return what has happened; empty after the timeout or after a signal."""
-
-
-class Log(Protocol):
-    """What is told of a run while it goes on; see `hpc_dl.tasks.log.TaskLog`."""
-
-    def starts(self, start: Start) -> None:
-        """A task starts."""
-
-    def ended(self, task: Task, end: Ended, again: bool) -> None:
-        """A task has ended; it starts `again` if it has retries left."""
-
-    def cancelled(self, numbers: list[int], after: int) -> None:
-        """Tasks will not run since another failed."""
-
-    def lost(self, node: str, numbers: list[int]) -> None:
-        """A node is gone, and the tasks on it start again elsewhere."""
-
-    def ending(self, why: str) -> None:
-        """The run is ended before all tasks are."""
 
 
 class Runner:
@@ -67,7 +49,7 @@ class Runner:
         scheduler: Scheduler,
         executor: Executor,
         records: Records,
-        log: Log,
+        log: TaskLog,
         *,
         lose: Callable[[str], None],
         bound: Collection[str] = (),
@@ -88,7 +70,7 @@ class Runner:
         self.ended_by = ""
         """Why the run ended early; empty if it didn't."""
         self.code = 0
-        """Exit code of a run that ended early: 128 + the signal, or that of a `DiskError`."""
+        """Exit code of a run that ended early: 128 + the signal, or `DISK`."""
         self.ends: list[Ended] = []
 
     def run(self) -> None:
@@ -97,7 +79,9 @@ class Runner:
         try:
             self._start()
             while self._scheduler.running:
-                # The timeout only bounds what a signal just before the call would cost.
+                self._records.keep_up()
+                self._log.flush()
+                # A signal that comes just before the call is seen after the timeout.
                 for event in self._executor.wait(1.0):
                     if isinstance(event, Ended):
                         self._ended(event)
@@ -105,13 +89,10 @@ class Runner:
                         self._lost(event.node)
                     elif isinstance(event, Stuck):
                         self._stop(DISK, f"{event.node}: {event.reason}")
-                try:
-                    self._records.write()
-                except DiskError as error:
-                    self._stop(DISK, str(error))
                 self._look_at_signals()
                 self._start()
         finally:
+            self._log.flush()
             for number, handler in before.items():
                 signal.signal(number, handler)
         if not self.ended_by and State.WAITING in self._scheduler.states.values():
@@ -146,7 +127,6 @@ class Runner:
         starts = self._scheduler.starts()
         if not starts:
             return
-        self._records.started(starts)
         orders: dict[str, list[Order | Stop | Begin]] = {}
         for start in starts:
             task = start.task
@@ -164,9 +144,12 @@ class Runner:
                     all(share.node in self._bound for share in start.shares),
                 )
             )
-            self._log.starts(start)
         for node, batch in orders.items():
             self._executor.order(node, batch)
+        # Tasks don't wait for what is written here.
+        self._records.started(starts)
+        for start in starts:
+            self._log.starts(start)
 
     def _ended(self, end: Ended) -> None:
         self.ends.append(end)

@@ -13,8 +13,10 @@ from rich.table import Table
 
 from hpc_dl.tasks.file.parser import read
 from hpc_dl.tasks.file.task import TaskFile
+from hpc_dl.tasks.journal import Journal
+from hpc_dl.tasks.locks import in_use
 from hpc_dl.tasks.messages import Ended
-from hpc_dl.tasks.records import Journal, in_use, newest_records
+from hpc_dl.tasks.records import newest_records
 from hpc_dl.tasks.report import Row, clock, counts, rows
 from hpc_dl.tasks.scheduler import State
 

@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from hpc_dl.spec.site import load_site
-from hpc_dl.tasks.allocation import binds, nodes
+from hpc_dl.tasks.allocation import bound, nodes
 from hpc_dl.tasks.executor import Agents, Lost, agent_command
 from hpc_dl.tasks.messages import Hello, Order
 from hpc_dl.tasks.node_agent.environment import Environment
@@ -235,6 +235,10 @@ def test_an_agent_waits_for_the_orphans_that_it_adopts(tmp_path: Path) -> None:
     assert states(run(tmp_path, text)) == {1: "OK", 2: "OK"}
 
 
+def test_a_time_limit_of_centuries_is_none(tmp_path: Path) -> None:
+    assert states(run(tmp_path, "#@ time=999999999d\nsleep 0.2\n")) == {2: "OK"}
+
+
 def test_a_signal_and_a_missing_folder_are_named(tmp_path: Path) -> None:
     big = f"{sys.executable} -c 'bytearray(200 << 20)'\n"
     report = run(tmp_path, "kill -SEGV $$\n[@ /none @] true\n#@ retries=3\ntest -e f || { touch f; exit 3; }\n" + big)
@@ -444,16 +448,30 @@ def test_an_agent_that_is_gone_while_another_starts_is_dropped() -> None:
         agents.close()
 
 
+def test_an_agent_that_was_dropped_has_ended_when_the_run_ends(tmp_path: Path) -> None:
+    silent = f"echo $$ > {tmp_path}/pid; exec >&-; exec sleep 60"
+    hello = 'echo \'{"type":"hello","node":"n2","cores":[0],"gpus":[],"memory":1}\'; exec cat'
+    agents = Agents({"n1": ["sh", "-c", silent], "n2": ["sh", "-c", hello]})
+    assert [one.node for one in agents.greet(20)] == ["n2"]
+    agents.close()
+    assert not Path("/proc", (tmp_path / "pid").read_text().strip()).exists()
+
+
 @pytest.mark.parametrize(
-    ("workers", "cores", "bound"), [(None, (3, 5, 7), True), (2, (3, 5), False), (4, (0, 1, 2, 3), False)]
+    ("workers", "cores", "all_bound"), [(None, (3, 5, 7), True), (2, (3, 5), False), (4, (0, 1, 2, 3), False)]
 )
 def test_slots_are_cores_of_the_node_where_it_has_enough(
-    monkeypatch: pytest.MonkeyPatch, workers: int | None, cores: tuple[int, ...], bound: bool
+    workers: int | None, cores: tuple[int, ...], all_bound: bool
 ) -> None:
     hello = Hello("n", (3, 5, 7), (), 100)
-    monkeypatch.setenv("SLURM_JOB_ID", "1")
     (node,) = nodes([hello], {"n": workers}, {})
-    assert (node.cores, binds(hello, node)) == (cores, bound)
+    assert (node.cores, bound([hello], [node], {"SLURM_JOB_ID": "1"})) == (cores, frozenset({"n"} if all_bound else ()))
+
+
+def test_a_node_is_bound_by_its_own_cores_and_not_by_those_of_another() -> None:
+    hellos = [Hello("a", (0, 1), (), 100), Hello("b", (0, 1, 2), (), 100)]
+    pool = nodes(hellos, {"a": 2, "b": 2}, {})
+    assert bound(hellos, pool, {"SLURM_JOB_ID": "1"}) == {"a"}
 
 
 def test_a_job_runs_whatever_the_modules_in_its_folder_are_called(tmp_path: Path) -> None:
