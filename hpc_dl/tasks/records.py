@@ -108,16 +108,15 @@ class Records:
                 shutil.rmtree(new, ignore_errors=True)
 
     def started(self, starts: Sequence[Start]) -> None:
-        """Write which tasks have started."""
+        """Note which tasks have started; `keep_up` writes it."""
         now = time.time()
         lines = [encode(Started(one.task.number, one.attempt, one.shares, now)) for one in starts]
         self._unwritten += b"".join(line + b"\n" for line in lines)
-        self.keep_up()
 
     def keep_up(self) -> None:
-        """Write what the disk has not taken before, and keep the folder ours.
+        """Write what was noted, and keep the folder ours. What the disk does not take now is written the next time.
 
-        Nothing depends on the starts but what `status` shows. So a run does not end if only they can't be written.
+        Nothing depends on the starts but what `status` shows: a run does not end if only they can't be written.
         """
         with contextlib.suppress(OSError):
             if self._lease is not None:

@@ -16,6 +16,8 @@ from hpc_dl.tasks.messages import Begin, Ended, Order, Stop, Stuck
 from hpc_dl.tasks.records import Records
 from hpc_dl.tasks.scheduler import Scheduler, State
 
+_WRITE = 0.1  # seconds between two writes of log and journal: a write for each task would cost more than the rest
+_LOOK = 1.0  # seconds between two looks when nothing happens
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -72,17 +74,18 @@ class Runner:
         self.code = 0
         """Exit code of a run that ended early: 128 + the signal, or `DISK`."""
         self.ends: list[Ended] = []
+        self._written = 0.0
 
     def run(self) -> None:
         """Run until nothing is left that can run. SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 end it in order."""
         before = {number: signal.signal(number, self._note_signal) for number in _SIGNALS}
         try:
             self._start()
+            quiet = False  # nothing has happened since log and journal were written
             while self._scheduler.running:
-                self._records.keep_up()
-                self._log.flush()
                 # A signal that comes just before the call is seen after the timeout.
-                for event in self._executor.wait(1.0):
+                events = self._executor.wait(_LOOK if quiet else _WRITE)
+                for event in events:
                     if isinstance(event, Ended):
                         self._ended(event)
                     elif isinstance(event, Lost):
@@ -91,12 +94,20 @@ class Runner:
                         self._stop(DISK, f"{event.node}: {event.reason}")
                 self._look_at_signals()
                 self._start()
+                quiet = not events
+                if quiet or time.monotonic() > self._written + _WRITE:
+                    self._write()
         finally:
-            self._log.flush()
+            self._write()
             for number, handler in before.items():
                 signal.signal(number, handler)
         if not self.ended_by and State.WAITING in self._scheduler.states.values():
             self._end("the nodes that are left can't run the rest")
+
+    def _write(self) -> None:
+        self._written = time.monotonic()
+        self._records.keep_up()
+        self._log.flush()
 
     def _note_signal(self, number: int, _frame: FrameType | None) -> None:
         self._signals.append(number)
@@ -146,7 +157,6 @@ class Runner:
             )
         for node, batch in orders.items():
             self._executor.order(node, batch)
-        # Tasks don't wait for what is written here.
         self._records.started(starts)
         for start in starts:
             self._log.starts(start)

@@ -198,6 +198,7 @@ def test_starts_that_the_disk_does_not_take_are_written_later(tmp_path: Path, mo
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", no_space)
         records.started([Start(Task(1, "true"), (Share("n", (0,)),), 1)])
+        records.keep_up()
     assert Journal(tmp_path / "records").starts == []
     records.close()
     assert [one.task for one in Journal(tmp_path / "records").starts] == [1]
