@@ -36,11 +36,13 @@ def check(file: Path) -> int:
 @_JSON
 @click.option("--resume", is_flag=True, help="run only what has not ended well in earlier runs")
 @click.option("--strict/--no-strict", default=None, help="run nothing if a line is invalid; default: yes")
-@click.option("--workers", type=click.IntRange(1), help="tasks at once, over all nodes; default: the cores")
+@click.option("--workers", type=click.IntRange(1, 1_000_000), help="tasks at once, over all nodes; default: the cores")
 @click.option("--retries", type=click.IntRange(0), help="how often a failed task is tried again; default: 0")
 @click.option("--cores", type=click.IntRange(1), default=1, show_default=True, help="of a task without cores=")
 @click.option("--gpus", type=click.IntRange(0), default=0, show_default=True, help="of a task without gpus=")
-@click.option("--grace", type=click.FloatRange(0), default=20.0, show_default=True, help="seconds before SIGKILL")
+@click.option(
+    "--grace", type=click.FloatRange(0, 86_400), default=20.0, show_default=True, help="seconds before SIGKILL"
+)
 @click.option("--log-file", help="where the log goes; default: standard error")
 @click.option("--log-level", type=click.IntRange(0, 5), help="0 nothing, 1 errors, 2 warnings, 3 every task")
 @click.option("--local", is_flag=True, help="on this machine, even inside a Slurm job")
@@ -102,9 +104,9 @@ def status(file: Path, records: Path | None, as_json: bool, follow: bool) -> int
 
 @tasks.command()
 @_FILE
-@click.option("--nodes", type=click.IntRange(1), default=1, show_default=True, help="how many nodes")
-@click.option("--gpus", type=click.IntRange(0), help="GPUs of each node; default: all")
-@click.option("--cores", type=click.IntRange(1), help="cores of each node; default: all")
+@click.option("--nodes", type=click.IntRange(1, 100_000), default=1, show_default=True, help="how many nodes")
+@click.option("--gpus", type=click.IntRange(0, 1000), help="GPUs of each node; default: all")
+@click.option("--cores", type=click.IntRange(1, 100_000), help="cores of each node; default: all")
 @click.option("--time", default="1:00:00", show_default=True, help="time limit, as sbatch takes it")
 @click.option("--partition", default="", help="default: the site's")
 @click.option("--name", default="", help="of the job; default: the file's")

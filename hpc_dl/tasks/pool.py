@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import functools
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 
 import msgspec
 
@@ -131,27 +131,31 @@ class Pool:
 
     def problem(self, demand: Demand) -> str:
         """Return why a demand can never be met, even when all is free; empty if it can."""
-        nodes = [free.node for free in self._free.values()]
-        here = [node for node in nodes if _allows(demand.node, node.name)]
-        if not here:
-            names = [node.name for node in nodes]
-            return f"node {demand.node!r} is none of this run{near_match(demand.node, names)}"
-        able = sum(_has_room(node, demand) for node in here)
-        if able >= demand.nodes:
-            return ""
-        if demand.nodes > len(here):
-            which = f" called {demand.node}" if demand.node else ""
-            return f"wants {demand.nodes} nodes at once; this run has {len(here)}{which}"
-        if able:
-            return f"wants {demand.nodes} nodes at once; {able} of this run have what it wants of each"
-        for what, wants, most in (
-            ("cores", demand.cores, max(len(node.cores) for node in here)),
-            ("GPUs", demand.gpus, max(len(node.gpus) for node in here)),
-            ("MiB of memory", demand.memory, max(node.memory for node in here)),
-        ):
-            if wants > most:
-                return f"wants {wants} {what}; the most that a node has is {most}"
-        return "no node has all that it wants together"
+        return problem([free.node for free in self._free.values()], demand)
+
+
+def problem(nodes: Sequence[Node], demand: Demand) -> str:
+    """Return why these nodes can never meet a demand, even when all of them are free; empty if they can."""
+    here = [node for node in nodes if _allows(demand.node, node.name)]
+    if not here:
+        names = [node.name for node in nodes]
+        return f"node {demand.node!r} is none of this run{near_match(demand.node, names)}"
+    able = sum(_has_room(node, demand) for node in here)
+    if able >= demand.nodes:
+        return ""
+    if demand.nodes > len(here):
+        which = f" called {demand.node}" if demand.node else ""
+        return f"wants {demand.nodes} nodes at once; this run has {len(here)}{which}"
+    if able:
+        return f"wants {demand.nodes} nodes at once; {able} of this run have what it wants of each"
+    for what, wants, most in (
+        ("cores", demand.cores, max(len(node.cores) for node in here)),
+        ("GPUs", demand.gpus, max(len(node.gpus) for node in here)),
+        ("MiB of memory", demand.memory, max(node.memory for node in here)),
+    ):
+        if wants > most:
+            return f"wants {wants} {what}; the most that a node has is {most}"
+    return "no node has all that it wants together"
 
 
 def _has_room(node: Node, demand: Demand) -> bool:

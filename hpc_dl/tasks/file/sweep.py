@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from hpc_dl.errors import UserError
 from hpc_dl.spec.layers import read_toml
 from hpc_dl.tasks.file.parser import scan
 from hpc_dl.templates import Renderer
+
+_MOST = 1_000_000  # combinations of a TOML file's lists
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -81,6 +84,8 @@ def _read_toml(path: Path) -> list[Row]:
     lists = {key: value if isinstance(value, list) else [value] for key, value in read_toml(path).values.items()}
     if nested := [key for key, value in lists.items() if any(isinstance(item, (list, dict)) for item in value)]:
         raise UserError(f"{path}: {nested[0]}: expected a list of values")
+    if (count := math.prod(map(len, lists.values()))) > _MOST:
+        raise UserError(f"{path}: gives {count} combinations; allowed are {_MOST}")
     combinations = itertools.product(*lists.values()) if lists else ()
     return [
         Row(f"{path}, combination {number}", dict(zip(lists, values, strict=True)))
