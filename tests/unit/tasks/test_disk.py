@@ -24,6 +24,7 @@ from hpc_dl.tasks.pool import Demand, Node, Pool, Share
 from hpc_dl.tasks.records import Records
 from hpc_dl.tasks.runner import Runner
 from hpc_dl.tasks.scheduler import Scheduler, Start, State
+from tests.unit.fakes.processes import children
 from tests.unit.fakes.tasks import RUN, eventually, states, tasks
 
 _TASKS = 50
@@ -79,7 +80,7 @@ def test_a_run_outlasts_a_full_disk_and_loses_nothing(tmp_path: Path) -> None:
     eventually(lambda: "can't be written: File too large; trying again" in (tmp_path / "log").read_text())
     with pytest.raises(subprocess.TimeoutExpired):
         runner.wait(2.5)
-    for pid in (runner.pid, *map(int, Path(f"/proc/{runner.pid}/task/{runner.pid}/children").read_text().split())):
+    for pid in (runner.pid, *children(runner.pid)):
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     report = json.loads(runner.communicate(timeout=30)[0])
     assert runner.returncode == 0

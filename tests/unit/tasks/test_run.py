@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from hpc_dl.tasks.scheduler import State
 from hpc_dl.tasks.status import Status, follow
 from hpc_dl.tasks.submit import Request, directives
 from hpc_dl.templates import Renderer
-from tests.unit.fakes.processes import Marker
+from tests.unit.fakes.processes import Marker, children
 from tests.unit.fakes.tasks import background, eventually, output, run, states, tasks
 
 
@@ -166,12 +165,12 @@ def test_a_node_list_gives_a_worker_for_each_entry(tmp_path: Path) -> None:
     assert run(tmp_path, "true\n", GREASY_NODELIST="localhost,localhost,localhost")["cores"] == 3
 
 
-def test_a_time_limit_ends_the_task_and_all_that_it_started(tmp_path: Path) -> None:
-    text = "#@ time=1s\nsleep 77 & trap '' TERM; wait; sleep 77\ntrue & sleep 78 & true\n"
+def test_a_time_limit_ends_the_task_and_all_that_it_started(tmp_path: Path, marker: Marker) -> None:
+    text = f"#@ time=1s\n{marker.sleep} & trap '' TERM; wait; {marker.sleep}\ntrue & {marker.sleep} & true\n"
     report = run(tmp_path, text, "--grace=0.5")
     assert states(report) == {2: "FAILED", 3: "OK"}
     assert report["tasks"][0]["reason"] == "was ended after its time limit of 1 s"
-    assert subprocess.run(["pgrep", "-f", "^sleep 7[78]$"], check=False, capture_output=True).stdout == b""
+    assert marker.gone()
 
 
 _SAVES = (
@@ -195,9 +194,11 @@ def test_what_a_task_has_started_has_the_grace_too_and_keeps_its_slots(tmp_path:
 
 
 def test_the_grace_of_what_a_task_has_started_is_no_longer_than_that_of_its_shell(tmp_path: Path) -> None:
-    text = "#@ time=1s\nsh -c \"trap '' TERM; while :; do sleep 0.05; done\" && true\n"
-    (row,) = run(tmp_path, text, "--grace=0.5")["tasks"]
-    assert 1.5 <= row["seconds"] < 5
+    shell = "trap '' TERM; while :; do sleep 0.05; done"
+    text = f'#@ time=1s\n{shell}\n#@ time=1s\nsh -c "{shell}" && true\n'
+    alone, started = (row["seconds"] for row in run(tmp_path, text, "--grace=2", "--workers=2")["tasks"])
+    assert alone >= 3
+    assert abs(alone - started) < 2
 
 
 # Each of them makes process groups of its own.
@@ -223,8 +224,8 @@ def test_no_process_group_outlives_its_task(tmp_path: Path, marker: Marker, comm
     if end == "signal":
         runner.send_signal(signal.SIGINT)
     else:
-        agent = subprocess.run(["pgrep", "-P", str(runner.pid)], capture_output=True, text=True, check=True).stdout
-        os.kill(runner.pid if end == "kill runner" else int(agent), signal.SIGKILL)
+        (agent,) = children(runner.pid)
+        os.kill(runner.pid if end == "kill runner" else agent, signal.SIGKILL)
     runner.communicate(timeout=30)
     eventually(marker.gone)
 
@@ -377,6 +378,19 @@ def test_a_folder_with_a_line_break_is_refused(tmp_path: Path) -> None:
     assert done.stderr.startswith("hpc-dl: error: current folder = ")
 
 
+class Screen(io.StringIO):
+    """A terminal that lets the task that waits end once it has shown that it runs."""
+
+    def __init__(self, go: Path) -> None:
+        super().__init__()
+        self._go = go
+
+    def write(self, text: str) -> int:
+        if "waits" in text:
+            self._go.touch()
+        return super().write(text)
+
+
 def test_a_run_is_followed_to_its_end(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("true\n#@ name=waits\nwhile ! test -e go; do sleep 0.05; done\n[# 3 #] false\n")
     records = tmp_path / "t.txt-7.records"
@@ -391,8 +405,7 @@ def test_a_run_is_followed_to_its_end(tmp_path: Path) -> None:
     table, going_on = status.look()
     assert (going_on, table[1].state, table[1].name, table[1].node) == (True, State.RUNNING, "waits", table[0].node)
     assert 0 <= table[1].seconds < 60
-    screen = io.StringIO()
-    threading.Timer(1.5, (tmp_path / "go").touch).start()
+    screen = Screen(tmp_path / "go")
     follow(status, Console(file=screen, force_terminal=True, width=200))
     assert re.search(r"3 waits +" + table[0].node + r" +00:00:\d\d", screen.getvalue())
     assert "Not running: 2 OK, 1 FAILED" in screen.getvalue()
@@ -402,16 +415,16 @@ def test_a_run_is_followed_to_its_end(tmp_path: Path) -> None:
     runner.communicate()
 
 
-def test_tasks_do_not_outlive_their_agent(tmp_path: Path) -> None:
-    (tmp_path / "t.txt").write_text("touch up; sleep 81 & sleep 82\n")
+def test_tasks_do_not_outlive_their_agent(tmp_path: Path, marker: Marker) -> None:
+    (tmp_path / "t.txt").write_text(f"touch up; {marker.sleep} & {marker.sleep}\n")
     runner = background(tmp_path, "run", "t.txt", "--json", "--log-level=1")
     eventually((tmp_path / "up").exists)
-    agent = subprocess.run(["pgrep", "-P", str(runner.pid)], capture_output=True, text=True, check=True).stdout
-    os.kill(int(agent), signal.SIGKILL)
+    (agent,) = children(runner.pid)
+    os.kill(agent, signal.SIGKILL)
     said, log = runner.communicate(timeout=30)
     assert (runner.returncode, states(json.loads(said))) == (1, {1: "WAITING"})
     assert "is gone; tasks 1 start again elsewhere" in log
-    eventually(lambda: not subprocess.run(["pgrep", "-f", "^sleep 8[12]$"], check=False, capture_output=True).stdout)
+    eventually(marker.gone)
 
 
 _HANGS_SOON = """
@@ -477,9 +490,12 @@ def test_more_orders_and_answers_than_a_pipe_holds(tmp_path: Path) -> None:
     assert set(states(report).values()) == {"FAILED"}
 
 
-def test_an_agent_that_is_gone_while_another_starts_is_dropped() -> None:
+def test_an_agent_that_is_gone_while_another_starts_is_dropped(tmp_path: Path) -> None:
     hello = 'echo \'{"type":"hello","node":"%s","cores":[0],"gpus":[],"memory":1}\''
-    agents = Agents({"n1": ["sh", "-c", hello % "n1"], "n2": ["sh", "-c", f"sleep 1; {hello % 'n2'}; cat"]})
+    first = f"{hello % 'n1'}; echo $$ > {tmp_path}/first.new; mv {tmp_path}/first.new {tmp_path}/first"
+    gone = f"test -e {tmp_path}/first && ! grep -q '^State:.[^Z]' /proc/$(cat {tmp_path}/first)/status"
+    second = f"until {gone}; do sleep 0.05; done 2> {os.devnull}; {hello % 'n2'}; cat"
+    agents = Agents({"n1": ["sh", "-c", first], "n2": ["sh", "-c", second]})
     try:
         assert [one.node for one in agents.greet(20)] == ["n2"]
     finally:

@@ -110,7 +110,7 @@ def test_a_huge_range_costs_nothing(item: str) -> None:
     started = time.process_time()
     with pytest.raises(UserError, match="there is no task"):
         parse("a\n" * 3 + f"[# {item} #] b")
-    assert time.process_time() - started < 1
+    assert time.process_time() - started < 10
 
 
 PIECES = st.sampled_from(
