@@ -6,10 +6,9 @@ import signal
 import time
 from collections.abc import Callable, Collection
 from types import FrameType
-from typing import Protocol
 
 from hpc_dl.errors import DISK
-from hpc_dl.tasks.executor import Event, Lost
+from hpc_dl.tasks.executor import Agents, Lost
 from hpc_dl.tasks.file.task import Task
 from hpc_dl.tasks.log import TaskLog
 from hpc_dl.tasks.messages import Begin, Ended, Order, Stop, Stuck
@@ -21,27 +20,14 @@ _LOOK = 1.0  # seconds between two looks when nothing happens
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
-class Executor(Protocol):
-    """What starts and ends tasks on nodes; see `hpc_dl.tasks.executor.Agents`."""
-
-    def order(self, node: str, orders: list[Order | Stop | Begin]) -> None:
-        """Send orders to a node."""
-
-    def stop(self, grace: float) -> None:
-        """End all tasks."""
-
-    def wait(self, timeout: float | None) -> list[Event | Lost]:
-        """Return what has happened; empty after the timeout or after a signal."""
-
-
 class Runner:
     """One run.
 
     Args:
         scheduler: what to run, and what has ended already.
-        executor: what starts tasks.
-        records: where starts are written down; ends are written by the executor's agents.
-        log: who is told.
+        agents: start the tasks.
+        records: where starts are written; the agents write the ends.
+        log: what is told while the run goes on.
         bound: nodes where tasks are bound to their cores.
         grace: seconds between SIGTERM and SIGKILL when the run is ended.
     """
@@ -49,7 +35,7 @@ class Runner:
     def __init__(
         self,
         scheduler: Scheduler,
-        executor: Executor,
+        agents: Agents,
         records: Records,
         log: TaskLog,
         *,
@@ -58,7 +44,7 @@ class Runner:
         grace: float = 20.0,
     ) -> None:
         self._scheduler = scheduler
-        self._executor = executor
+        self._agents = agents
         self._records = records
         self._log = log
         self._lose = lose
@@ -84,7 +70,7 @@ class Runner:
             quiet = False  # nothing has happened since log and journal were written
             while self._scheduler.running:
                 # A signal that comes just before the call is seen after the timeout.
-                events = self._executor.wait(_LOOK if quiet else _WRITE)
+                events = self._agents.wait(_LOOK if quiet else _WRITE)
                 for event in events:
                     if isinstance(event, Ended):
                         self._ended(event)
@@ -116,7 +102,7 @@ class Runner:
         for number in self._signals[self._told :]:
             self._told += 1
             if not self._stop(128 + number, signal.Signals(number).name):
-                self._executor.stop(0)  # told twice: at once
+                self._agents.stop(0)  # told twice: at once
 
     def _stop(self, code: int, why: str) -> bool:
         """End the tasks in order; return False if they have been told already."""
@@ -124,7 +110,7 @@ class Runner:
             return False
         self.code = code
         self._end(why)
-        self._executor.stop(self._grace)
+        self._agents.stop(self._grace)
         return True
 
     def _end(self, why: str) -> None:
@@ -156,7 +142,7 @@ class Runner:
                 )
             )
         for node, batch in orders.items():
-            self._executor.order(node, batch)
+            self._agents.order(node, batch)
         self._records.started(starts)
         for start in starts:
             self._log.starts(start)
@@ -194,7 +180,7 @@ class Runner:
             elif number not in self._torn:
                 # What is left of it elsewhere has to end first.
                 self._torn.add(number)
-                self._executor.order(shares[0].node, [Stop(self._grace, number)])
+                self._agents.order(shares[0].node, [Stop(self._grace, number)])
 
     def _again_after_loss(self, number: int, node: str) -> None:
         if number in self._lost_once:

@@ -1,27 +1,10 @@
-"""Writer of task files: what the parser reads again."""
+"""Writer of task lines: what the parser reads again."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 from hpc_dl.spec.nodelist import fold_numbers
 from hpc_dl.tasks.file.settings_comment import write_settings
 from hpc_dl.tasks.file.task import Task
-
-
-def write(tasks: Iterable[Task]) -> str:
-    """Return the text of a task file in which each task keeps its number; blank lines fill the gaps.
-
-    Args:
-        tasks: in ascending order of their numbers; one with settings needs a free line before it, as all that were
-            parsed have.
-    """
-    lines: list[str] = []
-    for task in tasks:
-        written = lines_of(task)
-        lines += [""] * (task.number - len(written) - len(lines))
-        lines += written
-    return "".join(f"{line}\n" for line in lines)
 
 
 def lines_of(task: Task) -> list[str]:

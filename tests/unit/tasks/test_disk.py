@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -186,7 +187,7 @@ def test_a_run_whose_disk_stays_full_ends_in_order(tmp_path: Path) -> None:
     scheduler = Scheduler([Task(1, "true"), Task(2, "true")], pool, lambda _: Demand())
     with open("/dev/full", "w") as nowhere:  # noqa: PTH123
         log = TaskLog(nowhere.fileno(), 3)
-        runner = Runner(scheduler, Node1([Stuck("n", "it is full")]), records, log, lose=pool.lose)
+        runner = Runner(scheduler, cast(Agents, Node1([Stuck("n", "it is full")])), records, log, lose=pool.lose)
         runner.run()
     assert (runner.code, runner.ended_by) == (DISK, "n: it is full")
     assert scheduler.states == {1: State.STOPPED, 2: State.WAITING}

@@ -442,7 +442,7 @@ def test_an_agent_that_hangs_is_lost_with_its_tasks(tmp_path: Path, marker: Mark
     agents.order("n", [Order(1, "k", 1, f"sh -c 'sleep 300; :' {marker.word}", shares=(Share("n", (0,)),))])
     eventually(marker.pids)
     assert agents.wait(4) == []  # nothing to do is no hang
-    pid = agents._agents["n"].pid
+    pid = agents._agents["n"].process.pid
     os.kill(pid, signal.SIGSTOP)
     assert agents.wait(30) == [Lost("n")]
     eventually(marker.gone)
