@@ -54,7 +54,7 @@ def run(file: Path, records: Path | None, as_json: bool, local: bool, **given: A
     """
     import msgspec
 
-    from hpc_dl.tasks.demand import Options
+    from hpc_dl.tasks.demand import RunOptions
     from hpc_dl.tasks.greasy_conf import load_settings
     from hpc_dl.tasks.session import run_file
 
@@ -63,7 +63,7 @@ def run(file: Path, records: Path | None, as_json: bool, local: bool, **given: A
     settings = msgspec.structs.replace(
         load_settings(Path.cwd(), os.environ), **{key: value for key, value in changes.items() if value is not None}
     )
-    options = Options(records, given["resume"], given["cores"], given["gpus"], given["grace"])
+    options = RunOptions(records, given["resume"], given["cores"], given["gpus"], given["grace"])
     report = run_file(file, settings, options)
     try:
         click.echo(report.json() if as_json else report.text())
@@ -121,7 +121,7 @@ def submit(file: Path, site: str, dry_run: bool, **given: Any) -> int:
     from hpc_dl.errors import UserError
     from hpc_dl.schedulers import scheduler_of
     from hpc_dl.submission.choose_site import choose_site
-    from hpc_dl.tasks.demand import Options
+    from hpc_dl.tasks.demand import RunOptions
     from hpc_dl.tasks.file.parser import read
     from hpc_dl.tasks.greasy_conf import load_settings
     from hpc_dl.tasks.submit import Request, script, site_templates
@@ -139,7 +139,7 @@ def submit(file: Path, site: str, dry_run: bool, **given: Any) -> int:
     keys = ("nodes", "gpus", "cores", "time", "partition", "name")
     request = Request(**{key: given[key] for key in keys}, options=tuple(options))
     if strict:
-        check_tasks(parsed, request, chosen, Options(cores=given["task_cores"], gpus=given["task_gpus"]))
+        check_tasks(parsed, request, chosen, RunOptions(cores=given["task_cores"], gpus=given["task_gpus"]))
     text = script(file, request, chosen, site_templates(path))
     if dry_run:
         click.echo(text, nl=False)

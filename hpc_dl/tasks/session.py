@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from hpc_dl.runfolder.folder import write_text
 from hpc_dl.tasks import allocation
-from hpc_dl.tasks.demand import Options, demand, without_impossible
+from hpc_dl.tasks.demand import RunOptions, demand, without_impossible
 from hpc_dl.tasks.executor import Agents, agent_command, srun_command
 from hpc_dl.tasks.file.parser import read
 from hpc_dl.tasks.file.task import TaskFile
@@ -27,12 +27,12 @@ from hpc_dl.tasks.records import Records, records_folder
 from hpc_dl.tasks.report import Report, counts, rows
 from hpc_dl.tasks.restart import restart_path, restart_text
 from hpc_dl.tasks.runner import Runner, exit_code
-from hpc_dl.tasks.scheduler import Scheduler, State
+from hpc_dl.tasks.scheduler import Scheduler, TaskState
 
 _GREETING = 60.0  # seconds for an agent to come up: Python from a shared disk that has just been mounted
 
 
-def run_file(path: Path, settings: Settings, options: Options) -> Report:
+def run_file(path: Path, settings: Settings, options: RunOptions) -> Report:
     """Run a task file and return the report; the restart file is written if there is something left.
 
     Raises:
@@ -50,7 +50,8 @@ def run_file(path: Path, settings: Settings, options: Options) -> Report:
     with closing(Records(folder, file.restart, resume, options.grace)) as records, _log(settings) as log:
         if records.warning:
             log.line(2, records.warning)
-        with closing(Agents(_agent_commands(wanted, settings, options, folder))) as agents:
+        remote = settings.remote != "none"
+        with closing(Agents(_agent_commands(wanted, remote, options.grace, folder))) as agents:
             hellos = agents.greet(_GREETING)
             pool = Pool(allocation.nodes(hellos, wanted, os.environ))
             file = without_impossible(file, pool.problem, options)
@@ -62,7 +63,7 @@ def run_file(path: Path, settings: Settings, options: Options) -> Report:
             gpus = sum(len(node.gpus) for node in pool.nodes)
             # A run that is refused before this line leaves the records of an earlier run as they are.
             records.begin(Run(time.time(), allocation.job_id(os.environ), file.restart, cores, gpus))
-            if settings.remote != "none":
+            if remote:
                 records.allow_steps()
             for node in set(wanted) - agents.begin(_GREETING):
                 pool.lose(node)
@@ -97,12 +98,12 @@ def run_file(path: Path, settings: Settings, options: Options) -> Report:
         return report
 
 
-def _agent_commands(wanted: Iterable[str], settings: Settings, options: Options, folder: Path) -> dict[str, list[str]]:
+def _agent_commands(wanted: Iterable[str], remote: bool, grace: float, folder: Path) -> dict[str, list[str]]:
     """Return the command of the agent of each node."""
-    cores = allocation.job_cores(os.environ) if settings.remote != "none" else {}
+    cores = allocation.job_cores(os.environ) if remote else {}
     commands: dict[str, list[str]] = {}
     for node in wanted:
-        command = agent_command(folder, options.grace, node, step=node in cores)
+        command = agent_command(folder, grace, node, step=node in cores)
         commands[node] = srun_command(node, cores[node], command) if node in cores else command
     return commands
 
@@ -119,7 +120,7 @@ def _log(settings: Settings) -> Iterator[TaskLog]:
 
 
 def _write_restart(
-    path: Path, file: TaskFile, states: Mapping[int, State], last: Mapping[int, Ended], log: TaskLog
+    path: Path, file: TaskFile, states: Mapping[int, TaskState], last: Mapping[int, Ended], log: TaskLog
 ) -> str:
     """Write the restart file and return its name.
 
@@ -127,7 +128,7 @@ def _write_restart(
     itself, and needs none.
     """
     target = restart_path(path, allocation.job_id(os.environ))
-    done = all(state is State.OK for state in states.values()) and not file.invalid
+    done = all(state is TaskState.OK for state in states.values()) and not file.invalid
     try:
         if done:
             target.unlink(missing_ok=True)

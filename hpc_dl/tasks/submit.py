@@ -16,7 +16,7 @@ from hpc_dl.schedulers.slurm.scheduler import scheduler
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.layers import Layer, build, check_lines
 from hpc_dl.spec.site import Scalar, Site, config_home
-from hpc_dl.tasks.demand import Options, without_impossible
+from hpc_dl.tasks.demand import RunOptions, without_impossible
 from hpc_dl.tasks.file.task import TaskFile
 from hpc_dl.tasks.pool import Demand, Node, problem
 from hpc_dl.templates import Renderer, template_folders
@@ -97,7 +97,7 @@ def directives(path: Path, request: Request, site: Site) -> Mapping[str, Scalar]
     return with_site(options, site, site.gpus if request.gpus is None else request.gpus, request.partition)
 
 
-def check(file: TaskFile, request: Request, site: Site, options: Options) -> None:
+def check(file: TaskFile, request: Request, site: Site, options: RunOptions) -> None:
     """Check that all lines are valid, and that the job will have room for each task, before it waits in a queue.
 
     Which nodes it gets, and what memory they have, only Slurm knows.

@@ -24,7 +24,7 @@ from hpc_dl.tasks.messages import Begin, Ended, Order, Stop, Stuck
 from hpc_dl.tasks.pool import Demand, Node, Pool, Share
 from hpc_dl.tasks.records import Records
 from hpc_dl.tasks.runner import Runner
-from hpc_dl.tasks.scheduler import Scheduler, Start, State
+from hpc_dl.tasks.scheduler import Scheduler, Start, TaskState
 from tests.unit.fakes.processes import children
 from tests.unit.fakes.tasks import RUN, eventually, states, tasks
 
@@ -190,7 +190,7 @@ def test_a_run_whose_disk_stays_full_ends_in_order(tmp_path: Path) -> None:
         runner = Runner(scheduler, cast(Agents, Node1([Stuck("n", "it is full")])), records, log, lose=pool.lose)
         runner.run()
     assert (runner.code, runner.ended_by) == (DISK, "n: it is full")
-    assert scheduler.states == {1: State.STOPPED, 2: State.WAITING}
+    assert scheduler.states == {1: TaskState.STOPPED, 2: TaskState.WAITING}
     records.close()
 
 

@@ -22,7 +22,7 @@ from hpc_dl.tasks.executor import Agents, Lost, agent_command
 from hpc_dl.tasks.messages import Hello, Order
 from hpc_dl.tasks.node_agent.environment import Environment
 from hpc_dl.tasks.pool import Share
-from hpc_dl.tasks.scheduler import State
+from hpc_dl.tasks.scheduler import TaskState
 from hpc_dl.tasks.status import Status, follow
 from hpc_dl.tasks.submit import Request, directives
 from hpc_dl.templates import Renderer
@@ -403,7 +403,7 @@ def test_a_run_is_followed_to_its_end(tmp_path: Path) -> None:
     # The records that were written to last, on a terminal.
     status = Status(tmp_path / "t.txt")
     table, going_on = status.look()
-    assert (going_on, table[1].state, table[1].name, table[1].node) == (True, State.RUNNING, "waits", table[0].node)
+    assert (going_on, table[1].state, table[1].name, table[1].node) == (True, TaskState.RUNNING, "waits", table[0].node)
     assert 0 <= table[1].seconds < 60
     screen = Screen(tmp_path / "go")
     follow(status, Console(file=screen, force_terminal=True, width=200))
