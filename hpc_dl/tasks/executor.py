@@ -27,7 +27,9 @@ from hpc_dl.schedulers.slurm.version import OVERLAP_SHARES_ALL, version
 from hpc_dl.tasks.messages import Begin, Ended, Hello, Order, Ready, Stop, Stuck, decode_event, encode
 from hpc_dl.tasks.node_agent.environment import without_step
 
-_DROPPED = 5.0  # seconds between SIGTERM and SIGKILL for an agent that was dropped, or the srun of a node that does not answer
+_DROPPED = (
+    5.0  # seconds between SIGTERM and SIGKILL for an agent that was dropped, or the srun of a node that does not answer
+)
 
 T = TypeVar("T", Hello, Ready)
 Event = Hello | Ready | Stuck | Ended
