@@ -1,6 +1,7 @@
 """What a task of a task file costs: tasks that do nothing, from 100 to 100,000, against others; memory; fuzzed files.
 
-Arguments choose parts: ``local slurm fuzz``; without one, all of them. ``fuzz`` reads 100,000 mutated files.
+Arguments choose parts: ``local log slurm fuzz``; without one, all of them. ``log`` measures what a log of every task
+costs, in pairs, and GREASY with its own log if ``greasy`` is on PATH. ``fuzz`` reads 100,000 mutated files.
 
 Each row is the median of some runs; one that takes more than a minute is measured once. Own time is the processor time
 of our processes without that of the tasks (the shell and its command), which the journals have.
@@ -23,7 +24,9 @@ _COUNTS = (100, 1_000, 10_000, 100_000)
 _COMPARED = 10_000
 _RUNS = 3
 _LONG = 60.0  # seconds
-_RUN = [sys.executable, "-m", "hpc_dl", "tasks", "run", "tasks.txt", "--log-level=2"]
+_PAIRS = 5
+_TASKS_RUN = [sys.executable, "-m", "hpc_dl", "tasks", "run", "tasks.txt"]
+_RUN = [*_TASKS_RUN, "--log-level=2"]
 _STEPS = 100
 _NODES = 4
 
@@ -98,6 +101,30 @@ def local() -> None:
         print("GNU parallel is not installed here")
 
 
+def log() -> None:
+    """Measure what a log of every task costs; one run of each kind after the other, since the machine may be busy."""
+    workers = os.cpu_count() or 1
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "tasks.txt").write_text("true\n" * _COMPARED)
+        (folder / "greasy.conf").write_text(f"Engine=basic\nNWorkers={workers}\nLogFile=log\nLogLevel=3\n")
+        ours = [*_TASKS_RUN, f"--workers={workers}"]
+        commands = {"hpc-dl, no log": [*ours, "--log-level=2"], "hpc-dl, two lines per task": ours}
+        if shutil.which("greasy"):
+            commands["greasy, two lines per task"] = ["greasy", "tasks.txt"]
+        results: dict[str, list[_Result]] = {kind: [] for kind in commands}
+        for _ in range(_PAIRS):
+            for kind, command in commands.items():
+                shutil.rmtree(folder / "tasks.txt.records", ignore_errors=True)
+                results[kind].append(_measure(command, folder))
+    _heading(f"{workers} tasks at once on this machine, {_PAIRS} runs of each kind in turn")
+    print(f" {'cpu':>8}")
+    for kind, runs in results.items():
+        seconds, cpu = (statistics.median(getattr(one, what) for one in runs) for what in ("seconds", "cpu"))
+        each = f"{seconds / _COMPARED * 1e3:>8.2f} {cpu / _COMPARED * 1e3:>8.2f}"
+        print(f"{kind:<30} {_COMPARED:>7} {_PAIRS:>5} {seconds:>8.2f} {_COMPARED / seconds:>9.0f} {each}", flush=True)
+
+
 def slurm() -> None:
     """Measure inside a job of a private Slurm: all tasks through agents, against an srun for each."""
     from hpc_dl.minicluster import ClusterConfig, MiniCluster, NodeGroup
@@ -139,7 +166,7 @@ def fuzz() -> None:
 
 def main() -> None:
     """Run the parts that the arguments name."""
-    parts = {"local": local, "slurm": slurm, "fuzz": fuzz}
+    parts = {"local": local, "log": log, "slurm": slurm, "fuzz": fuzz}
     for part in sys.argv[1:] or parts:
         parts[part]()
 

@@ -36,11 +36,13 @@ def check(file: Path) -> int:
 @_JSON
 @click.option("--resume", is_flag=True, help="run only what has not ended well in earlier runs")
 @click.option("--strict/--no-strict", default=None, help="run nothing if a line is invalid; default: yes")
-@click.option("--workers", type=click.IntRange(1), help="tasks at once, over all nodes; default: the cores")
+@click.option("--workers", type=click.IntRange(1, 1_000_000), help="tasks at once, over all nodes; default: the cores")
 @click.option("--retries", type=click.IntRange(0), help="how often a failed task is tried again; default: 0")
 @click.option("--cores", type=click.IntRange(1), default=1, show_default=True, help="of a task without cores=")
 @click.option("--gpus", type=click.IntRange(0), default=0, show_default=True, help="of a task without gpus=")
-@click.option("--grace", type=click.FloatRange(0), default=20.0, show_default=True, help="seconds before SIGKILL")
+@click.option(
+    "--grace", type=click.FloatRange(0, 86_400), default=20.0, show_default=True, help="seconds before SIGKILL"
+)
 @click.option("--log-file", help="where the log goes; default: standard error")
 @click.option("--log-level", type=click.IntRange(0, 5), help="0 nothing, 1 errors, 2 warnings, 3 every task")
 @click.option("--local", is_flag=True, help="on this machine, even inside a Slurm job")
@@ -52,7 +54,7 @@ def run(file: Path, records: Path | None, as_json: bool, local: bool, **given: A
     """
     import msgspec
 
-    from hpc_dl.tasks.demand import Options
+    from hpc_dl.tasks.demand import RunOptions
     from hpc_dl.tasks.greasy_conf import load_settings
     from hpc_dl.tasks.session import run_file
 
@@ -61,7 +63,7 @@ def run(file: Path, records: Path | None, as_json: bool, local: bool, **given: A
     settings = msgspec.structs.replace(
         load_settings(Path.cwd(), os.environ), **{key: value for key, value in changes.items() if value is not None}
     )
-    options = Options(records, given["resume"], given["cores"], given["gpus"], given["grace"])
+    options = RunOptions(records, given["resume"], given["cores"], given["gpus"], given["grace"])
     report = run_file(file, settings, options)
     try:
         click.echo(report.json() if as_json else report.text())
@@ -102,9 +104,9 @@ def status(file: Path, records: Path | None, as_json: bool, follow: bool) -> int
 
 @tasks.command()
 @_FILE
-@click.option("--nodes", type=click.IntRange(1), default=1, show_default=True, help="how many nodes")
-@click.option("--gpus", type=click.IntRange(0), help="GPUs of each node; default: all")
-@click.option("--cores", type=click.IntRange(1), help="cores of each node; default: all")
+@click.option("--nodes", type=click.IntRange(1, 100_000), default=1, show_default=True, help="how many nodes")
+@click.option("--gpus", type=click.IntRange(0, 1000), help="GPUs of each node; default: all")
+@click.option("--cores", type=click.IntRange(1, 100_000), help="cores of each node; default: all")
 @click.option("--time", default="1:00:00", show_default=True, help="time limit, as sbatch takes it")
 @click.option("--partition", default="", help="default: the site's")
 @click.option("--name", default="", help="of the job; default: the file's")
@@ -119,7 +121,7 @@ def submit(file: Path, site: str, dry_run: bool, **given: Any) -> int:
     from hpc_dl.errors import UserError
     from hpc_dl.schedulers import scheduler_of
     from hpc_dl.submission.choose_site import choose_site
-    from hpc_dl.tasks.demand import Options
+    from hpc_dl.tasks.demand import RunOptions
     from hpc_dl.tasks.file.parser import read
     from hpc_dl.tasks.greasy_conf import load_settings
     from hpc_dl.tasks.submit import Request, script, site_templates
@@ -137,7 +139,7 @@ def submit(file: Path, site: str, dry_run: bool, **given: Any) -> int:
     keys = ("nodes", "gpus", "cores", "time", "partition", "name")
     request = Request(**{key: given[key] for key in keys}, options=tuple(options))
     if strict:
-        check_tasks(parsed, request, chosen, Options(cores=given["task_cores"], gpus=given["task_gpus"]))
+        check_tasks(parsed, request, chosen, RunOptions(cores=given["task_cores"], gpus=given["task_gpus"]))
     text = script(file, request, chosen, site_templates(path))
     if dry_run:
         click.echo(text, nl=False)

@@ -7,6 +7,8 @@ from typing import Literal
 
 import msgspec
 
+from hpc_dl.spec.nodelist import fold_numbers
+
 Role = Literal["ps", "chief", "worker"]
 
 
@@ -55,13 +57,7 @@ class Process(msgspec.Struct, frozen=True):
     @property
     def core_list(self) -> str:
         """Return the cores as ``taskset -c`` reads them: ``0-3,8``; empty if the process is not bound."""
-        runs: list[list[int]] = []
-        for core in sorted(self.cores):
-            if runs and core == runs[-1][-1] + 1:
-                runs[-1][1:] = [core]
-            else:
-                runs.append([core])
-        return ",".join("-".join(map(str, run)) for run in runs)
+        return fold_numbers(sorted(self.cores))
 
     @property
     def summary(self) -> str:

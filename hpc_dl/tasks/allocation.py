@@ -1,8 +1,7 @@
-"""Where a run may start tasks: the nodes of the Slurm job around us, or this machine; and how many slots each has."""
+"""Allocation: the nodes where a run starts tasks, and how many slots each has. Outside a Slurm job: this machine."""
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 from collections import Counter
@@ -16,12 +15,12 @@ from hpc_dl.tasks.pool import Node
 
 
 def job_id(environ: Mapping[str, str]) -> str:
-    """Return the number of the Slurm job around us; ``local`` outside."""
+    """Return the number of the Slurm job that we run in; ``local`` outside a job."""
     return environ.get("SLURM_JOB_ID") or "local"
 
 
 def job_cores(environ: Mapping[str, str]) -> dict[str, int]:
-    """Return the nodes of the Slurm job around us and how many cores it has on each; empty outside of Slurm."""
+    """Return the nodes of the Slurm job that we run in, and the job's cores on each; empty outside a job."""
     nodelist = environ.get("SLURM_JOB_NODELIST")
     if not nodelist:
         return {}
@@ -30,12 +29,12 @@ def job_cores(environ: Mapping[str, str]) -> dict[str, int]:
     for number, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", environ.get("SLURM_JOB_CPUS_PER_NODE", "")):
         numbers += [int(number)] * int(times or 1)
     if len(numbers) != len(names):
-        raise UserError(f"SLURM_JOB_CPUS_PER_NODE tells of {len(numbers)} nodes, SLURM_JOB_NODELIST of {len(names)}")
+        raise UserError(f"SLURM_JOB_CPUS_PER_NODE has {len(numbers)} nodes, SLURM_JOB_NODELIST has {len(names)}")
     return dict(zip(names, numbers, strict=True))
 
 
 def slots(settings: Settings, environ: Mapping[str, str]) -> dict[str, int | None]:
-    """Return the nodes to use and how many tasks of one core each may run; None: as many as it has cores.
+    """Return the nodes to use and how many tasks of one core each of them runs; None: as many as it has cores.
 
     Raises:
         UserError: NodeList names a node that is not ours, or has fewer entries than NWorkers.
@@ -58,16 +57,16 @@ def slots(settings: Settings, environ: Mapping[str, str]) -> dict[str, int | Non
 
 
 def _spread(nodes: Mapping[str, int | None], workers: int) -> dict[str, int | None]:
-    """Share out the workers in turn; a node that gets none is left out."""
+    """Give each node the same number of workers, or one more. A node that gets none is left out."""
     each, more = divmod(workers, len(nodes))
     counts = {name: each + (place < more) for place, name in enumerate(nodes)}
     return {name: count for name, count in counts.items() if count}
 
 
 def nodes(hellos: Iterable[Hello], wanted: Mapping[str, int | None], environ: Mapping[str, str]) -> list[Node]:
-    """Return the nodes that are there, with their slots as cores.
+    """Return the nodes whose agents have said hello, with a core for each slot.
 
-    Core numbers are the node's own where it has one for each slot; else they only count.
+    A node with too few cores for its slots gets numbers that stand for no core.
     """
     job = job_cores(environ)
     memory = int(environ.get("SLURM_MEM_PER_NODE") or 0)
@@ -82,9 +81,10 @@ def nodes(hellos: Iterable[Hello], wanted: Mapping[str, int | None], environ: Ma
     return sorted(found, key=lambda node: order.index(node.name))
 
 
-def binds(hello: Hello, node: Node) -> bool:
-    """Return whether tasks are bound to their cores: not where others than all cores of the node are given out.
+def bound(hellos: Iterable[Hello], pool: Iterable[Node], environ: Mapping[str, str]) -> frozenset[str]:
+    """Return the nodes where tasks are bound to their cores: those of a job, where each core has one slot.
 
-    With fewer workers a task may use more cores than one; with more, numbers of cores only count.
+    With fewer workers than cores, a task may use several. With more, the numbers stand for no core.
     """
-    return bool(os.environ.get("SLURM_JOB_ID")) and node.cores == hello.cores
+    cores = {node.name: node.cores for node in pool}
+    return frozenset(one.node for one in hellos if "SLURM_JOB_ID" in environ and cores.get(one.node) == one.cores)

@@ -1,4 +1,4 @@
-"""Demands: what the tasks of a file want of a run, and which of them it can never meet."""
+"""Demands: what each task of a file wants, and which tasks a run can never give that."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from hpc_dl.tasks.file.writer import lines_of
 from hpc_dl.tasks.pool import Demand
 
 
-class Options(msgspec.Struct, frozen=True):
-    """How to run a task file, beside Greasy's settings.
+class RunOptions(msgspec.Struct, frozen=True):
+    """How to run a task file, in addition to Greasy's settings.
 
     Args:
         records: the records folder; None: next to the file.
-        resume: run only what has not ended well in the runs that the records tell of.
-        cores: of a task that says nothing itself.
-        gpus: of a task that says nothing itself.
+        resume: run only the tasks that have not ended well in earlier runs, as the records say.
+        cores: of a task without ``cores=``.
+        gpus: of a task without ``gpus=``.
         grace: seconds between SIGTERM and SIGKILL.
     """
 
@@ -30,8 +30,8 @@ class Options(msgspec.Struct, frozen=True):
     grace: float = 20.0
 
 
-def demand(task: Task, options: Options) -> Demand:
-    """Return what a task wants, in its own words or in those of the run."""
+def demand(task: Task, options: RunOptions) -> Demand:
+    """Return what a task wants. The options say what the task itself does not."""
     return Demand(
         options.cores if task.cores is None else task.cores,
         options.gpus if task.gpus is None else task.gpus,
@@ -41,12 +41,12 @@ def demand(task: Task, options: Options) -> Demand:
     )
 
 
-def without_impossible(file: TaskFile, problem: Callable[[Demand], str], options: Options) -> TaskFile:
-    """Return the file with those tasks as invalid ones that can't be given what they want, and their dependents.
+def without_impossible(file: TaskFile, problem: Callable[[Demand], str], options: RunOptions) -> TaskFile:
+    """Return the file; in it, tasks that can't be given what they want are invalid, and so are their dependents.
 
     Args:
         file: the file.
-        problem: says why a demand can't be met; empty if it can.
+        problem: returns why a demand can't be met; empty if it can.
         options: of the run.
     """
     invalid = set(file.invalid)

@@ -1,7 +1,11 @@
-"""Executor: an agent on each node starts the tasks there; on this machine a child process, else an srun step.
+"""Executor: starts an agent on each node, sends it the runner's orders, and returns what it says.
 
-One step per node, not one per task: a step costs Slurm tens of milliseconds, an order to an agent far below one. And
-cores and GPUs are ours to give out, whatever the version of Slurm makes of ``--exact`` and ``--gres``.
+On this machine an agent is a child process. On another node of a Slurm job it is an srun step: one for each node, and
+not one for each task, since a step costs Slurm tens of milliseconds and an order less than one. The runner gives out
+cores and GPUs itself, so it does not depend on what a version of Slurm makes of ``--exact`` and ``--gres``.
+
+One step for all nodes would save memory of the first node: an srun has 3 MiB. But srun sends its input to every node,
+which takes 20 times as long, and agents that connect to a port of the runner need a network that lets them.
 """
 
 from __future__ import annotations
@@ -24,9 +28,11 @@ from hpc_dl.schedulers.slurm.version import OVERLAP_SHARES_ALL, version
 from hpc_dl.tasks.messages import Begin, Ended, Hello, Order, Ready, Stop, Stuck, decode_event, encode
 from hpc_dl.tasks.node_agent.environment import without_step
 
-T = TypeVar("T", Hello, Ready)
-_PATIENCE = 5.0  # seconds in which an agent that is lost, told to end, does so
+_DROPPED = (
+    5.0  # seconds between SIGTERM and SIGKILL for an agent that was dropped, or the srun of a node that does not answer
+)
 
+T = TypeVar("T", Hello, Ready)
 Event = Hello | Ready | Stuck | Ended
 
 
@@ -48,20 +54,32 @@ def srun_command(node: str, cores: int, command: Sequence[str]) -> list[str]:
     --overlap gives it all of the job's GPUs on the node, and leaves them to a task that calls srun itself; the cores
     have to be asked for. It is no MPI rank.
     """
-    # Else it would keep all memory from the steps of the tasks.
-    memory = [] if version() >= OVERLAP_SHARES_ALL else ["--mem=0"]
-    return [
-        "srun",
-        "--overlap",
-        "--nodes=1",
-        "--ntasks=1",
-        f"--nodelist={node}",
-        f"--cpus-per-task={cores}",
-        *memory,
-        "--mpi=none",
-        "--export=ALL",
-        *command,
-    ]
+    options = ["--overlap", "--nodes=1", "--ntasks=1", f"--nodelist={node}", f"--cpus-per-task={cores}"]
+    if version() < OVERLAP_SHARES_ALL:
+        options.append("--mem=0")  # else it would keep all memory from the steps of the tasks
+    return ["srun", *options, "--mpi=none", "--export=ALL", *command]
+
+
+class _Agent:
+    """The process of an agent, and what is on its way to and from it."""
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            env=environment,
+            start_new_session=True,  # a Ctrl-C is for us to pass on
+        )
+        assert self.process.stdin is not None  # noqa: S101 - for mypy
+        assert self.process.stdout is not None  # noqa: S101 - for mypy
+        self.stdin, self.stdout = self.process.stdin, self.process.stdout
+        # An agent that waits for us to read what it says reads no orders.
+        os.set_blocking(self.stdin.fileno(), False)
+        self.unsent = b""
+        self.line = b""
+        """The beginning of a line of which the rest has not come yet."""
 
 
 class Agents:
@@ -72,10 +90,7 @@ class Agents:
     """
 
     def __init__(self, commands: Mapping[str, Sequence[str]]) -> None:
-        self._agents: dict[str, subprocess.Popen[bytes]] = {}
         self._dropped: list[subprocess.Popen[bytes]] = []
-        self._rest: dict[str, bytes] = {}
-        self._unsent: dict[str, bytes] = {}
         self._selector = selectors.DefaultSelector()
         self._wake, self._waker = os.pipe()
         for end in (self._wake, self._waker):
@@ -83,22 +98,9 @@ class Agents:
         signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
         self._selector.register(self._wake, selectors.EVENT_READ, "")
         environment = without_step(os.environ)
-        for node, command in commands.items():
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                bufsize=0,
-                env=environment,
-                start_new_session=True,  # a Ctrl-C is for us to pass on
-            )
-            assert process.stdin is not None  # noqa: S101 - for mypy
-            assert process.stdout is not None  # noqa: S101 - for mypy
-            # An agent that waits for us to read what it says reads no orders.
-            os.set_blocking(process.stdin.fileno(), False)
-            self._agents[node] = process
-            self._rest[node] = self._unsent[node] = b""
-            self._selector.register(process.stdout, selectors.EVENT_READ, node)
+        self._agents = {node: _Agent(command, environment) for node, command in commands.items()}
+        for node, agent in self._agents.items():
+            self._selector.register(agent.stdout, selectors.EVENT_READ, node)
 
     def greet(self, timeout: float) -> list[Hello]:
         """Wait until all agents are there; those that are not there in time are dropped.
@@ -134,25 +136,23 @@ class Agents:
         return list(answers.values())
 
     def order(self, node: str, orders: Sequence[Order | Stop | Begin]) -> None:
-        """Send orders to the agent of a node; one that is gone is reported by `wait`."""
-        if node in self._agents:
-            self._unsent[node] += b"".join(encode(order) + b"\n" for order in orders)
-            self._send(node)
+        """Send orders to the agent of a node. `wait` reports an agent that is gone."""
+        if agent := self._agents.get(node):
+            agent.unsent += b"".join(encode(order) + b"\n" for order in orders)
+            self._send(node, agent)
 
-    def _send(self, node: str) -> None:
-        """Send what an agent takes now; `wait` goes on with the rest."""
-        stdin = self._agents[node].stdin
-        assert stdin is not None  # noqa: S101 - for mypy
+    def _send(self, node: str, agent: _Agent) -> None:
+        """Send what an agent takes now; `wait` sends the rest."""
         try:
-            sent = stdin.write(self._unsent[node]) or 0
+            sent = agent.stdin.write(agent.unsent) or 0
         except BrokenPipeError:
-            sent = len(self._unsent[node])
-        self._unsent[node] = self._unsent[node][sent:]
-        waits = stdin.fileno() in self._selector.get_map()
-        if self._unsent[node] and not waits:
-            self._selector.register(stdin, selectors.EVENT_WRITE, node)
-        elif not self._unsent[node] and waits:
-            self._selector.unregister(stdin)
+            sent = len(agent.unsent)
+        agent.unsent = agent.unsent[sent:]
+        waits = agent.stdin.fileno() in self._selector.get_map()
+        if agent.unsent and not waits:
+            self._selector.register(agent.stdin, selectors.EVENT_WRITE, node)
+        elif not agent.unsent and waits:
+            self._selector.unregister(agent.stdin)
 
     def stop(self, grace: float) -> None:
         """Tell all agents to end their tasks."""
@@ -166,51 +166,50 @@ class Agents:
             if key.data == "":
                 os.read(self._wake, 4096)
                 continue
+            agent = self._agents.get(key.data)
+            if agent is None:  # dropped a moment ago
+                continue
             if ready == selectors.EVENT_WRITE:
-                if key.data in self._agents:
-                    self._send(key.data)
+                self._send(key.data, agent)
                 continue
             data = os.read(key.fd, 1 << 16)
             if not data:
                 self._drop(key.data)
                 events.append(Lost(key.data))
                 continue
-            *lines, self._rest[key.data] = (self._rest[key.data] + data).split(b"\n")
+            *lines, agent.line = (agent.line + data).split(b"\n")
             # A login script on the node may print what it likes.
             events += [decode_event(line) for line in lines if line.startswith(b'{"type":')]
         return events
 
     def _drop(self, node: str) -> None:
-        process = self._agents.pop(node)
-        assert process.stdin is not None  # noqa: S101 - for mypy
-        assert process.stdout is not None  # noqa: S101 - for mypy
-        self._selector.unregister(process.stdout)
-        if process.stdin.fileno() in self._selector.get_map():
-            self._selector.unregister(process.stdin)
-        process.stdin.close()
-        process.stdout.close()
-        process.terminate()
-        self._dropped.append(process)
+        agent = self._agents.pop(node)
+        for pipe in (agent.stdin, agent.stdout):
+            if pipe.fileno() in self._selector.get_map():
+                self._selector.unregister(pipe)
+            pipe.close()
+        agent.process.terminate()
+        self._dropped.append(agent.process)
 
     def close(self) -> None:
         """Let the agents go and wait for them."""
-        for process in self._agents.values():
-            assert process.stdin is not None  # noqa: S101 - for mypy
-            process.stdin.close()
-        for process in self._agents.values():
-            process.wait()
-        self._agents.clear()
+        for agent in self._agents.values():
+            agent.stdin.close()
+        for agent in self._agents.values():
+            agent.process.wait()
         for process in self._dropped:
-            _await(process)
+            _wait_or_kill(process)
+        self._agents.clear()
         signal.set_wakeup_fd(-1)
         self._selector.close()
         os.close(self._wake)
         os.close(self._waker)
 
 
-def _await(process: subprocess.Popen[bytes]) -> None:
+def _wait_or_kill(process: subprocess.Popen[bytes]) -> None:
+    """Wait for a process that was sent SIGTERM."""
     try:
-        process.wait(_PATIENCE)
-    except subprocess.TimeoutExpired:  # the srun of a node that does not answer
+        process.wait(_DROPPED)
+    except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

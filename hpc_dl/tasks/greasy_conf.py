@@ -13,7 +13,7 @@ from hpc_dl.errors import UserError, allowed, near_match
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """What Greasy can be told.
+    """The settings of Greasy that we have.
 
     Args:
         strict: run nothing at all if any line is invalid.
@@ -22,7 +22,7 @@ class Settings(msgspec.Struct, frozen=True):
         nodes: the nodes to use, each as often as it has workers; empty: all of the job.
         remote: ``srun`` or ``none``, which keeps the tasks on this machine; empty: srun inside a job.
         log_file: where the log goes; empty: standard error.
-        log_level: 0 nothing, 1 errors, 2 warnings, 3 tasks as they start and end, 4 and 5 more.
+        log_level: 0 nothing, 1 errors, 2 warnings, 3 to 5 tasks as they start and end.
     """
 
     strict: bool = True
@@ -68,7 +68,7 @@ def _engine(text: str) -> str:
     return _choice("basic", "thread")(text)
 
 
-# Greasy's key in capitals: our field (empty: it changes nothing here), and its reader.
+# Greasy's key in capitals: the field of `Settings` (empty: the key changes nothing here) and the reader of its value.
 _KEYS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "ENGINE": ("", _engine),
     "BASICREMOTEMETHOD": ("remote", _remote),

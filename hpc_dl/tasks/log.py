@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import os
+import time
 
 from hpc_dl.tasks.file.task import Task
 from hpc_dl.tasks.messages import Ended
@@ -15,7 +17,7 @@ _NAMES = {1: "ERROR: ", 2: "WARNING: ", 3: "INFO: ", 4: "DEBUG: "}
 
 
 class TaskLog:
-    """Writes lines up to a level to an open file.
+    """Collects lines up to a level, and writes them to an open file when the runner has nothing more urgent to do.
 
     Args:
         file: descriptor of the open file.
@@ -24,16 +26,23 @@ class TaskLog:
 
     def __init__(self, file: int, level: int) -> None:
         self._file = file
-        self._cut = False  # a full disk has taken only a part of the last line
         self._level = level
+        self._lines: list[str] = []
+        self._cut = False  # a full disk has taken only a part of the last line
 
     def line(self, level: int, text: str) -> None:
-        """Write a line with the time before it; an error is written at all levels but 0."""
+        """Add a line with the time before it; errors are lines of every level but 0."""
         if level <= self._level:
-            line = f"[{datetime.datetime.now():%Y-%m-%d %H:%M:%S}] {_NAMES[level]}{text}\n"
-            data = ("\n" * self._cut + line).encode(errors="backslashreplace")
-            with contextlib.suppress(OSError):  # the log may go to a full disk, or to nobody: the tasks don't
-                self._cut = os.write(self._file, data) < len(data)
+            self._lines.append(f"[{_clock(int(time.time()))}] {_NAMES[level]}{text}\n")
+
+    def flush(self) -> None:
+        """Write the lines. A log on a full disk, or one that nobody reads, stops no task: its lines are dropped."""
+        if not self._lines:
+            return
+        data = ("\n" * self._cut + "".join(self._lines)).encode(errors="backslashreplace")
+        self._lines.clear()
+        with contextlib.suppress(OSError):
+            self._cut = os.write(self._file, data) < len(data)
 
     def starts(self, start: Start) -> None:
         """A task starts."""
@@ -66,3 +75,8 @@ class TaskLog:
     def ending(self, why: str) -> None:
         """The run is ended before all tasks are."""
         self.line(1, f"The run ends early: {why}. Running tasks are ended; see the restart file")
+
+
+@functools.lru_cache(maxsize=1)  # thousands of lines share a second
+def _clock(second: int) -> str:
+    return f"{datetime.datetime.fromtimestamp(second):%Y-%m-%d %H:%M:%S}"

@@ -1,4 +1,4 @@
-"""What the runner and its agents say to each other: one JSON object per line.
+"""Messages between the runner and its agents: one JSON object per line.
 
 `Ended` is also a line of the journal, which the agent writes before it tells the runner.
 """
@@ -11,7 +11,7 @@ from hpc_dl.tasks.pool import Share
 
 
 class Order(msgspec.Struct, frozen=True, omit_defaults=True, tag="run"):
-    """To an agent: start a task. Fields as in `Task`; `shares`: of this node, then of others; `bind`: to its cores."""
+    """To an agent: start a task. Fields as in `Task`. The first share is of this node. `bind`: to its cores."""
 
     task: int
     key: str
@@ -36,7 +36,7 @@ class Begin(msgspec.Struct, frozen=True, tag="begin"):
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello"):
-    """From an agent: it is there. `cores` is where it may run, `memory` is in MiB."""
+    """From an agent: it has started. `cores` are those where it may run, `memory` is in MiB."""
 
     node: str
     cores: tuple[int, ...]
@@ -45,13 +45,13 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
-    """From an agent: it has its journal, and who resumes this run waits for its end."""
+    """From an agent: its journal is open and locked. A runner that resumes this run waits for that lock."""
 
     node: str
 
 
 class Stuck(msgspec.Struct, frozen=True, tag="stuck"):
-    """From an agent: its disk is in trouble for long, so it ends its tasks."""
+    """From an agent: it ends its tasks, because the disk has not taken its journal or their outputs for long."""
 
     node: str
     reason: str
@@ -68,14 +68,14 @@ class Ended(msgspec.Struct, frozen=True, omit_defaults=True, tag="ended"):
     """Unix seconds."""
     ended: float
     code: int = 0
-    """Exit code; 128 + number for a signal, as a shell says it."""
+    """Exit code; 128 + its number for a signal, as in a shell."""
     signal: int = 0
     reason: str = ""
-    """Why it ended, where its own exit code doesn't say it."""
+    """Why it ended, if its exit code does not say it."""
     stopped: bool = False
-    """The run was ended, and this task with it."""
+    """It was ended with the run."""
     shares: tuple[Share, ...] = ()
-    """What it had."""
+    """What it had of each node."""
     cpu: float = 0
     """Core-seconds that its processes on this node used."""
     memory: int = 0
@@ -83,22 +83,22 @@ class Ended(msgspec.Struct, frozen=True, omit_defaults=True, tag="ended"):
 
     @property
     def ok(self) -> bool:
-        """Return whether the task did what it should."""
+        """Return whether the task ended well."""
         return not (self.code or self.reason or self.stopped)
 
     @property
     def nodes(self) -> tuple[str, ...]:
-        """Return the nodes that it had, the first one first."""
+        """Return its nodes; its command ran on the first."""
         return tuple(share.node for share in self.shares) or (self.node,)
 
     @property
     def core_seconds(self) -> float:
-        """Return the core-seconds that it had for itself, used or not."""
+        """Return the core-seconds that were reserved for it, used or not."""
         return (self.ended - self.started) * sum(len(share.cores) for share in self.shares)
 
     @property
     def gpu_seconds(self) -> float:
-        """Return the GPU-seconds that it had for itself, used or not."""
+        """Return the GPU-seconds that were reserved for it, used or not."""
         return (self.ended - self.started) * sum(len(share.gpus) for share in self.shares)
 
     @property

@@ -1,10 +1,10 @@
-"""Pool: the nodes with their cores, GPUs and memory, given out so that nothing is used twice at a time."""
+"""Pool: the cores, GPUs and memory of all nodes. Each is given to one task at a time."""
 
 from __future__ import annotations
 
 import bisect
 import functools
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 
 import msgspec
 
@@ -88,12 +88,12 @@ class Pool:
         return list(self._free)
 
     def take(self, demand: Demand, kept: Container[str] = ()) -> tuple[Share, ...]:
-        """Return a share of each node that a task gets, none of them `kept` for others; empty if too few have room."""
+        """Return a task's shares of nodes that are not `kept` for others; empty if too few nodes have room."""
         fit = [free for name, free in self._free.items() if name not in kept and free.fits(demand)]
         if len(fit) < demand.nodes:
             return ()
 
-        # GPU tasks fill nodes up, so that larger ones find room; the others spread over nodes.
+        # GPU tasks fill nodes up, so that larger ones find room. Other tasks are spread over the nodes.
         def order(one: _Free) -> tuple[int, ...]:
             return (len(one.gpus), -len(one.cores)) if demand.gpus else (-len(one.cores),)
 
@@ -103,7 +103,7 @@ class Pool:
         return tuple(free.take(demand) for free in fit if free in chosen)
 
     def give_back(self, share: Share) -> None:
-        """Take a share back; that of a node that is gone is gone too."""
+        """Take a share back, unless its node is gone."""
         free = self._free.get(share.node)
         if free is None:
             return
@@ -114,14 +114,14 @@ class Pool:
         free.memory += share.memory
 
     def keep(self, demand: Demand, kept: Container[str] = ()) -> list[str]:
-        """Return the nodes to keep for a demand that fits nowhere now: those that have most of what it wants.
+        """Return the nodes to keep free for a demand that fits nowhere now: those that have most of what it wants.
 
-        What is free on a kept node only grows, and only a node with more, or an earlier one with as much, takes its
-        place: so the choice settles, and the demand is met once the tasks on these nodes have ended.
+        What is free on a kept node only grows. Another node takes its place only if it has more, or as much and comes
+        first. So the choice settles, and the demand is met when the tasks on these nodes have ended.
         """
         able = [free for free in self._free.values() if _has_room(free.node, demand)]
         if len(able) < demand.nodes:
-            return []  # nodes were lost: it can't start any more
+            return []  # nodes were lost, so the demand can't be met any more
         best = sorted(able, key=lambda one: one.has_of(demand), reverse=True)
         return [free.node.name for free in best if free.node.name not in kept][: demand.nodes]
 
@@ -131,27 +131,31 @@ class Pool:
 
     def problem(self, demand: Demand) -> str:
         """Return why a demand can never be met, even when all is free; empty if it can."""
-        nodes = [free.node for free in self._free.values()]
-        here = [node for node in nodes if _allows(demand.node, node.name)]
-        if not here:
-            names = [node.name for node in nodes]
-            return f"node {demand.node!r} is none of this run{near_match(demand.node, names)}"
-        able = sum(_has_room(node, demand) for node in here)
-        if able >= demand.nodes:
-            return ""
-        if demand.nodes > len(here):
-            which = f" called {demand.node}" if demand.node else ""
-            return f"wants {demand.nodes} nodes at once; this run has {len(here)}{which}"
-        if able:
-            return f"wants {demand.nodes} nodes at once; {able} of this run have what it wants of each"
-        for what, wants, most in (
-            ("cores", demand.cores, max(len(node.cores) for node in here)),
-            ("GPUs", demand.gpus, max(len(node.gpus) for node in here)),
-            ("MiB of memory", demand.memory, max(node.memory for node in here)),
-        ):
-            if wants > most:
-                return f"wants {wants} {what}; the most that a node has is {most}"
-        return "no node has all that it wants together"
+        return problem([free.node for free in self._free.values()], demand)
+
+
+def problem(nodes: Sequence[Node], demand: Demand) -> str:
+    """Return why these nodes can never meet a demand, even when all of them are free; empty if they can."""
+    here = [node for node in nodes if _allows(demand.node, node.name)]
+    if not here:
+        names = [node.name for node in nodes]
+        return f"node {demand.node!r} is none of this run{near_match(demand.node, names)}"
+    able = sum(_has_room(node, demand) for node in here)
+    if able >= demand.nodes:
+        return ""
+    if demand.nodes > len(here):
+        which = f" called {demand.node}" if demand.node else ""
+        return f"wants {demand.nodes} nodes at once; this run has {len(here)}{which}"
+    if able:
+        return f"wants {demand.nodes} nodes at once; {able} of this run have what it wants of each"
+    for what, wants, most in (
+        ("cores", demand.cores, max(len(node.cores) for node in here)),
+        ("GPUs", demand.gpus, max(len(node.gpus) for node in here)),
+        ("MiB of memory", demand.memory, max(node.memory for node in here)),
+    ):
+        if wants > most:
+            return f"wants {wants} {what}; the most that a node has is {most}"
+    return "no node has all that it wants together"
 
 
 def _has_room(node: Node, demand: Demand) -> bool:
@@ -173,4 +177,4 @@ def _expanded(wanted: str) -> frozenset[str]:
     try:
         return frozenset(expand(wanted))
     except UserError:
-        return frozenset()  # a name that is no list: no node is called so
+        return frozenset()  # no node has such a name

@@ -1,4 +1,4 @@
-"""Report: what became of the tasks, in Greasy's closing lines and ours, and as JSON."""
+"""Report: what has become of the tasks, as text (Greasy's closing lines, and ours) and as JSON."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import msgspec
 
 from hpc_dl.spec.nodelist import fold
 from hpc_dl.tasks.file.task import TaskFile
+from hpc_dl.tasks.journal import Started
 from hpc_dl.tasks.messages import Ended
-from hpc_dl.tasks.records import Started
-from hpc_dl.tasks.scheduler import State
+from hpc_dl.tasks.scheduler import TaskState
 
 _SHOWN = 20  # failed tasks that the text names; the JSON has all
 
 
-class Row(msgspec.Struct, frozen=True, omit_defaults=True):
+class TaskRow(msgspec.Struct, frozen=True, omit_defaults=True):
     """One task: state, and of its last attempt node or node list, exit code or signal, times, core-seconds and MiB.
 
     Core-seconds and MiB are of the processes that the task's shell started on its first node, as the kernel counts them
@@ -28,7 +28,7 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True):
 
     number: int
     name: str
-    state: State
+    state: TaskState
     node: str = ""
     code: int | None = None
     signal: int = 0
@@ -44,33 +44,33 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """A whole run. Seconds; used core- and GPU-seconds are of what tasks had for themselves, busy or not."""
+    """The report of a run. Times are in seconds. Core- and GPU-seconds count what tasks had reserved, busy or not."""
 
     file: str
     exit_code: int
-    counts: dict[State, int]
+    counts: dict[TaskState, int]
     total: float
     cores: int
     core_seconds: float
     gpus: int
     gpu_seconds: float
-    tasks: list[Row]
+    tasks: list[TaskRow]
     restart_file: str = ""
     ended_by: str = ""
     """The signal that ended the run early, or why it could not go on."""
 
     @property
     def utilisation(self) -> float:
-        """Return the part of the cores that tasks had, over the whole run."""
+        """Return which part of all cores was reserved for tasks, on average over the run."""
         return self.core_seconds / (self.total * self.cores) if self.total and self.cores else 0.0
 
     def text(self) -> str:
         """Return the report for people; the first three lines are Greasy's."""
         count = self.counts
-        left = count[State.STOPPED] + count[State.WAITING] + count[State.RUNNING]
+        left = count[TaskState.STOPPED] + count[TaskState.WAITING] + count[TaskState.RUNNING]
         lines = [
-            f"Summary of {len(self.tasks)} tasks: {count[State.OK]} OK, {count[State.FAILED]} FAILED,"
-            f" {count[State.CANCELLED]} CANCELLED, {count[State.INVALID]} INVALID.",
+            f"Summary of {len(self.tasks)} tasks: {count[TaskState.OK]} OK, {count[TaskState.FAILED]} FAILED,"
+            f" {count[TaskState.CANCELLED]} CANCELLED, {count[TaskState.INVALID]} INVALID.",
             f"Total time: {clock(self.total)}",
             f"Resource Utilization: {100 * self.utilisation:.4g}%",
             f"Core-seconds: {self.core_seconds:.1f} of {self.total * self.cores:.1f}",
@@ -79,7 +79,7 @@ class Report(msgspec.Struct, frozen=True):
             lines.append(f"GPU-seconds: {self.gpu_seconds:.1f} of {self.total * self.gpus:.1f}")
         if left:
             lines.append(f"Not ended: {left}{f'; the run was ended: {self.ended_by}' if self.ended_by else ''}")
-        failed = [row for row in self.tasks if row.state is State.FAILED]
+        failed = [row for row in self.tasks if row.state is TaskState.FAILED]
         lines += [f"Task {_label(row)} {row.reason} on node {row.node}; see {row.output}" for row in failed[:_SHOWN]]
         if len(failed) > _SHOWN:
             lines.append(f"… and {len(failed) - _SHOWN} more")
@@ -95,20 +95,20 @@ class Report(msgspec.Struct, frozen=True):
 
 def rows(
     file: TaskFile,
-    states: Mapping[int, State],
+    states: Mapping[int, TaskState],
     last: Mapping[int, Ended],
     attempts: Mapping[int, int],
     folder: Path,
     running: Mapping[int, Started] | None = None,
-) -> list[Row]:
+) -> list[TaskRow]:
     """Return a row for each task, valid or not, in the order of the file."""
     now = time.time()
     outputs = f"{folder}/output/"
-    found = [Row(number, "", State.INVALID) for number in file.invalid]
+    found = [TaskRow(number, "", TaskState.INVALID) for number in file.invalid]
     for task in file.tasks:
         state, end = states[task.number], last.get(task.number)
-        row = Row(task.number, task.name, state, attempts=attempts.get(task.number, 0))
-        if end is not None and state in (State.OK, State.FAILED, State.STOPPED):
+        row = TaskRow(task.number, task.name, state, attempts=attempts.get(task.number, 0))
+        if end is not None and state in (TaskState.OK, TaskState.FAILED, TaskState.STOPPED):
             row = msgspec.structs.replace(
                 row,
                 node=_node_list(end.nodes),
@@ -121,7 +121,7 @@ def rows(
                 memory=end.memory,
                 output=f"{outputs}{task.number}.out",
             )
-        elif running and state is State.RUNNING:
+        elif running and state is TaskState.RUNNING:
             one = running[task.number]
             row = msgspec.structs.replace(
                 row,
@@ -139,10 +139,10 @@ def _node_list(nodes: Sequence[str]) -> str:
     return nodes[0] if len(nodes) == 1 else fold(nodes)
 
 
-def counts(table: list[Row]) -> dict[State, int]:
+def counts(table: list[TaskRow]) -> dict[TaskState, int]:
     """Return how many tasks are in each state."""
     found = Counter(row.state for row in table)
-    return {state: found[state] for state in State}
+    return {state: found[state] for state in TaskState}
 
 
 def clock(seconds: float) -> str:
@@ -151,5 +151,5 @@ def clock(seconds: float) -> str:
     return f"{whole // 3600:02}:{whole // 60 % 60:02}:{whole % 60:02}"
 
 
-def _label(row: Row) -> str:
+def _label(row: TaskRow) -> str:
     return f"{row.number} ({row.name})" if row.name else str(row.number)

@@ -1,4 +1,4 @@
-"""Restart file: what has not ended well, as a task file that runs it and nothing else (GREASY user guide)."""
+"""Restart file: a task file with the tasks that have not ended well (GREASY user guide)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hpc_dl.tasks.file.settings_comment import MARK, RESTART
 from hpc_dl.tasks.file.task import Task, TaskFile
 from hpc_dl.tasks.file.writer import lines_of
 from hpc_dl.tasks.messages import Ended
-from hpc_dl.tasks.scheduler import State
+from hpc_dl.tasks.scheduler import TaskState
 
 
 def restart_path(file: Path, job: str) -> Path:
@@ -19,17 +19,19 @@ def restart_path(file: Path, job: str) -> Path:
     return file.with_name(f"{file.name}-{job}.rst")
 
 
-def restart_text(file: TaskFile, states: Mapping[int, State], last: Mapping[int, Ended], run: str, when: str) -> str:
+def restart_text(
+    file: TaskFile, states: Mapping[int, TaskState], last: Mapping[int, Ended], run: str, when: str
+) -> str:
     """Return the text of a restart file.
 
-    Its tasks are numbered anew; a dependency on a task that ended well is met and left out. The line with `run` tells
-    one restart file from the next of the same name: a second run of it goes on where the first one ended.
+    Its tasks get new numbers. A dependency on a task that ended well is met, and is left out. The line with `run` tells
+    this restart file from a later one of the same name, so a second run of it goes on where the first one ended.
 
     Args:
         file: the task file.
         states: of its valid tasks.
         last: how tasks ended last.
-        run: what names the run, without blanks.
+        run: a name of the run, without blanks.
         when: date and time, for people.
     """
     lines = [
@@ -39,7 +41,7 @@ def restart_text(file: TaskFile, states: Mapping[int, State], last: Mapping[int,
     ]
     numbers: dict[int, int] = {}
     for task in file.tasks:
-        if states[task.number] is State.OK:
+        if states[task.number] is TaskState.OK:
             continue
         after = tuple(numbers[number] for number in task.after if number in numbers)
         lines.append(f"# Task {task.label}: {_reason(task, states, last)}")
@@ -51,15 +53,15 @@ def restart_text(file: TaskFile, states: Mapping[int, State], last: Mapping[int,
     return "".join(f"{line}\n" for line in lines)
 
 
-def _reason(task: Task, states: Mapping[int, State], last: Mapping[int, Ended]) -> str:
+def _reason(task: Task, states: Mapping[int, TaskState], last: Mapping[int, Ended]) -> str:
     state = states[task.number]
-    if state is State.FAILED:
+    if state is TaskState.FAILED:
         end = last.get(task.number)
         return f"{_line(end.how)} on node {_line(end.node)}" if end else "failed"
-    if state is State.CANCELLED:
-        failed = [str(n) for n in task.after if states[n] in (State.FAILED, State.CANCELLED)]
+    if state is TaskState.CANCELLED:
+        failed = [str(n) for n in task.after if states[n] in (TaskState.FAILED, TaskState.CANCELLED)]
         return f"was cancelled, since task {', '.join(failed)} did not end well"
-    if state is State.STOPPED:
+    if state is TaskState.STOPPED:
         return "was running when the run was ended"
     return "did not start before the run was ended"
 

@@ -1,4 +1,4 @@
-"""Runner: drives the scheduler by what the agents say, until all is done or it is told to end."""
+"""Runner: starts the tasks that the scheduler chooses and tells it how they ended, until nothing is left to run."""
 
 from __future__ import annotations
 
@@ -6,58 +6,28 @@ import signal
 import time
 from collections.abc import Callable, Collection
 from types import FrameType
-from typing import Protocol
 
-from hpc_dl.errors import DISK, DiskError
-from hpc_dl.tasks.executor import Event, Lost
+from hpc_dl.errors import DISK
+from hpc_dl.tasks.executor import Agents, Lost
 from hpc_dl.tasks.file.task import Task
+from hpc_dl.tasks.log import TaskLog
 from hpc_dl.tasks.messages import Begin, Ended, Order, Stop, Stuck
 from hpc_dl.tasks.records import Records
-from hpc_dl.tasks.scheduler import Scheduler, Start, State
+from hpc_dl.tasks.scheduler import Scheduler, TaskState
 
+_WRITE = 0.1  # seconds between two writes of log and journal: a write for each task would cost more than the rest
+_LOOK = 1.0  # seconds between two looks when nothing happens
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
-class Executor(Protocol):
-    """What starts and ends tasks on nodes; see `hpc_dl.tasks.executor.Agents`."""
-
-    def order(self, node: str, orders: list[Order | Stop | Begin]) -> None:
-        """Send orders to a node."""
-
-    def stop(self, grace: float) -> None:
-        """End all tasks."""
-
-    def wait(self, timeout: float | None) -> list[Event | Lost]:
-        """Return what has happened; empty after the timeout or after a signal."""
-
-
-class Log(Protocol):
-    """What is told of a run while it goes on; see `hpc_dl.tasks.log.TaskLog`."""
-
-    def starts(self, start: Start) -> None:
-        """A task starts."""
-
-    def ended(self, task: Task, end: Ended, again: bool) -> None:
-        """A task has ended; it starts `again` if it has retries left."""
-
-    def cancelled(self, numbers: list[int], after: int) -> None:
-        """Tasks will not run since another failed."""
-
-    def lost(self, node: str, numbers: list[int]) -> None:
-        """A node is gone, and the tasks on it start again elsewhere."""
-
-    def ending(self, why: str) -> None:
-        """The run is ended before all tasks are."""
-
-
 class Runner:
-    """One run.
+    """One run of a task file.
 
     Args:
-        scheduler: what to run, and what has ended already.
-        executor: what starts tasks.
-        records: where starts are written down; ends are written by the executor's agents.
-        log: who is told.
+        scheduler: chooses the tasks.
+        agents: start the tasks.
+        records: where starts are written; the agents write the ends.
+        log: what is told while the run goes on.
         bound: nodes where tasks are bound to their cores.
         grace: seconds between SIGTERM and SIGKILL when the run is ended.
     """
@@ -65,16 +35,16 @@ class Runner:
     def __init__(
         self,
         scheduler: Scheduler,
-        executor: Executor,
+        agents: Agents,
         records: Records,
-        log: Log,
+        log: TaskLog,
         *,
         lose: Callable[[str], None],
         bound: Collection[str] = (),
         grace: float = 20.0,
     ) -> None:
         self._scheduler = scheduler
-        self._executor = executor
+        self._agents = agents
         self._records = records
         self._log = log
         self._lose = lose
@@ -82,57 +52,65 @@ class Runner:
         self._grace = grace
         self._tasks: dict[int, Task] = {}
         self._lost_once: set[int] = set()
-        self._torn: set[int] = set()  # running tasks that have lost a node other than their first
+        self._half_lost: set[int] = set()  # running tasks that have lost a node other than their first
         self._signals: list[int] = []
-        self._told = 0
+        self._seen = 0
         self.ended_by = ""
         """Why the run ended early; empty if it didn't."""
         self.code = 0
-        """Exit code of a run that ended early: 128 + the signal, or that of a `DiskError`."""
+        """Exit code of a run that ended early: 128 + the signal, or `DISK`."""
         self.ends: list[Ended] = []
+        self._written = 0.0
 
     def run(self) -> None:
-        """Run until nothing is left that can run. SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 end it in order."""
+        """Run until nothing is left that can run. SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 end the run in order."""
         before = {number: signal.signal(number, self._note_signal) for number in _SIGNALS}
         try:
             self._start()
+            quiet = False  # nothing has happened since log and journal were written
             while self._scheduler.running:
-                # The timeout only bounds what a signal just before the call would cost.
-                for event in self._executor.wait(1.0):
+                # A signal that comes just before the call is seen after the timeout.
+                events = self._agents.wait(_LOOK if quiet else _WRITE)
+                for event in events:
                     if isinstance(event, Ended):
                         self._ended(event)
                     elif isinstance(event, Lost):
                         self._lost(event.node)
                     elif isinstance(event, Stuck):
                         self._stop(DISK, f"{event.node}: {event.reason}")
-                try:
-                    self._records.write()
-                except DiskError as error:
-                    self._stop(DISK, str(error))
                 self._look_at_signals()
                 self._start()
+                quiet = not events
+                if quiet or time.monotonic() > self._written + _WRITE:
+                    self._write()
         finally:
+            self._write()
             for number, handler in before.items():
                 signal.signal(number, handler)
-        if not self.ended_by and State.WAITING in self._scheduler.states.values():
+        if not self.ended_by and TaskState.WAITING in self._scheduler.states.values():
             self._end("the nodes that are left can't run the rest")
+
+    def _write(self) -> None:
+        self._written = time.monotonic()
+        self._records.keep_up()
+        self._log.flush()
 
     def _note_signal(self, number: int, _frame: FrameType | None) -> None:
         self._signals.append(number)
 
     def _look_at_signals(self) -> None:
-        for number in self._signals[self._told :]:
-            self._told += 1
+        for number in self._signals[self._seen :]:
+            self._seen += 1
             if not self._stop(128 + number, signal.Signals(number).name):
-                self._executor.stop(0)  # told twice: at once
+                self._agents.stop(0)  # a second signal
 
     def _stop(self, code: int, why: str) -> bool:
-        """End the tasks in order; return False if they have been told already."""
+        """Tell the tasks to end; return False if they were told before."""
         if self.code:
             return False
         self.code = code
         self._end(why)
-        self._executor.stop(self._grace)
+        self._agents.stop(self._grace)
         return True
 
     def _end(self, why: str) -> None:
@@ -146,7 +124,6 @@ class Runner:
         starts = self._scheduler.starts()
         if not starts:
             return
-        self._records.started(starts)
         orders: dict[str, list[Order | Stop | Begin]] = {}
         for start in starts:
             task = start.task
@@ -164,25 +141,27 @@ class Runner:
                     all(share.node in self._bound for share in start.shares),
                 )
             )
-            self._log.starts(start)
         for node, batch in orders.items():
-            self._executor.order(node, batch)
+            self._agents.order(node, batch)
+        self._records.started(starts)
+        for start in starts:
+            self._log.starts(start)
 
     def _ended(self, end: Ended) -> None:
         self.ends.append(end)
         task = self._tasks[end.task]
-        if end.task in self._torn:
-            self._torn.discard(end.task)
+        if end.task in self._half_lost:
+            self._half_lost.discard(end.task)
             if not end.ok:
                 self._again_after_loss(end.task, end.node)
                 return
         if end.stopped:
             self._scheduler.stopped(end.task)
-            if not self.ended_by:  # Slurm has told the agents, and not us
+            if not self.ended_by:  # Slurm has signalled the agents, but not this process
                 self._end("the agents were told to end")
             return
         cancelled = self._scheduler.ended(end.task, end.ok)
-        self._log.ended(task, end, again=self._scheduler.states[end.task] is State.WAITING)
+        self._log.ended(task, end, again=self._scheduler.states[end.task] is TaskState.WAITING)
         if cancelled:
             self._log.cancelled(cancelled, end.task)
 
@@ -196,16 +175,16 @@ class Runner:
         self._log.lost(node, sorted(on_it))
         for number, shares in on_it.items():
             if shares[0].node == node:
-                self._torn.discard(number)
+                self._half_lost.discard(number)
                 self._again_after_loss(number, node)
-            elif number not in self._torn:
-                # What is left of it elsewhere has to end first.
-                self._torn.add(number)
-                self._executor.order(shares[0].node, [Stop(self._grace, number)])
+            elif number not in self._half_lost:
+                # Its command still runs on its first node, and has to end first.
+                self._half_lost.add(number)
+                self._agents.order(shares[0].node, [Stop(self._grace, number)])
 
     def _again_after_loss(self, number: int, node: str) -> None:
         if number in self._lost_once:
-            # Two nodes went down under it: it may be the cause.
+            # A task that has lost two nodes may be the cause.
             attempt = self._scheduler.attempts[number]
             now = time.time()
             reason = "was lost with its node, a second time"
@@ -217,6 +196,6 @@ class Runner:
             self._scheduler.lost(number)
 
 
-def exit_code(states: Collection[State], invalid: bool) -> int:
+def exit_code(states: Collection[TaskState], invalid: bool) -> int:
     """Return the exit code of a run that nothing has ended early: 0 if all tasks ended well, else 1."""
-    return int(invalid or any(state is not State.OK for state in states))
+    return int(invalid or any(state is not TaskState.OK for state in states))

@@ -13,16 +13,16 @@ from hpc_dl.tasks.file.task import Task
 from hpc_dl.tasks.pool import Demand, Pool, Share
 
 
-class State(str, enum.Enum):
-    """Where a task is. INVALID tasks have it from the start; the scheduler sees valid ones alone."""
+class TaskState(str, enum.Enum):
+    """What has become of a task. The scheduler gets valid tasks only."""
 
     WAITING = "WAITING"
-    """Not started: for its dependencies, for a slot, or because the run was ended before."""
+    """Has not started: it waits for dependencies or for room, or the run was ended before."""
     RUNNING = "RUNNING"
     OK = "OK"
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
-    """Never runs, since a task that it depends on failed."""
+    """Never runs, because a task that it depends on failed."""
     INVALID = "INVALID"
     STOPPED = "STOPPED"
     """Was running when the run was ended."""
@@ -42,16 +42,16 @@ class Start(msgspec.Struct, frozen=True):
 
 
 class Scheduler:
-    """Gives out tasks: longest chain of dependents first, then the largest (nodes, GPUs, cores), then by number.
+    """Decides which task starts next: that with the longest chain of dependents, then the largest, then by number.
 
-    A task that fits nowhere keeps as many nodes as it wants free for itself, so that smaller ones, and those of fewer
-    nodes, don't overtake it for ever. They go on on the other nodes.
+    The largest task is that with most nodes, then most GPUs, then most cores. A task that fits nowhere now reserves as
+    many nodes as it wants. So smaller tasks can't overtake it for ever; they start on the other nodes.
 
     Args:
         tasks: the valid tasks, in ascending order.
         pool: where they run.
         demand: what a task wants.
-        retries: how often a failed task that says nothing itself is tried again.
+        retries: how often a failed task without ``retries=`` is tried again.
         done: numbers of tasks that ended well in an earlier run.
     """
 
@@ -67,21 +67,21 @@ class Scheduler:
         self._pool = pool
         self._demand = demand
         self._retries = retries
-        self.states = {number: State.OK if number in done else State.WAITING for number in self._tasks}
+        self.states = {number: TaskState.OK if number in done else TaskState.WAITING for number in self._tasks}
         self.attempts: dict[int, int] = defaultdict(int)
-        self._lost: dict[int, int] = defaultdict(int)  # attempts that count for no retry
+        self._lost: dict[int, int] = defaultdict(int)  # attempts that were lost with a node, and use up no retry
         self._shares: dict[int, tuple[Share, ...]] = {}
         self._children: dict[int, list[int]] = defaultdict(list)
         self._missing: dict[int, int] = {}
         for task in tasks:
             for parent in task.after:
                 self._children[parent].append(task.number)
-            self._missing[task.number] = sum(self.states[parent] is not State.OK for parent in task.after)
+            self._missing[task.number] = sum(self.states[parent] is not TaskState.OK for parent in task.after)
         self._chains = chains(tasks)
-        # Tasks of one demand fit or don't alike: one look at the first of a queue is enough.
+        # Tasks with the same demand share a queue: if the first does not fit, none does.
         self._queues: dict[Demand, list[tuple[int, int]]] = defaultdict(list)
         for number, missing in self._missing.items():
-            if not missing and self.states[number] is State.WAITING:
+            if not missing and self.states[number] is TaskState.WAITING:
                 self._queue(number)
 
     @property
@@ -90,10 +90,10 @@ class Scheduler:
         return self._shares
 
     def starts(self) -> list[Start]:
-        """Give out what can start now."""
+        """Return the tasks that start now."""
         found: list[Start] = []
         kept: set[str] = set()
-        # By the first of each queue; a queue whose first doesn't fit is out until something ends.
+        # A queue whose first task does not fit has to wait until another task ends.
         order = [self._head(demand) for demand in self._queues]
         heapq.heapify(order)
         while order:
@@ -105,7 +105,7 @@ class Scheduler:
             queue = self._queues[demand]
             _, number = heapq.heappop(queue)
             self._shares[number] = shares
-            self.states[number] = State.RUNNING
+            self.states[number] = TaskState.RUNNING
             self.attempts[number] += 1
             found.append(Start(self._tasks[number], shares, self.attempts[number]))
             if queue:
@@ -115,39 +115,39 @@ class Scheduler:
         return found
 
     def ended(self, number: int, ok: bool) -> list[int]:
-        """Take note that a running task ended; return the tasks that are cancelled for it, in ascending order."""
+        """Note that a running task has ended. Return the tasks that are cancelled because of it, in ascending order."""
         self._give_back(number)
         if ok:
-            self.states[number] = State.OK
+            self.states[number] = TaskState.OK
             for child in self._children[number]:
                 self._missing[child] -= 1
-                if not self._missing[child] and self.states[child] is State.WAITING:
+                if not self._missing[child] and self.states[child] is TaskState.WAITING:
                     self._queue(child)
             return []
         task = self._tasks[number]
         if self.attempts[number] - self._lost[number] <= (self._retries if task.retries is None else task.retries):
             self._again(number)
             return []
-        self.states[number] = State.FAILED
+        self.states[number] = TaskState.FAILED
         return self._cancel_after(number)
 
     def lost(self, number: int) -> None:
-        """Take note that a running task is gone with its node, by no fault of its own: it runs again."""
+        """Note that a running task was lost with its node. It runs again, and uses up no retry."""
         self._give_back(number)
         self._lost[number] += 1
         self._again(number)
 
     def stopped(self, number: int) -> None:
-        """Take note that a running task was ended because the run ends."""
+        """Note that a running task was stopped because the run ends."""
         self._give_back(number)
-        self.states[number] = State.STOPPED
+        self.states[number] = TaskState.STOPPED
 
     def _give_back(self, number: int) -> None:
         for share in self._shares.pop(number):
             self._pool.give_back(share)
 
     def _again(self, number: int) -> None:
-        self.states[number] = State.WAITING
+        self.states[number] = TaskState.WAITING
         self._queue(number)
 
     def _queue(self, number: int) -> None:
@@ -162,11 +162,11 @@ class Scheduler:
         look = [number]
         while look:
             for child in self._children[look.pop()]:
-                if self.states[child] is State.WAITING and child not in cancelled:
+                if self.states[child] is TaskState.WAITING and child not in cancelled:
                     cancelled.add(child)
                     look.append(child)
         for child in cancelled:
-            self.states[child] = State.CANCELLED
+            self.states[child] = TaskState.CANCELLED
         return sorted(cancelled)
 
 

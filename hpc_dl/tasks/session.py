@@ -7,30 +7,32 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 from hpc_dl.disk import write_whole
 from hpc_dl.tasks import allocation
-from hpc_dl.tasks.demand import Options, demand, without_impossible
+from hpc_dl.tasks.demand import RunOptions, demand, without_impossible
 from hpc_dl.tasks.executor import Agents, agent_command, srun_command
 from hpc_dl.tasks.file.parser import read
 from hpc_dl.tasks.file.task import TaskFile
 from hpc_dl.tasks.greasy_conf import Settings
+from hpc_dl.tasks.journal import Journal, Run
 from hpc_dl.tasks.log import TaskLog
 from hpc_dl.tasks.messages import Ended
 from hpc_dl.tasks.pool import Pool
-from hpc_dl.tasks.records import Journal, Records, Run, records_folder
+from hpc_dl.tasks.records import Records, records_folder
 from hpc_dl.tasks.report import Report, counts, rows
 from hpc_dl.tasks.restart import restart_path, restart_text
 from hpc_dl.tasks.runner import Runner, exit_code
-from hpc_dl.tasks.scheduler import Scheduler, State
+from hpc_dl.tasks.scheduler import Scheduler, TaskState
 
 _GREETING = 60.0  # seconds for an agent to come up: Python from a shared disk that has just been mounted
 
 
-def run_file(path: Path, settings: Settings, options: Options) -> Report:
+def run_file(path: Path, settings: Settings, options: RunOptions) -> Report:
     """Run a task file and return the report; the restart file is written if there is something left.
 
     Raises:
@@ -42,18 +44,14 @@ def run_file(path: Path, settings: Settings, options: Options) -> Report:
     if settings.strict:
         file.check()
     wanted = allocation.slots(settings, os.environ)
-    job = allocation.job_id(os.environ)
     folder = (options.records or records_folder(path)).absolute()
     # A restart file that is run again goes on where it ended.
     resume = options.resume or bool(file.restart)
-    with closing(Records(folder, file.restart, resume)) as records, _log(settings) as log:
-        commands = {node: agent_command(folder, options.grace, node) for node in wanted}
-        if settings.remote != "none":
-            for node, cores in allocation.job_cores(os.environ).items():
-                if node in wanted:
-                    commands[node] = srun_command(node, cores, agent_command(folder, options.grace, node, step=True))
-        agents = Agents(commands)
-        try:
+    with closing(Records(folder, file.restart, resume, options.grace)) as records, _log(settings) as log:
+        if records.warning:
+            log.line(2, records.warning)
+        remote = settings.remote != "none"
+        with closing(Agents(_agent_commands(wanted, remote, options.grace, folder))) as agents:
             hellos = agents.greet(_GREETING)
             pool = Pool(allocation.nodes(hellos, wanted, os.environ))
             file = without_impossible(file, pool.problem, options)
@@ -63,27 +61,22 @@ def run_file(path: Path, settings: Settings, options: Options) -> Report:
                 log.line(2, problem.show(file.name))
             cores = sum(len(node.cores) for node in pool.nodes)
             gpus = sum(len(node.gpus) for node in pool.nodes)
-            # What has stood in the way of a run until here has left the records of an earlier one as they were.
-            records.begin(Run(time.time(), job, file.restart, cores, gpus))
-            if settings.remote != "none":
+            # A run that is refused before this line leaves the records of an earlier run as they are.
+            records.begin(Run(time.time(), allocation.job_id(os.environ), file.restart, cores, gpus))
+            if remote:
                 records.allow_steps()
-            ready = agents.begin(_GREETING)
-            for node in set(wanted) - ready:
+            for node in set(wanted) - agents.begin(_GREETING):
                 pool.lose(node)
                 log.lost(node, [])
             earlier = Journal(folder).last(file.tasks)
             done = frozenset(number for number, end in earlier.items() if end.ok)
             scheduler = Scheduler(file.tasks, pool, lambda task: demand(task, options), settings.retries, done)
             log.line(3, f"Start of {path}: {len(file.tasks) - len(done)} tasks to run with {cores} workers")
-            bound = [node.name for hello in hellos for node in pool.nodes if allocation.binds(hello, node)]
-            runner = Runner(
-                scheduler, agents, records, log, lose=pool.lose, bound=frozenset(bound), grace=options.grace
-            )
+            bound = allocation.bound(hellos, pool.nodes, os.environ)
+            runner = Runner(scheduler, agents, records, log, lose=pool.lose, bound=bound, grace=options.grace)
             started = time.monotonic()
             runner.run()
             total = time.monotonic() - started
-        finally:
-            agents.close()
         last = {**earlier, **{end.task: end for end in runner.ends}}
         table = rows(file, scheduler.states, last, scheduler.attempts, folder)
         report = Report(
@@ -96,7 +89,7 @@ def run_file(path: Path, settings: Settings, options: Options) -> Report:
             gpus,
             sum(end.gpu_seconds for end in runner.ends),
             table,
-            _write_restart(path, file, scheduler.states, last, job, log),
+            _write_restart(path, file, scheduler.states, last, log),
             runner.ended_by,
         )
         if settings.log_file:  # it goes to standard output in any case
@@ -105,25 +98,37 @@ def run_file(path: Path, settings: Settings, options: Options) -> Report:
         return report
 
 
+def _agent_commands(wanted: Iterable[str], remote: bool, grace: float, folder: Path) -> dict[str, list[str]]:
+    """Return the command of the agent of each node."""
+    cores = allocation.job_cores(os.environ) if remote else {}
+    commands: dict[str, list[str]] = {}
+    for node in wanted:
+        command = agent_command(folder, grace, node, step=node in cores)
+        commands[node] = srun_command(node, cores[node], command) if node in cores else command
+    return commands
+
+
 @contextmanager
 def _log(settings: Settings) -> Iterator[TaskLog]:
-    if settings.log_file:
-        with Path(settings.log_file).open("ab", buffering=0) as file:
-            yield TaskLog(file.fileno(), settings.log_level)
-    else:
-        yield TaskLog(sys.stderr.fileno(), settings.log_level)
+    with ExitStack() as stack:
+        file: IO[Any] = sys.stderr
+        if settings.log_file:
+            file = stack.enter_context(Path(settings.log_file).open("ab", buffering=0))
+        log = TaskLog(file.fileno(), settings.log_level)
+        stack.callback(log.flush)
+        yield log
 
 
 def _write_restart(
-    path: Path, file: TaskFile, states: Mapping[int, State], last: Mapping[int, Ended], job: str, log: TaskLog
+    path: Path, file: TaskFile, states: Mapping[int, TaskState], last: Mapping[int, Ended], log: TaskLog
 ) -> str:
     """Write the restart file and return its name.
 
     If nothing is left to run, remove the one of an earlier run of this job. A restart file that is run again goes on by
     itself, and needs none.
     """
-    target = restart_path(path, job)
-    done = all(state is State.OK for state in states.values()) and not file.invalid
+    target = restart_path(path, allocation.job_id(os.environ))
+    done = all(state is TaskState.OK for state in states.values()) and not file.invalid
     try:
         if done:
             target.unlink(missing_ok=True)

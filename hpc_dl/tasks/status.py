@@ -1,4 +1,4 @@
-"""Status: what has become of the tasks of a file, from the records alone, while they run and afterwards."""
+"""Status: what has become of the tasks of a file, while they run and afterwards. It reads the records only."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from rich.table import Table
 
 from hpc_dl.tasks.file.parser import read
 from hpc_dl.tasks.file.task import TaskFile
+from hpc_dl.tasks.journal import Journal
+from hpc_dl.tasks.locks import in_use
 from hpc_dl.tasks.messages import Ended
-from hpc_dl.tasks.records import Journal, in_use, newest_records
-from hpc_dl.tasks.report import Row, clock, counts, rows
-from hpc_dl.tasks.scheduler import State
+from hpc_dl.tasks.records import newest_records
+from hpc_dl.tasks.report import TaskRow, clock, counts, rows
+from hpc_dl.tasks.scheduler import TaskState
 
 _LOOK = 1.0  # seconds between two looks at the records
 _SHOWN = 20  # running tasks that the live table names
@@ -45,7 +47,7 @@ class Status:
         """Return whether there has been a run."""
         return bool(self._journal.runs)
 
-    def look(self) -> tuple[list[Row], bool]:
+    def look(self) -> tuple[list[TaskRow], bool]:
         """Return a row for each task, and whether a run goes on now."""
         if not self.begun and not self._given:  # it may be a job's, which have their own
             self.folder = newest_records(self._path)
@@ -62,23 +64,23 @@ class Status:
         return rows(self.file, states, last, attempts, self.folder, running), going_on
 
 
-def _states(file: TaskFile, last: Mapping[int, Ended], since: float, running: Collection[int]) -> dict[int, State]:
-    states: dict[int, State] = {}
+def _states(file: TaskFile, last: Mapping[int, Ended], since: float, running: Collection[int]) -> dict[int, TaskState]:
+    states: dict[int, TaskState] = {}
     for task in file.tasks:
         end = last.get(task.number)
         if task.number in running:
-            state = State.RUNNING
+            state = TaskState.RUNNING
         elif end is not None and (end.ok or end.ended >= since):
-            state = State.OK if end.ok else State.STOPPED if end.stopped else State.FAILED
-        elif any(states[parent] in (State.FAILED, State.CANCELLED) for parent in task.after):
-            state = State.CANCELLED
+            state = TaskState.OK if end.ok else TaskState.STOPPED if end.stopped else TaskState.FAILED
+        elif any(states[parent] in (TaskState.FAILED, TaskState.CANCELLED) for parent in task.after):
+            state = TaskState.CANCELLED
         else:
-            state = State.WAITING
+            state = TaskState.WAITING
         states[task.number] = state
     return states
 
 
-def table_lines(table: list[Row]) -> Iterator[str]:
+def table_lines(table: list[TaskRow]) -> Iterator[str]:
     """Yield the table of all tasks for people, a line each."""
     width = max([12, *(len(row.node) for row in table)])
     yield f"{'task':<12} {'state':<10} {'node':<{width}} {'end':>6} {'seconds':>9} {'MiB':>6}  output"
@@ -90,13 +92,13 @@ def table_lines(table: list[Row]) -> Iterator[str]:
         ).rstrip()
 
 
-def summary(table: list[Row], going_on: bool) -> str:
+def summary(table: list[TaskRow], going_on: bool) -> str:
     """Return how many tasks are in each state, in one line."""
     numbers = ", ".join(f"{number} {state.value}" for state, number in counts(table).items() if number)
     return f"{'Running' if going_on else 'Not running'}: {numbers or 'no tasks'}"
 
 
-def follow(status: Status, console: Console) -> list[Row]:
+def follow(status: Status, console: Console) -> list[TaskRow]:
     """Show a run until it ends, and return its last rows; one that has not begun is waited for.
 
     On a terminal that is a table of what runs now; elsewhere a line whenever a number has changed.
@@ -115,7 +117,7 @@ def follow(status: Status, console: Console) -> list[Row]:
     return table
 
 
-def _looks(status: Status) -> Iterator[tuple[list[Row], bool]]:
+def _looks(status: Status) -> Iterator[tuple[list[TaskRow], bool]]:
     while True:
         table, going_on = status.look()
         yield table, going_on
@@ -124,9 +126,9 @@ def _looks(status: Status) -> Iterator[tuple[list[Row], bool]]:
         time.sleep(_LOOK)
 
 
-def _live_table(rows_: list[Row], title: str) -> Table:
+def _live_table(rows_: list[TaskRow], title: str) -> Table:
     """Return the running tasks, those that run longest first."""
-    running = sorted((row for row in rows_ if row.state is State.RUNNING), key=lambda row: row.started)
+    running = sorted((row for row in rows_ if row.state is TaskState.RUNNING), key=lambda row: row.started)
     table = Table(title=escape(title), title_justify="left", title_style="bold", box=None, pad_edge=False)
     for heading in ("task", "node", "running for", "output"):
         table.add_column(heading)
@@ -137,5 +139,5 @@ def _live_table(rows_: list[Row], title: str) -> Table:
     return table
 
 
-def _label(row: Row) -> str:
+def _label(row: TaskRow) -> str:
     return f"{row.number} {row.name}".strip()

@@ -15,9 +15,9 @@ from hpc_dl.schedulers.slurm.scheduler import scheduler
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.layers import Layer, build, check_lines
 from hpc_dl.spec.site import Scalar, Site, config_home
-from hpc_dl.tasks.demand import Options, without_impossible
+from hpc_dl.tasks.demand import RunOptions, without_impossible
 from hpc_dl.tasks.file.task import TaskFile
-from hpc_dl.tasks.pool import Demand, Node, Pool
+from hpc_dl.tasks.pool import Demand, Node, problem
 from hpc_dl.templates import Renderer, template_folders
 from hpc_dl.templates.overrides import check_overrides
 from hpc_dl.templates.values import TasksScript
@@ -73,8 +73,10 @@ def directives(path: Path, request: Request, site: Site) -> Mapping[str, Scalar]
     """Return the ``#SBATCH`` options (man sbatch); True stands for an option without a value.
 
     Raises:
-        UserError: Slurm can't write a log at this path, or the time is none.
+        UserError: Slurm can't write a log at this path, the time is none, or a text has a line break.
     """
+    texts = {"task file": str(path), "current folder": str(Path.cwd())}
+    check_lines({**texts, "--name": request.name, "--partition": request.partition})
     build(JobSpec, [Layer({"time": request.time}, "--time")], "job")
     if "\\" in str(path):
         raise UserError(f"{str(path)!r}: Slurm replaces no %j in a path with a backslash; rename it")
@@ -93,7 +95,7 @@ def directives(path: Path, request: Request, site: Site) -> Mapping[str, Scalar]
     return with_site(options, site, site.gpus if request.gpus is None else request.gpus, request.partition)
 
 
-def check(file: TaskFile, request: Request, site: Site, options: Options) -> None:
+def check(file: TaskFile, request: Request, site: Site, options: RunOptions) -> None:
     """Check that all lines are valid, and that the job will have room for each task, before it waits in a queue.
 
     Which nodes it gets, and what memory they have, only Slurm knows.
@@ -103,12 +105,12 @@ def check(file: TaskFile, request: Request, site: Site, options: Options) -> Non
     """
     cores = tuple(range(request.cores or site.cores))
     gpus = tuple(map(str, range(site.gpus if request.gpus is None else request.gpus)))
-    pool = Pool(Node(f"node {number}", cores, gpus) for number in range(request.nodes))
+    nodes = [Node("node", cores, gpus)] * request.nodes
 
-    def problem(wanted: Demand) -> str:
-        return pool.problem(msgspec.structs.replace(wanted, memory=0, node=""))
+    def impossible(wanted: Demand) -> str:
+        return problem(nodes, msgspec.structs.replace(wanted, memory=0, node=""))
 
-    without_impossible(file, problem, options).check()
+    without_impossible(file, impossible, options).check()
 
 
 def submit(text: str, site: Site) -> str:

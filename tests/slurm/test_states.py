@@ -252,8 +252,8 @@ def remembered(walk: Walk, completed: str, failed: str, folder: Path) -> None:
             eventually(lambda: sacct(walk, ended) == {job: state.state for job, state in ended.items()}, 30)
         walk.cluster.pause()
         # Slurm 26.05 does not start without the jobs of a cluster whose name it has written down.
-        name = ["clustername"] if slurm_version(walk.cluster) >= (26, 5) else []
-        for pattern in ("job_state*", *name):
+        more = ["clustername"] if slurm_version(walk.cluster) >= (26, 5) else []
+        for pattern in ("job_state*", *more):
             for path in (walk.cluster.root / "state").glob(pattern):
                 path.unlink()
         walk.cluster.resume()

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from hpc_dl.minicluster import ClusterConfig, MiniCluster, NodeGroup
+from tests.unit.fakes.processes import Marker
 
 HPC_DL = [sys.executable, "-m", "hpc_dl"]
 REPOSITORY = str(Path(__file__).parents[2])
@@ -33,6 +34,13 @@ def four(slurm: None) -> Iterator[MiniCluster]:
             yield running
     finally:
         shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture
+def marker() -> Iterator[Marker]:
+    one = Marker()
+    yield one
+    one.kill()
 
 
 def command(cluster: MiniCluster, folder: Path, *words: str) -> str:
@@ -108,13 +116,15 @@ def test_no_gpu_and_no_core_is_used_twice_at_a_time(four: MiniCluster, tmp_path:
         assert all(before[1] <= after[0] for before, after in itertools.pairwise(times))
 
 
-def test_a_task_of_several_nodes_has_them_for_srun_and_mpirun(four: MiniCluster, tmp_path: Path) -> None:
+def test_a_task_of_several_nodes_has_them_for_srun_and_mpirun(
+    four: MiniCluster, tmp_path: Path, marker: Marker
+) -> None:
     mpirun = Path(sys.executable).with_name("mpirun")
     say = """sh -c 'echo "$SLURMD_NODENAME [$CUDA_VISIBLE_DEVICES]"'"""
     (tmp_path / "t.txt").write_text(
         "#@ gpus=3 node=mini[2-3] nodes=2\nwhile ! test -e up; do sleep 0.1; done; touch down\n"
         f"#@ gpus=1 node=mini[2-3] nodes=2 cores=3\nsrun {say}; srun -n 2 {say}; srun -N 2 -n 2 {say}; touch up; "
-        "srun sleep 4713 & while ! test -e down; do sleep 0.1; done; sleep 1\n"
+        f"srun {marker.sleep} & while ! test -e down; do sleep 0.1; done; sleep 1\n"
         f"#@ gpus=1 node=mini[2,4] nodes=2\n{mpirun} --allow-run-as-root --bind-to none -n 2 {say}\n"
         f"#@ gpus=1 node=mini1\nsrun -n 2 {say}; srun -N1 -n1 {say}; scontrol show hostnames $SLURM_JOB_NODELIST\n"
     )
@@ -130,7 +140,7 @@ def test_a_task_of_several_nodes_has_them_for_srun_and_mpirun(four: MiniCluster,
         8: ["mini1", "mini1 [0]", "mini1 [0]", "mini1 [0]"],
     }
     # The step that task 4 left behind has ended with it.
-    assert subprocess.run(["pgrep", "-f", "^sleep 4713$"], check=False, capture_output=True).stdout == b""
+    eventually(marker.gone)
 
 
 def test_a_job_that_is_cancelled_goes_on_from_its_restart_file(four: MiniCluster, tmp_path: Path) -> None:
@@ -183,8 +193,8 @@ def test_a_node_that_is_lost_gives_its_tasks_to_others(four: MiniCluster, tmp_pa
     assert (tmp_path / "on").read_text().split() == ["mini2", "mini1"]
 
 
-def test_scancel_writes_the_restart_file(four: MiniCluster, tmp_path: Path) -> None:
-    (tmp_path / "t.txt").write_text("touch up; sleep 4712\nsleep 4712\n")
+def test_scancel_writes_the_restart_file(four: MiniCluster, tmp_path: Path, marker: Marker) -> None:
+    (tmp_path / "t.txt").write_text(f"touch up; {marker.sleep}\n{marker.sleep}\n")
     job = submit(four, tmp_path, "--nodes=2")
     eventually((tmp_path / "up").exists)
     command(four, tmp_path, "scancel", job)
@@ -193,8 +203,8 @@ def test_scancel_writes_the_restart_file(four: MiniCluster, tmp_path: Path) -> N
     assert (tmp_path / f"t.txt-{job}.rst").read_text().count("\n# Task") == 2
 
 
-def test_a_killed_runner_leaves_no_task_behind(four: MiniCluster, tmp_path: Path) -> None:
-    (tmp_path / "t.txt").write_text("touch up; test -e go || sleep 4711\ntrue\n")
+def test_a_killed_runner_leaves_no_task_behind(four: MiniCluster, tmp_path: Path, marker: Marker) -> None:
+    (tmp_path / "t.txt").write_text(f"touch up; test -e go || {marker.sleep}\ntrue\n")
     (tmp_path / "job.sh").write_text(
         "#!/bin/sh\n" + " ".join([*HPC_DL, "tasks", "run", "t.txt", "&"]) + "\necho $! > pid\nwait\n"
     )
@@ -203,6 +213,6 @@ def test_a_killed_runner_leaves_no_task_behind(four: MiniCluster, tmp_path: Path
     eventually((tmp_path / "up").exists)
     os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
     finish(four, tmp_path, job)
-    eventually(lambda: subprocess.run(["pgrep", "-f", "^sleep 4711$"], check=False, capture_output=True).stdout == b"")
+    eventually(marker.gone)
     (tmp_path / "go").touch()
     command(four, tmp_path, *HPC_DL, "tasks", "run", "t.txt", "--resume")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from hpc_dl.spec.layers import read_toml
 from hpc_dl.tasks.file.parser import scan
 from hpc_dl.templates import Renderer
 
+_MOST = 1_000_000  # combinations of a TOML file's lists
 
-class Row(msgspec.Struct, frozen=True):
+
+class TableRow(msgspec.Struct, frozen=True):
     """One row of a table: where it stands, for messages, and its values by column."""
 
     place: str
@@ -53,7 +56,7 @@ def expand_sweep(template: Path, table: Path) -> str:
     return text
 
 
-def read_table(path: Path) -> list[Row]:
+def read_table(path: Path) -> list[TableRow]:
     """Return the rows of a table: those of a CSV file, or every combination of a TOML file's lists.
 
     Raises:
@@ -77,24 +80,26 @@ def read_table(path: Path) -> list[Row]:
     return rows
 
 
-def _read_toml(path: Path) -> list[Row]:
+def _read_toml(path: Path) -> list[TableRow]:
     lists = {key: value if isinstance(value, list) else [value] for key, value in read_toml(path).values.items()}
     if nested := [key for key, value in lists.items() if any(isinstance(item, (list, dict)) for item in value)]:
         raise UserError(f"{path}: {nested[0]}: expected a list of values")
+    if (count := math.prod(map(len, lists.values()))) > _MOST:
+        raise UserError(f"{path}: gives {count} combinations; allowed are {_MOST}")
     combinations = itertools.product(*lists.values()) if lists else ()
     return [
-        Row(f"{path}, combination {number}", dict(zip(lists, values, strict=True)))
+        TableRow(f"{path}, combination {number}", dict(zip(lists, values, strict=True)))
         for number, values in enumerate(combinations, 1)
     ]
 
 
-def _read_csv(path: Path) -> list[Row]:
+def _read_csv(path: Path) -> list[TableRow]:
     try:
         text = path.read_bytes().decode("utf-8-sig")  # as spreadsheets write it
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: can't be read: {getattr(error, 'strerror', None) or error}") from None
     reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     try:
         header = [name.strip() for name in next(reader, [])]
         if bad := [name for name in header if not name.isidentifier() or header.count(name) > 1]:
@@ -104,7 +109,7 @@ def _read_csv(path: Path) -> list[Row]:
             if len(values) != len(header) and values:
                 raise UserError(f"{place}: {len(values)} values for {len(header)} columns: {', '.join(header)}")
             if values:
-                rows.append(Row(place, dict(zip(header, values, strict=True))))
+                rows.append(TableRow(place, dict(zip(header, values, strict=True))))
     except csv.Error as error:
         raise UserError(f"{path}, line {reader.line_num}: {error}") from None
     return rows

@@ -1,44 +1,17 @@
-"""Writer of task files: what the parser reads again."""
+"""Writer of task lines: what the parser reads again."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
+from hpc_dl.spec.nodelist import fold_numbers
 from hpc_dl.tasks.file.settings_comment import write_settings
 from hpc_dl.tasks.file.task import Task
-
-
-def write(tasks: Iterable[Task]) -> str:
-    """Return the text of a task file in which each task keeps its number; blank lines fill the gaps.
-
-    Args:
-        tasks: in ascending order of their numbers; one with settings needs a free line before it, as all that were
-            parsed have.
-    """
-    lines: list[str] = []
-    for task in tasks:
-        written = lines_of(task)
-        lines += [""] * (task.number - len(written) - len(lines))
-        lines += written
-    return "".join(f"{line}\n" for line in lines)
 
 
 def lines_of(task: Task) -> list[str]:
     """Return a task's line, after the comment with its settings if it has some."""
     settings = write_settings(task)
-    after = f"[# {_folded(task.after)} #] " if task.after else ""
+    after = f"[# {fold_numbers(task.after)} #] " if task.after else ""
     workdir = f"[@ {task.workdir} @] " if task.workdir else ""
     if task.command.startswith("#") and not (after or workdir):
         after = "[##] "  # else a comment, which is no task
     return [*([settings] if settings else []), f"{after}{workdir}{task.command}"]
-
-
-def _folded(numbers: tuple[int, ...]) -> str:
-    """Return ascending numbers as ``1, 3-5``."""
-    ranges: list[list[int]] = []
-    for number in numbers:
-        if ranges and ranges[-1][1] == number - 1:
-            ranges[-1][1] = number
-        else:
-            ranges.append([number, number])
-    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)

@@ -1,89 +1,59 @@
-"""Agent: starts tasks on one node as the runner orders, watches their time, ends them, writes down how they ended.
+"""Agent: starts and ends tasks on one node as the runner orders, and writes how they ended to a journal.
 
 It reads `Begin`, `Order` and `Stop` on stdin and says `Hello`, `Ready`, `Ended` and `Stuck` on stdout. When the runner
-is gone it ends its tasks and goes too.
+is gone, the agent ends its tasks and exits.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import select
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from hpc_dl.disk import FORBIDDEN, PATIENCE, TROUBLE
-from hpc_dl.errors import DISK, DiskError
+from hpc_dl.disk import PATIENCE, TROUBLE
+from hpc_dl.errors import DISK
 from hpc_dl.machine import local_gpus, visible_gpus
-from hpc_dl.processes import Guard, adopt_orphans, kill_group, kill_orphans, kill_sessions, sessions_left
-from hpc_dl.tasks.messages import Begin, Ended, Hello, Order, Ready, Stuck, decode_order, encode
-from hpc_dl.tasks.node_agent.environment import Environment
-from hpc_dl.tasks.node_agent.journal_file import Appender
-from hpc_dl.tasks.records import lock
+from hpc_dl.tasks.journal_file import JournalFile
+from hpc_dl.tasks.locks import lock
+from hpc_dl.tasks.messages import Begin, Ended, Hello, Order, Ready, Stop, Stuck, decode_order, encode
+from hpc_dl.tasks.node_agent.running import RunningTasks
 
-_SYNC = 1.0  # seconds between two fsync of the journal: a crash of the machine loses no more than that
-_UNKILLABLE = 5.0  # seconds of SIGKILL after which a task is over, whoever is left of it
-_MIB = 1024 * 1024
-# Seconds in which an agent does nothing after which its guard kills it, and the runner has lost it.
-_HANG_TIMEOUT = 120.0
+_LOOK = 1.0  # seconds between two looks at the disk; a crash of the machine loses no more than that of the journal
+_HANG_TIMEOUT = 120.0  # seconds without a sign of life after which the guard kills an agent, and the runner loses it
 _BEAT = 1.0  # seconds between two signs of life
-
-
-class _Running:
-    """A task that runs: its order, when it started and when it is to be ended."""
-
-    def __init__(self, order: Order, started: float) -> None:
-        self.order = order
-        self.started = started
-        self.deadline = time.monotonic() + order.time if order.time else None
-        self.reason = ""
-        self.stopped = False
-        self.killed_at: float | None = None
-        self.status = 0
-        self.usage: resource.struct_rusage | None = None  # set once its own process has ended
-
-    @property
-    def told(self) -> bool:
-        """Return whether it was told to end."""
-        return self.stopped or bool(self.reason)
-
-    @property
-    def on_its_own(self) -> bool:
-        """Return whether its own process has ended before it was told to."""
-        return self.usage is not None and not self.told
+_MIB = 1024 * 1024
 
 
 class Agent:
-    """The tasks of one node.
+    """The agent of one node.
 
     Args:
         node: its name.
-        folder: the records folder; outputs go to ``output/NUMBER.out``, ends to ``NODE.jsonl``.
+        folder: the records folder. The journal is ``NODE.jsonl`` in it.
         grace: seconds between SIGTERM and SIGKILL for a task whose time is up, or whose runner is gone.
-        step: it is a Slurm step of the job whose nodes are given out.
+        step: the agent is a Slurm step of the job whose nodes are given out.
     """
 
     def __init__(self, node: str, folder: Path, grace: float, step: bool) -> None:
         self._node = node
-        self._step = step
         self._grace = grace
-        self._output = f"{folder}/output/"
-        self._journal = Appender(folder / f"{node}.jsonl", again=True)
-        self._next: float | None = None  # when to look after the journal and what the disk has delayed
-        self._delayed: list[tuple[float, Order]] = []  # since when, and what to start
-        self._stuck = ""
-        self._next_beat = 0.0
-        self._home = str(Path.cwd())
-        self._cores = os.sched_getaffinity(0)
-        self._environment = Environment(folder, os.environ, step)
-        self._running: dict[int, _Running] = {}
+        self._step = step
+        self._tasks = RunningTasks(node, folder, grace, step, _HANG_TIMEOUT)
+        self._path = folder / f"{node}.jsonl"
+        self._journal: JournalFile | None = None  # until `Begin`
         self._stopping = False
-        self._ended: set[int] = set()  # of those that run: their own process is gone, not all that it started
-        adopt_orphans()
-        self._guard = Guard(_HANG_TIMEOUT)
+        self._untold = b""  # ends that wait for the journal, and the runner for them
+        self._unwritten = b""  # ends that wait for the journal, and that the runner knows
+        self._delayed: list[Order] = []  # tasks whose output the disk does not take
+        self._trouble = ""  # why something waits for the disk, and since when
+        self._trouble_since = 0.0
+        self._look_at: float | None = None  # when to look at the disk
+        self._beat_at = 0.0  # when to give the next sign of life
         self._wake, write = os.pipe()
         for end in (self._wake, write):
             os.set_blocking(end, False)
@@ -92,18 +62,19 @@ class Agent:
             signal.signal(number, lambda *_: None)
 
     def serve(self) -> None:
-        """Work until the runner closes our stdin; then end what still runs."""
+        """Work until the runner closes our stdin, and then until all tasks have ended."""
         gpus = visible_gpus(os.environ) if self._step else local_gpus()
-        self._say(encode(Hello(self._node, tuple(sorted(self._cores)), gpus, _total_memory())) + b"\n")
+        cores = tuple(sorted(os.sched_getaffinity(0)))
+        self._say(encode(Hello(self._node, cores, gpus, _total_memory())) + b"\n")
         rest = b""
         inputs = [0, self._wake]
-        while self._running or 0 in inputs:
+        while self._tasks or 0 in inputs:
             ready, _, _ = select.select(inputs, [], [], self._timeout())
             self._beat()
             if self._wake in ready and _ends(os.read(self._wake, 4096)):
                 self._stop(self._grace)
-            self._reap()
-            self._end_late()
+            self._note(self._tasks.reap())
+            self._note(self._tasks.end_late())
             if 0 in ready:
                 data = os.read(0, 1 << 16)
                 if not data:
@@ -111,258 +82,149 @@ class Agent:
                     self._stop(self._grace)
                 *lines, rest = (rest + data).split(b"\n")
                 for line in lines:
-                    order = decode_order(line)
-                    if isinstance(order, Order):
-                        self._start(order)
-                    elif isinstance(order, Begin):
-                        self._begin()
-                    else:
-                        self._stop(order.grace, order.task)
-            self._look_after()
-        self._end()
-        kill_orphans(but=self._guard.pid)
-        self._guard.close()
-
-    def _begin(self) -> None:
-        try:
-            self._journal.open()
-        except OSError as error:  # the runner says that no agent came up here
-            print(f"hpc-dl: {self._journal.path}: {error.strerror}", file=sys.stderr, flush=True)
-            sys.exit(DISK)
-        lock(self._journal.file, wait=True)  # who resumes waits for this agent's end
-        self._say(encode(Ready(self._node)) + b"\n")
+                    self._obey(decode_order(line))
+            if self._look_at is not None and time.monotonic() >= self._look_at:
+                self._look_at_disk()
+        self._finish()
 
     def _timeout(self) -> float:
-        times = [one.deadline for one in self._running.values() if one.deadline is not None]
-        times += [self._next_beat, *([self._next] if self._next is not None else [])]
-        return max(0.0, min(times) - time.monotonic())
+        times = [when for when in (self._tasks.next_deadline(), self._look_at) if when is not None]
+        return max(0.0, min([*times, self._beat_at]) - time.monotonic())
 
     def _beat(self) -> None:
         """Tell the guard that this agent does not hang."""
-        if (now := time.monotonic()) >= self._next_beat:
-            self._guard.beat()
-            self._next_beat = now + _BEAT
+        if (now := time.monotonic()) >= self._beat_at:
+            self._beat_at = now + _BEAT
+            self._tasks.beat()
 
-    def _start(self, order: Order, since: float | None = None) -> None:
-        started = time.time()
-        if self._stopping:
-            self._note_stopped(order)
-            return
-        output = f"{self._output}{order.task}.out"
-        opened = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        entered = False
+    def _obey(self, order: Order | Stop | Begin) -> None:
+        if isinstance(order, Order):
+            self._start(order)
+        elif isinstance(order, Begin):
+            self._begin()
+        else:
+            self._stop(order.grace, order.task)
+
+    def _begin(self) -> None:
         try:
-            # The child has our folder and our cores at its start.
-            if order.workdir:
-                os.chdir(os.path.expanduser(os.path.expandvars(order.workdir)))  # noqa: PTH111 - text, not a path
-            entered = True
-            if order.bind:
-                os.sched_setaffinity(0, order.shares[0].cores)
-            pid = os.posix_spawn(
-                "/bin/sh",
-                ["sh", "-c", order.command],
-                self._environment.of(order),
-                file_actions=[
-                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                    (os.POSIX_SPAWN_OPEN, 1, output, opened, 0o600),
-                    (os.POSIX_SPAWN_DUP2, 1, 2),
-                ],
-                setsid=True,
-                setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
-            )
+            self._journal = JournalFile(self._path)
+        except OSError as error:  # the runner says that no agent came up here
+            print(f"hpc-dl: {self._path}: {error.strerror}", file=sys.stderr, flush=True)
+            sys.exit(DISK)
+        lock(self._journal.file, wait=True)  # a run that resumes this one waits for the end of this agent
+        self._say(encode(Ready(self._node)) + b"\n")
+
+    def _start(self, order: Order) -> None:
+        if self._stopping:
+            self._note([self._tasks.stopped(order)])
+            return
+        try:
+            end = self._tasks.start(order)
         except OSError as error:
-            if entered and error.errno in TROUBLE and error.errno not in FORBIDDEN:
-                self._delay(order, time.monotonic() if since is None else since, f"{output}: {error.strerror}")
-                return
-            reason = f"could not start: {error.filename or output}: {error.strerror}"
-            code = 127 if isinstance(error, FileNotFoundError) else 126
-            with contextlib.suppress(OSError):
-                Path(output).write_text(f"hpc-dl: {reason}\n")
-            self._note(
-                Ended(order.task, order.key, order.attempt, self._node, started, time.time(), code, reason=reason)
-            )
+            self._delayed.append(order)
+            self._wait_for_disk(self._tasks.output(order), error)
             return
-        finally:
-            if order.workdir:
-                os.chdir(self._home)
-            if order.bind:
-                os.sched_setaffinity(0, self._cores)
-        self._guard.add(pid)
-        self._running[pid] = _Running(order, started)
-
-    def _reap(self) -> None:
-        """Take note of every process that has ended, our own and the orphans that they left."""
-        with contextlib.suppress(ChildProcessError):  # not even the guard
-            while found := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-                self._wait_for(found.si_pid)
-        if not self._ended:
-            return
-        left = sessions_left(self._ended, self._running)
-        for pid in self._ended - left:
-            self._finish(pid)
-        self._ended = left
-        # One that was told to end has the grace for all that it started.
-        kill_sessions({pid for pid in left if self._running[pid].on_its_own})
-
-    def _wait_for(self, pid: int) -> None:
-        one = self._running.get(pid)
-        if one is not None and not one.told:
-            # What a task leaves behind would use the cores and GPUs of the next one. Its number is still taken now.
-            kill_group(pid)
-        _, status, usage = os.wait4(pid, 0)
-        if one is not None:
-            one.status, one.usage = status, usage
-            self._ended.add(pid)
-            if one.on_its_own:
-                one.deadline = one.killed_at = time.monotonic()
-
-    def _finish(self, pid: int) -> None:
-        """Give the slots of a task back: nobody is left of it."""
-        one = self._running.pop(pid)
-        assert one.usage is not None  # noqa: S101 - for mypy
-        self._guard.drop(pid)
-        with contextlib.suppress(OSError):  # of a disk that is away
-            self._environment.end_steps(one.order.task)
-        code = os.waitstatus_to_exitcode(one.status)
-        order = one.order
-        memory = one.usage.ru_maxrss // 1024
-        self._note(
-            Ended(
-                order.task,
-                order.key,
-                order.attempt,
-                self._node,
-                one.started,
-                time.time(),
-                code if code >= 0 else 128 - code,
-                -code if code < 0 else 0,
-                one.reason,
-                one.stopped,
-                order.shares,
-                round(one.usage.ru_utime + one.usage.ru_stime, 6),
-                # A child never seems smaller than the process that it was copied from.
-                memory if memory > _peak_memory() else 0,
-            )
-        )
-
-    def _end_late(self) -> None:
-        """End the tasks whose time is up: first with SIGTERM, after the grace time with SIGKILL."""
-        now = time.monotonic()
-        late = {pid for pid, one in self._running.items() if one.deadline is not None and one.deadline <= now}
-        told = {pid for pid in late if self._running[pid].told or self._running[pid].usage is not None}
-        for pid in late:
-            one = self._running[pid]
-            if pid not in told:
-                one.reason = f"was ended after its time limit of {one.order.time} s"
-            one.deadline = now + (1 if pid in told else self._grace)
-        kill_sessions(told)
-        kill_sessions(late - told, signal.SIGTERM)
-        for pid in told:
-            one = self._running[pid]
-            one.killed_at = one.killed_at or now
-            # A process of another user, or one that waits for a dead disk, must not keep the run from its end.
-            if one.usage is not None and now > one.killed_at + _UNKILLABLE:
-                self._ended.discard(pid)
-                self._finish(pid)
+        if end is not None:
+            self._note([end])
 
     def _stop(self, grace: float, task: int | None = None) -> None:
-        """End all tasks, or the one. Those that have ended by themselves are taken note of first."""
-        self._reap()
+        """End all tasks, or the one. Tasks that have ended by themselves are noted first."""
+        self._note(self._tasks.reap())
         self._stopping = self._stopping or task is None
-        ones = {pid: one for pid, one in self._running.items() if task in (None, one.order.task) and not one.on_its_own}
-        for one in ones.values():
-            one.stopped = True
-            one.deadline = time.monotonic() + grace
-        kill_sessions(ones, signal.SIGTERM if grace else signal.SIGKILL)
-        delayed, self._delayed = self._delayed, []
-        for since, order in delayed:
-            if task in (None, order.task):
-                self._note_stopped(order)
-            else:
-                self._delayed.append((since, order))
+        self._tasks.stop(grace, task)
+        stopped = [order for order in self._delayed if task in (None, order.task)]
+        self._delayed = [order for order in self._delayed if order not in stopped]
+        self._note([self._tasks.stopped(order) for order in stopped])
         self._write()
 
-    def _delay(self, order: Order, since: float, why: str) -> None:
-        """Start a task later, when the disk takes its output."""
-        if not self._delayed:
-            print(f"hpc-dl: {why}; trying again", file=sys.stderr, flush=True)
-        if time.monotonic() - since > PATIENCE:
-            self._stuck = self._stuck or why
-        self._delayed.append((since, order))
-        self._look_soon()
+    def _note(self, ends: Sequence[Ended]) -> None:
+        if ends:
+            self._untold += b"".join(encode(end) + b"\n" for end in ends)
+            self._write()
 
-    def _note(self, ended: Ended) -> None:
-        self._write(encode(ended) + b"\n")
-        self._look_soon()
+    def _write(self) -> None:
+        """Write ends to the journal, and then tell the runner.
 
-    def _note_stopped(self, order: Order) -> None:
-        now = time.time()
-        self._note(Ended(order.task, order.key, order.attempt, self._node, now, now, stopped=True))
-
-    def _write(self, lines: bytes = b"") -> None:
-        """Write ends to the journal, and tell the runner of those that it has.
-
-        So nothing starts after a task, and no report names one as ended, that a resume would run again. Only a run that
-        is ending does not wait for the disk.
+        So no task starts after one that a resumed run would run again, and no report says that such a task has ended.
+        Only a run that is ending does not wait for the disk.
         """
+        if not (self._untold or self._unwritten) or self._journal is None:
+            return
         try:
-            written = self._journal.write(lines)
-        except DiskError as error:
-            written, self._stuck = b"", str(error)
-        if self._stopping:
-            written += self._journal.tell()
-        self._say(written)
+            self._journal.append(self._unwritten + self._untold)
+            self._unwritten = b""
+            self._look_soon()
+        except OSError as error:
+            self._wait_for_disk(self._path, error)
+            if not self._stopping:
+                return
+            self._unwritten += self._untold
+        self._say(self._untold)
+        self._untold = b""
 
     def _say(self, lines: bytes) -> None:
-        # The runner may be gone: the journal has it.
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(BrokenPipeError):  # the runner is gone; the journal has the lines
             while lines:
                 lines = lines[os.write(1, lines) :]
 
     def _look_soon(self) -> None:
-        if self._next is None:
-            self._next = time.monotonic() + _SYNC
+        if self._look_at is None:
+            self._look_at = time.monotonic() + _LOOK
 
-    def _look_after(self) -> None:
-        """Get the journal to its disk, and start what that has delayed; all again later if the disk is in trouble."""
-        if self._next is None or time.monotonic() < self._next:
-            return
-        self._next = None
+    def _wait_for_disk(self, path: str | Path, error: OSError) -> None:
+        """Note that the disk does not take something now.
+
+        Raises:
+            OSError: nothing that passes.
+        """
+        if error.errno not in TROUBLE:
+            raise error
+        if not self._trouble:
+            self._trouble_since = time.monotonic()
+            with contextlib.suppress(OSError):
+                print(f"hpc-dl: {path} can't be written: {error.strerror}; trying again", file=sys.stderr, flush=True)
+        self._trouble = f"{path} can't be written: {error.strerror}"
+        self._look_soon()
+
+    def _look_at_disk(self) -> None:
+        """Sync the journal, and try again what waits for the disk. Give up if the disk has been in trouble for long."""
+        self._look_at = None
         self._write()
         self._sync()
         delayed, self._delayed = self._delayed, []
-        for since, order in delayed:
-            self._start(order, since)
-        if self._stuck and not self._stopping:
-            self._say(encode(Stuck(self._node, self._stuck)) + b"\n")
-            self._stop(self._grace)
-        if self._journal.trouble or self._journal.behind:
-            self._look_soon()
+        for order in delayed:
+            self._start(order)
+        if not (self._delayed or self._untold or self._unwritten):
+            self._trouble = ""
+        elif time.monotonic() > self._trouble_since + PATIENCE:
+            self._give_up(self._trouble)
 
     def _sync(self) -> None:
-        try:
-            self._journal.sync()
-        except DiskError as error:
-            self._stuck = str(error)
+        if self._journal is not None:
+            try:
+                self._journal.sync()
+            except OSError as error:  # the kernel has dropped what it could not write: nothing to try again
+                self._give_up(f"{self._path}: {error.strerror}; its last lines may be lost")
 
-    def _end(self) -> None:
-        """Give the disk a last chance to take what it has not."""
+    def _give_up(self, reason: str) -> None:
+        if not self._stopping:
+            self._say(encode(Stuck(self._node, reason)) + b"\n")
+            self._stop(self._grace)
+
+    def _finish(self) -> None:
+        """Give the disk a last chance to take the ends that it has not."""
         deadline = time.monotonic() + self._grace
-        while self._journal.file >= 0:
+        while self._unwritten and time.monotonic() < deadline:
+            time.sleep(_LOOK)
+            self._beat()
             self._write()
-            self._sync()
-            if not (self._journal.trouble or self._journal.behind) or time.monotonic() > deadline:
-                return
-            time.sleep(_SYNC)
+        self._sync()
+        self._tasks.close()
 
 
 def _ends(numbers: bytes) -> bool:
     """Return whether one of the signals that came is one that ends us."""
     return bool(set(numbers) - {signal.SIGCHLD})
-
-
-def _peak_memory() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 def _total_memory() -> int:

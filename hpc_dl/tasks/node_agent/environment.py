@@ -1,4 +1,4 @@
-"""Environment of a task: its GPUs and cores, and inside a Slurm job what keeps its own ``srun`` and ``mpirun`` to them.
+"""Environment of a task: its GPUs and cores. Inside a Slurm job it keeps the task's ``srun`` and ``mpirun`` to them.
 
 A task sees the SLURM_* variables of a job of its own nodes and cores. srun takes its nodes from SLURM_HOSTFILE, and
 before each rank it runs SLURM_TASK_PROLOG (templates/prolog.sh.j2), which sets the rank's GPUs and cores (man srun).
@@ -18,7 +18,7 @@ from hpc_dl.schedulers.slurm.version import HOSTFILE_EXCLUDES_NODES, OVERLAP_SHA
 from hpc_dl.tasks.messages import Order
 from hpc_dl.tasks.pool import Share
 
-# srun takes these for options: how many tasks the job's own steps have, and what each of them gets.
+# srun takes these as options. They describe the step that the agent is, or the whole job, and not a task.
 _STEP = re.compile(
     r"SLURM_(N?TASKS\w*|NPROCS|NNODES|DISTRIBUTION|GPUS_PER_TASK|TRES_PER_TASK|CPUS_PER_TASK|EXACT|CPU_BIND\w*)|SRUN_\w+"
 )
@@ -26,20 +26,20 @@ PROLOG = "prolog"  # names in the records folder
 HOSTS = "hosts"
 BIN = "bin"
 
-_SCANCEL = 20.0  # seconds: longer, and the agent would seem dead
+_SCANCEL = 20.0  # seconds; the agent does nothing else meanwhile
 
 
 def without_step(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment without what srun would take for options of another step."""
+    """Return an environment without the variables that srun would take as options."""
     return {key: value for key, value in environ.items() if not _STEP.fullmatch(key)}
 
 
 class Environment:
-    """What the tasks that one agent starts see.
+    """Makes the environments of the tasks that an agent starts.
 
     Args:
         folder: the records folder.
-        environ: the agent's own.
+        environ: that of the agent.
         step: the agent is a Slurm step, and so tasks may start steps of their own.
     """
 
@@ -100,7 +100,7 @@ class Environment:
     def _hostfile(self, order: Order) -> Path:
         """Return the file with a node for each rank that srun may start, the nodes in turn.
 
-        There are enough for a rank on each of a node's cores, though they share those of the task.
+        It has a line for each core of a node, so that a task may start more ranks than it has cores.
         """
         slots = max(self._node_cores, len(order.shares[0].cores))
         wide = len(order.shares) > 1
@@ -122,7 +122,7 @@ class Environment:
             return
         steps = path.read_text().split()
         path.unlink()
-        # One that has ended by itself is none any more: what scancel says of it is nothing to anybody.
+        # A step may have ended by itself, and then scancel fails.
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             subprocess.run(
                 ["scancel", "--quiet", "--signal=KILL", *steps], check=False, capture_output=True, timeout=_SCANCEL

@@ -24,11 +24,18 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+def children(pid: int) -> list[int]:
+    """Return the child processes of a process."""
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 class Marker:
     """A word that no other command line has; processes with it can be found, and be ended when a test is over."""
 
     def __init__(self) -> None:
-        self.word = f"marker-{uuid.uuid4().hex}"
+        self.word = str(uuid.uuid4().int)
+        self.sleep = f"sleep 300.{self.word}"
+        """A command that has the word."""
 
     def pids(self) -> list[int]:
         """Return the living processes that have the word in their command line."""

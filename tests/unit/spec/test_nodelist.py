@@ -54,6 +54,9 @@ def test_names_come_in_the_order_of_the_list(text: str, names: str) -> None:
         ("n1,n[1-2]", 3, "names 'n1' twice"),
         ("a,n[1-999999999]", 4, "more than 100000 nodes"),
         ("a,r[1-1000]n[1-1000]", 2, "more than 100000 nodes"),
+        ("n[1-60000,100001-160000]", 10, "more than 100000 nodes"),
+        ("a[1-60000],b[1-60000]", 11, "more than 100000 nodes"),
+        (f"a[1-3],n{'[0-99999]' * 200}", 7, "more than 100000 nodes"),
         ("n[" + "9" * 5000 + "]", 2, "expected a number"),
     ],
 )
@@ -72,8 +75,23 @@ def test_an_empty_list_says_what_is_expected(text: str) -> None:
 
 
 @given(NAMES)
-def test_folded_names_expand_to_the_same_names(names: list[str]) -> None:
-    assert sorted(expand(fold(names))) == sorted(names)
+def test_folded_names_expand_to_the_same_names_in_the_same_order(names: list[str]) -> None:
+    assert expand(fold(names)) == names
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [
+        ("nvb16 nvb17 nvb18 nvb25 login", "nvb[16-18,25],login"),
+        ("n08 n09 n10 n9 n10", "n[08-10,9]"),
+        ("n9 n10 n011", "n[9-10,011]"),
+        ("r1n1 r1n2 r2n1", "r1n[1-2],r2n1"),
+        ("a b", "a,b"),
+        (f"n{'1' * 120} n{'1' * 119}2", f"n{'1' * 102}[{'1' * 18}-{'1' * 17}2]"),
+    ],
+)
+def test_names_are_folded(names: str, text: str) -> None:
+    assert fold(names.split()) == text
 
 
 @given(NAMES)

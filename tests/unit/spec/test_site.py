@@ -98,7 +98,7 @@ def test_an_unknown_site_shows_the_nearest() -> None:
         ("cores = 1\n[env]\nA = 'a'\n'a b' = 'x'", 2, "'a b' is not a name of an environment variable"),
         *(
             (f"cores = 1\n[env]\n{name} = 'x'", 3, f"{name!r} is a variable that the job script can't change")
-            for name in ("run", "python", "IFS", "OPTIND", "RANDOM", "SLURM_JOB_ID", "SLURM_RESTART_COUNT")
+            for name in ("run", "python", "IFS", "OPTIND", "RANDOM", "BASH_ENV")
         ),
         (
             "cores = 1\n[env]\nPATH = '/opt/bin'",

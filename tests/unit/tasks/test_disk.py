@@ -8,22 +8,24 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from hpc_dl.errors import DISK, DiskError
+from hpc_dl.errors import DISK
 from hpc_dl.tasks.executor import Agents, Event, Lost
 from hpc_dl.tasks.file.task import Task
+from hpc_dl.tasks.journal import Journal, Run
+from hpc_dl.tasks.journal_file import JournalFile
 from hpc_dl.tasks.log import TaskLog
 from hpc_dl.tasks.messages import Begin, Ended, Order, Stop, Stuck
-from hpc_dl.tasks.node_agent import journal_file
-from hpc_dl.tasks.node_agent.journal_file import Appender
 from hpc_dl.tasks.pool import Demand, Node, Pool, Share
-from hpc_dl.tasks.records import Journal, Records, Run
+from hpc_dl.tasks.records import Records
 from hpc_dl.tasks.runner import Runner
-from hpc_dl.tasks.scheduler import Scheduler, State
+from hpc_dl.tasks.scheduler import Scheduler, Start, TaskState
+from tests.unit.fakes.processes import children
 from tests.unit.fakes.tasks import RUN, eventually, states, tasks
 
 _TASKS = 50
@@ -34,62 +36,33 @@ def no_space(*_: object) -> int:
 
 
 @pytest.fixture
-def journal(tmp_path: Path) -> Appender:
-    one = Appender(tmp_path / "journal", again=True)
-    one.open()
-    return one
+def journal(tmp_path: Path) -> Iterator[JournalFile]:
+    one = JournalFile(tmp_path / "journal")
+    yield one
+    one.close()
 
 
-def test_a_line_that_a_full_disk_has_cut_is_completed(journal: Appender, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = os.write
-    assert journal.write(b"first\n") == b"first\n"
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "write", lambda file, data: write(file, data[:3]))
-        assert journal.write(b"second\nthird\n") == b""
-        patch.setattr(os, "write", no_space)
-        assert journal.write(b"fourth\n") == b""
-    assert journal.trouble == f"{journal.path} can't be written: No space left on device"
-    assert journal.write() == b"second\nthird\nfourth\n"
-    journal.sync()
-    assert (journal.behind, journal.trouble) == (False, "")
-    assert journal.path.read_text() == "first\nsecond\nthird\nfourth\n"
-    journal.close()
-
-
-def test_what_was_told_is_written_and_not_told_again(journal: Appender, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "write", no_space)
-        journal.write(b"first\n")
-    assert journal.tell() == b"first\n"
-    assert journal.write(b"second\n") == b"second\n"
-    assert journal.path.read_text() == "first\nsecond\n"
-    journal.close()
-
-
-def test_what_gets_lost_on_its_way_to_the_disk_is_written_again(
-    journal: Appender, monkeypatch: pytest.MonkeyPatch
+def test_a_full_disk_takes_all_lines_or_none(
+    tmp_path: Path, journal: JournalFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    journal.write(b"first\n")
-    journal.sync()
-    journal.write(b"second\n")
+    write = os.write
+    journal.append(b"first\n")
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", no_space)
-        journal.sync()
-    assert journal.write(b"third\n") == b"third\n"
-    journal.sync()
-    assert journal.path.read_text().split() == ["first", "second", "second", "third"]
-    journal.close()
+        patch.setattr(os, "write", lambda file, data: write(file, data[:3]) if data[:3] == b"sec" else no_space())
+        with pytest.raises(OSError, match="No space left"):
+            journal.append(b"second\nthird\n")
+    assert (tmp_path / "journal").read_text() == "first\n"
+    journal.append(b"second\nthird\n")
+    assert (tmp_path / "journal").read_text() == "first\nsecond\nthird\n"
 
 
-def test_patience_with_a_disk_ends(journal: Appender, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal_file, "PATIENCE", 0.0)
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "write", no_space)
-        journal.write(b"first\n")
-        with pytest.raises(DiskError, match="can't be written: No space left"):
-            journal.write()
-    assert journal.write() == b"first\n"
+def test_a_line_that_a_crash_has_cut_spoils_no_other(tmp_path: Path) -> None:
+    (tmp_path / "journal").write_text("first\nsec")
+    journal = JournalFile(tmp_path / "journal")
+    journal.append(b"third\n")
+    journal.append(b"fourth\n")
     journal.close()
+    assert (tmp_path / "journal").read_text() == "first\nsec\nthird\nfourth\n"
 
 
 def test_a_run_outlasts_a_full_disk_and_loses_nothing(tmp_path: Path) -> None:
@@ -108,7 +81,7 @@ def test_a_run_outlasts_a_full_disk_and_loses_nothing(tmp_path: Path) -> None:
     eventually(lambda: "can't be written: File too large; trying again" in (tmp_path / "log").read_text())
     with pytest.raises(subprocess.TimeoutExpired):
         runner.wait(2.5)
-    for pid in (runner.pid, *map(int, Path(f"/proc/{runner.pid}/task/{runner.pid}/children").read_text().split())):
+    for pid in (runner.pid, *children(runner.pid)):
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     report = json.loads(runner.communicate(timeout=30)[0])
     assert runner.returncode == 0
@@ -123,7 +96,6 @@ def test_a_run_outlasts_a_full_disk_and_loses_nothing(tmp_path: Path) -> None:
 _AGENT = """
 import errno, os
 from hpc_dl.tasks.node_agent import agent
-from hpc_dl.tasks.node_agent import journal_file
 spawn, write = os.posix_spawn, os.write
 def full(words):
     if not os.path.exists("room"):
@@ -167,7 +139,12 @@ def test_a_task_whose_output_a_full_disk_does_not_take_starts_later(
 
 
 @pytest.mark.parametrize(
-    "patch", ["os.posix_spawn = posix_spawn; agent.PATIENCE = 0", "os.write = written; journal_file.PATIENCE = 0"]
+    "patch",
+    [
+        "os.posix_spawn = posix_spawn; agent.PATIENCE = 0",
+        "os.write = written; agent.PATIENCE = 0",
+        "os.fsync = full",
+    ],
 )
 def test_an_agent_whose_disk_stays_full_says_so_and_ends_its_tasks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patch: str
@@ -181,7 +158,7 @@ def test_an_agent_whose_disk_stays_full_says_so_and_ends_its_tasks(
         kinds = {type(event) for event in events}
         assert kinds == {Stuck, Ended}
         (stuck,) = [event for event in events if isinstance(event, Stuck)]
-        assert stuck.reason.endswith("No space left on device")
+        assert "No space left on device" in stuck.reason
     finally:
         agents.close()
 
@@ -203,23 +180,30 @@ class Node1:
         return events
 
 
-@pytest.mark.parametrize("own", [True, False])
-def test_a_run_whose_disk_stays_full_ends_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: bool) -> None:
+def test_a_run_whose_disk_stays_full_ends_in_order(tmp_path: Path) -> None:
     records = Records(tmp_path / "records", "", resume=False)
     records.begin(Run(0, "local", "", 1, 0))
     pool = Pool([Node("n", (0,))])
     scheduler = Scheduler([Task(1, "true"), Task(2, "true")], pool, lambda _: Demand())
-    with monkeypatch.context() as patch, open("/dev/full", "w") as nowhere:  # noqa: PTH123
-        if own:
-            patch.setattr(os, "write", no_space)
-            patch.setattr(journal_file, "PATIENCE", 0.0)
-        node = Node1([] if own else [Stuck("n", "it is full")])
-        runner = Runner(scheduler, node, records, TaskLog(nowhere.fileno(), 3), lose=pool.lose)
+    with open("/dev/full", "w") as nowhere:  # noqa: PTH123
+        log = TaskLog(nowhere.fileno(), 3)
+        runner = Runner(scheduler, cast(Agents, Node1([Stuck("n", "it is full")])), records, log, lose=pool.lose)
         runner.run()
-    assert runner.code == DISK
-    assert runner.ended_by.endswith("No space left on device" if own else "n: it is full")
-    assert scheduler.states == {1: State.STOPPED, 2: State.WAITING}
+    assert (runner.code, runner.ended_by) == (DISK, "n: it is full")
+    assert scheduler.states == {1: TaskState.STOPPED, 2: TaskState.WAITING}
     records.close()
+
+
+def test_starts_that_the_disk_does_not_take_are_written_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = Records(tmp_path / "records", "", resume=False)
+    records.begin(Run(0, "local", "", 1, 0))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", no_space)
+        records.started([Start(Task(1, "true"), (Share("n", (0,)),), 1)])
+        records.keep_up()
+    assert Journal(tmp_path / "records").starts == []
+    records.close()
+    assert [one.task for one in Journal(tmp_path / "records").starts] == [1]
 
 
 def test_a_run_whose_output_nobody_reads_goes_on(tmp_path: Path) -> None:
@@ -239,7 +223,10 @@ def test_a_full_disk_cuts_no_line_of_the_log_but_one(tmp_path: Path, monkeypatch
         with monkeypatch.context() as patch:
             patch.setattr(os, "write", lambda file, data: write(file, data[:10]))
             log.line(3, "first")
+            log.flush()
             patch.setattr(os, "write", no_space)
             log.line(3, "second")
+            log.flush()
         log.line(3, "third")
+        log.flush()
     assert [line[-11:] for line in (tmp_path / "log").read_text().splitlines()[1:]] == ["INFO: third"]

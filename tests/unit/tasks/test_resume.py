@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from hpc_dl.errors import UserError
-from hpc_dl.tasks.records import Journal, Records, Run, lock
+from hpc_dl.tasks.journal import Journal, Run
+from hpc_dl.tasks.locks import lock
+from hpc_dl.tasks.records import Records
 from tests.unit.fakes.tasks import background, eventually, output, run, states, tasks
 from tests.unit.tasks.test_disk import no_space
 

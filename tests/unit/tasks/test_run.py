@@ -6,10 +6,10 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,16 +18,16 @@ from rich.console import Console
 
 from hpc_dl.errors import UserError
 from hpc_dl.spec.site import load_site, site_file
-from hpc_dl.tasks.allocation import binds, nodes
+from hpc_dl.tasks.allocation import bound, nodes
 from hpc_dl.tasks.executor import Agents, Lost, agent_command
 from hpc_dl.tasks.messages import Hello, Order
 from hpc_dl.tasks.node_agent.environment import Environment
 from hpc_dl.tasks.pool import Share
-from hpc_dl.tasks.scheduler import State
+from hpc_dl.tasks.scheduler import TaskState
 from hpc_dl.tasks.status import Status, follow
 from hpc_dl.tasks.submit import Request, directives, script
 from hpc_dl.templates import Renderer
-from tests.unit.fakes.processes import Marker
+from tests.unit.fakes.processes import Marker, children
 from tests.unit.fakes.tasks import background, eventually, output, run, states, tasks
 
 
@@ -166,12 +166,12 @@ def test_a_node_list_gives_a_worker_for_each_entry(tmp_path: Path) -> None:
     assert run(tmp_path, "true\n", GREASY_NODELIST="localhost,localhost,localhost")["cores"] == 3
 
 
-def test_a_time_limit_ends_the_task_and_all_that_it_started(tmp_path: Path) -> None:
-    text = "#@ time=1s\nsleep 77 & trap '' TERM; wait; sleep 77\ntrue & sleep 78 & true\n"
+def test_a_time_limit_ends_the_task_and_all_that_it_started(tmp_path: Path, marker: Marker) -> None:
+    text = f"#@ time=1s\n{marker.sleep} & trap '' TERM; wait; {marker.sleep}\ntrue & {marker.sleep} & true\n"
     report = run(tmp_path, text, "--grace=0.5")
     assert states(report) == {2: "FAILED", 3: "OK"}
     assert report["tasks"][0]["reason"] == "was ended after its time limit of 1 s"
-    assert subprocess.run(["pgrep", "-f", "^sleep 7[78]$"], check=False, capture_output=True).stdout == b""
+    assert marker.gone()
 
 
 _SAVES = (
@@ -195,9 +195,11 @@ def test_what_a_task_has_started_has_the_grace_too_and_keeps_its_slots(tmp_path:
 
 
 def test_the_grace_of_what_a_task_has_started_is_no_longer_than_that_of_its_shell(tmp_path: Path) -> None:
-    text = "#@ time=1s\nsh -c \"trap '' TERM; while :; do sleep 0.05; done\" && true\n"
-    (row,) = run(tmp_path, text, "--grace=0.5")["tasks"]
-    assert 1.5 <= row["seconds"] < 5
+    shell = "trap '' TERM; while :; do sleep 0.05; done"
+    text = f'#@ time=1s\n{shell}\n#@ time=1s\nsh -c "{shell}" && true\n'
+    alone, started = (row["seconds"] for row in run(tmp_path, text, "--grace=2", "--workers=2")["tasks"])
+    assert alone >= 3
+    assert abs(alone - started) < 2
 
 
 # Each of them makes process groups of its own.
@@ -223,8 +225,8 @@ def test_no_process_group_outlives_its_task(tmp_path: Path, marker: Marker, comm
     if end == "signal":
         runner.send_signal(signal.SIGINT)
     else:
-        agent = subprocess.run(["pgrep", "-P", str(runner.pid)], capture_output=True, text=True, check=True).stdout
-        os.kill(runner.pid if end == "kill runner" else int(agent), signal.SIGKILL)
+        (agent,) = children(runner.pid)
+        os.kill(runner.pid if end == "kill runner" else agent, signal.SIGKILL)
     runner.communicate(timeout=30)
     eventually(marker.gone)
 
@@ -234,6 +236,10 @@ def test_an_agent_waits_for_the_orphans_that_it_adopts(tmp_path: Path) -> None:
     text = "setsid sh -c 'echo $$ > pid; sleep 1' & while ! test -s pid; do sleep 0.02; done\n"
     text += "[# 1 #] while test -e /proc/$(cat pid); do sleep 0.1; done\n"
     assert states(run(tmp_path, text)) == {1: "OK", 2: "OK"}
+
+
+def test_a_time_limit_of_centuries_is_none(tmp_path: Path) -> None:
+    assert states(run(tmp_path, "#@ time=999999999d\nsleep 0.2\n")) == {2: "OK"}
 
 
 def test_a_signal_and_a_missing_folder_are_named(tmp_path: Path) -> None:
@@ -350,6 +356,56 @@ def test_a_job_without_room_for_a_task_is_not_submitted(tmp_path: Path) -> None:
     assert tasks(tmp_path, "submit", "t.txt", "--site=minotauro", "--no-strict", "--dry-run").returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--cores=1000000000", "invalid value for '--cores': 1000000000 is not in the range 1<=x<=100000"),
+        ("--nodes=100000000", "invalid value for '--nodes': 100000000 is not in the range 1<=x<=100000"),
+        ("--gpus=1000000000", "invalid value for '--gpus': 1000000000 is not in the range 0<=x<=1000"),
+        ("--name=a\nb", r"--name = 'a\nb': '\n' can't stand in a line of a script"),
+        ("--partition=a\nb", r"--partition = 'a\nb': '\n' can't stand in a line of a script"),
+    ],
+)
+def test_what_no_job_can_have_is_one_clear_error(tmp_path: Path, option: str, message: str) -> None:
+    (tmp_path / "t.txt").write_text("true\n")
+    done = tasks(tmp_path, "submit", "t.txt", f"--site={_plain_site(tmp_path)}", option, "--dry-run")
+    assert (done.returncode, done.stderr) == (2, f"hpc-dl: error: {message}\n")
+
+
+def test_the_largest_job_is_checked_at_once(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("#@ nodes=100000 cores=100000\ntrue\n")
+    words = ["--nodes=100000", "--cores=100000", "--dry-run"]
+    done = tasks(tmp_path, "submit", "t.txt", f"--site={_plain_site(tmp_path)}", *words)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_folder_with_a_line_break_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "a\nb"
+    folder.mkdir()
+    (folder / "t.txt").write_text("true\n")
+    site = f"--site={_plain_site(tmp_path)}"
+    for where, file, what in ((folder, "t.txt", "task file"), (tmp_path, "a\nb/t.txt", "task file")):
+        done = tasks(where, "submit", file, site, "--dry-run")
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"hpc-dl: error: {what} = ")
+    shutil.move(folder / "t.txt", tmp_path)
+    done = tasks(folder, "submit", str(tmp_path / "t.txt"), site, "--dry-run")
+    assert done.stderr.startswith("hpc-dl: error: current folder = ")
+
+
+class Screen(io.StringIO):
+    """A terminal that lets the task that waits end once it has shown that it runs."""
+
+    def __init__(self, go: Path) -> None:
+        super().__init__()
+        self._go = go
+
+    def write(self, text: str) -> int:
+        if "waits" in text:
+            self._go.touch()
+        return super().write(text)
+
+
 def test_a_run_is_followed_to_its_end(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("true\n#@ name=waits\nwhile ! test -e go; do sleep 0.05; done\n[# 3 #] false\n")
     records = tmp_path / "t.txt-7.records"
@@ -362,10 +418,9 @@ def test_a_run_is_followed_to_its_end(tmp_path: Path) -> None:
     # The records that were written to last, on a terminal.
     status = Status(tmp_path / "t.txt")
     table, going_on = status.look()
-    assert (going_on, table[1].state, table[1].name, table[1].node) == (True, State.RUNNING, "waits", table[0].node)
+    assert (going_on, table[1].state, table[1].name, table[1].node) == (True, TaskState.RUNNING, "waits", table[0].node)
     assert 0 <= table[1].seconds < 60
-    screen = io.StringIO()
-    threading.Timer(1.5, (tmp_path / "go").touch).start()
+    screen = Screen(tmp_path / "go")
     follow(status, Console(file=screen, force_terminal=True, width=200))
     assert re.search(r"3 waits +" + table[0].node + r" +00:00:\d\d", screen.getvalue())
     assert "Not running: 2 OK, 1 FAILED" in screen.getvalue()
@@ -375,16 +430,16 @@ def test_a_run_is_followed_to_its_end(tmp_path: Path) -> None:
     runner.communicate()
 
 
-def test_tasks_do_not_outlive_their_agent(tmp_path: Path) -> None:
-    (tmp_path / "t.txt").write_text("touch up; sleep 81 & sleep 82\n")
+def test_tasks_do_not_outlive_their_agent(tmp_path: Path, marker: Marker) -> None:
+    (tmp_path / "t.txt").write_text(f"touch up; {marker.sleep} & {marker.sleep}\n")
     runner = background(tmp_path, "run", "t.txt", "--json", "--log-level=1")
     eventually((tmp_path / "up").exists)
-    agent = subprocess.run(["pgrep", "-P", str(runner.pid)], capture_output=True, text=True, check=True).stdout
-    os.kill(int(agent), signal.SIGKILL)
+    (agent,) = children(runner.pid)
+    os.kill(agent, signal.SIGKILL)
     said, log = runner.communicate(timeout=30)
     assert (runner.returncode, states(json.loads(said))) == (1, {1: "WAITING"})
     assert "is gone; tasks 1 start again elsewhere" in log
-    eventually(lambda: not subprocess.run(["pgrep", "-f", "^sleep 8[12]$"], check=False, capture_output=True).stdout)
+    eventually(marker.gone)
 
 
 _HANGS_SOON = """
@@ -402,7 +457,7 @@ def test_an_agent_that_hangs_is_lost_with_its_tasks(tmp_path: Path, marker: Mark
     agents.order("n", [Order(1, "k", 1, f"sh -c 'sleep 300; :' {marker.word}", shares=(Share("n", (0,)),))])
     eventually(marker.pids)
     assert agents.wait(4) == []  # nothing to do is no hang
-    pid = agents._agents["n"].pid
+    pid = agents._agents["n"].process.pid
     os.kill(pid, signal.SIGSTOP)
     assert agents.wait(30) == [Lost("n")]
     eventually(marker.gone)
@@ -450,25 +505,42 @@ def test_more_orders_and_answers_than_a_pipe_holds(tmp_path: Path) -> None:
     assert set(states(report).values()) == {"FAILED"}
 
 
-def test_an_agent_that_is_gone_while_another_starts_is_dropped() -> None:
+def test_an_agent_that_is_gone_while_another_starts_is_dropped(tmp_path: Path) -> None:
     hello = 'echo \'{"type":"hello","node":"%s","cores":[0],"gpus":[],"memory":1}\''
-    agents = Agents({"n1": ["sh", "-c", hello % "n1"], "n2": ["sh", "-c", f"sleep 1; {hello % 'n2'}; cat"]})
+    first = f"{hello % 'n1'}; echo $$ > {tmp_path}/first.new; mv {tmp_path}/first.new {tmp_path}/first"
+    gone = f"test -e {tmp_path}/first && ! grep -q '^State:.[^Z]' /proc/$(cat {tmp_path}/first)/status"
+    second = f"until {gone}; do sleep 0.05; done 2> {os.devnull}; {hello % 'n2'}; cat"
+    agents = Agents({"n1": ["sh", "-c", first], "n2": ["sh", "-c", second]})
     try:
         assert [one.node for one in agents.greet(20)] == ["n2"]
     finally:
         agents.close()
 
 
+def test_an_agent_that_was_dropped_has_ended_when_the_run_ends(tmp_path: Path) -> None:
+    silent = f"echo $$ > {tmp_path}/pid; exec >&-; exec sleep 60"
+    hello = 'echo \'{"type":"hello","node":"n2","cores":[0],"gpus":[],"memory":1}\'; exec cat'
+    agents = Agents({"n1": ["sh", "-c", silent], "n2": ["sh", "-c", hello]})
+    assert [one.node for one in agents.greet(20)] == ["n2"]
+    agents.close()
+    assert not Path("/proc", (tmp_path / "pid").read_text().strip()).exists()
+
+
 @pytest.mark.parametrize(
-    ("workers", "cores", "bound"), [(None, (3, 5, 7), True), (2, (3, 5), False), (4, (0, 1, 2, 3), False)]
+    ("workers", "cores", "all_bound"), [(None, (3, 5, 7), True), (2, (3, 5), False), (4, (0, 1, 2, 3), False)]
 )
 def test_slots_are_cores_of_the_node_where_it_has_enough(
-    monkeypatch: pytest.MonkeyPatch, workers: int | None, cores: tuple[int, ...], bound: bool
+    workers: int | None, cores: tuple[int, ...], all_bound: bool
 ) -> None:
     hello = Hello("n", (3, 5, 7), (), 100)
-    monkeypatch.setenv("SLURM_JOB_ID", "1")
     (node,) = nodes([hello], {"n": workers}, {})
-    assert (node.cores, binds(hello, node)) == (cores, bound)
+    assert (node.cores, bound([hello], [node], {"SLURM_JOB_ID": "1"})) == (cores, frozenset({"n"} if all_bound else ()))
+
+
+def test_a_node_is_bound_by_its_own_cores_and_not_by_those_of_another() -> None:
+    hellos = [Hello("a", (0, 1), (), 100), Hello("b", (0, 1, 2), (), 100)]
+    pool = nodes(hellos, {"a": 2, "b": 2}, {})
+    assert bound(hellos, pool, {"SLURM_JOB_ID": "1"}) == {"a"}
 
 
 def test_a_job_runs_whatever_the_modules_in_its_folder_are_called(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from hpc_dl.errors import UserError
 from hpc_dl.spec.nodelist import expand
 from hpc_dl.tasks.file.task import Task
 from hpc_dl.tasks.pool import Demand, Node, Pool
-from hpc_dl.tasks.scheduler import Scheduler, Start, State
+from hpc_dl.tasks.scheduler import Scheduler, Start, TaskState
 
 NODES = [Node("n1", (0, 1, 2, 3), ("0", "1"), 1000), Node("n2", (0, 1), ("0", "1", "2", "3"), 500), Node("n3", (4, 5))]
 
@@ -23,14 +23,14 @@ def demand(task: Task) -> Demand:
     return Demand(task.cores or 1, task.gpus or 0, task.memory, task.node, task.nodes)
 
 
-def reference(tasks: Sequence[Task], failing: set[int]) -> dict[int, State]:
+def reference(tasks: Sequence[Task], failing: set[int]) -> dict[int, TaskState]:
     """Return the states as the user guide defines them."""
-    states: dict[int, State] = {}
+    states: dict[int, TaskState] = {}
     for task in tasks:
-        if any(states[parent] is not State.OK for parent in task.after):
-            states[task.number] = State.CANCELLED
+        if any(states[parent] is not TaskState.OK for parent in task.after):
+            states[task.number] = TaskState.CANCELLED
         else:
-            states[task.number] = State.FAILED if task.number in failing else State.OK
+            states[task.number] = TaskState.FAILED if task.number in failing else TaskState.OK
     return states
 
 
@@ -90,7 +90,7 @@ def test_states_are_those_of_the_model(
     expected = reference(tasks, failing)
     assert scheduler.states == expected
     for number, state in expected.items():
-        tries = {State.OK: 1, State.FAILED: 1 + retries, State.CANCELLED: 0}[state]
+        tries = {TaskState.OK: 1, TaskState.FAILED: 1 + retries, TaskState.CANCELLED: 0}[state]
         assert started.count(number) == scheduler.attempts[number] == tries
 
 
@@ -101,10 +101,10 @@ def test_what_is_resumed_completes_and_runs_nothing_twice(
 ) -> None:
     first = Scheduler(tasks, Pool(NODES), demand)
     play(first, failing, order)
-    done = {number for number, state in first.states.items() if state is State.OK}
+    done = {number for number, state in first.states.items() if state is TaskState.OK}
     second = Scheduler(tasks, Pool(NODES), demand, done=done)
     assert sorted(play(second, set(), order)) == sorted(set(first.states) - done)
-    assert set(second.states.values()) == {State.OK}
+    assert set(second.states.values()) == {TaskState.OK}
 
 
 def names(starts: list[Start]) -> list[tuple[int, str]]:
@@ -138,14 +138,14 @@ def test_a_task_of_several_nodes_is_not_overtaken_for_ever(seed: int) -> None:
     scheduler = Scheduler(tasks, Pool(nodes), demand)
     running: list[int] = []
     ends = 0
-    while scheduler.states[2] is State.WAITING:
+    while scheduler.states[2] is TaskState.WAITING:
         running += [start.task.number for start in scheduler.starts()]
         # Each task ends in time, though not in order: one of the four oldest.
         number = running.pop(chance.randrange(min(4, len(running))))
         scheduler.ended(number, True)
-        ends += scheduler.states[1] is State.OK
+        ends += scheduler.states[1] is TaskState.OK
     assert ends < 40
-    assert sum(state is State.WAITING for state in scheduler.states.values()) > 100
+    assert sum(state is TaskState.WAITING for state in scheduler.states.values()) > 100
 
 
 def test_what_several_nodes_wait_for_does_not_hold_up_the_others() -> None:

@@ -92,6 +92,7 @@ def test_any_value_reaches_its_command_as_it_is(
         ("x", "lr = [1, [2]]", ".toml", "t.toml: lr: expected a list of values"),
         ("x", 'lr = [1, "a\\nb"]', ".toml", "t.toml, combination 2: lr = 'a\\nb': a task is one line"),
         ("x", "lr = [1,\n2 3]", ".toml", "line 2"),
+        ("x", "".join(f"k{n} = [{'1,' * 10}]\n" for n in range(7)), ".toml", "t.toml: gives 10000000 combinations"),
         ("x", "", ".yaml", "t.yaml: expected a table in .csv or .toml"),
         ("a\n{{ l }}", "lr\n1\n", ".csv", "t.j2, line 2: 'l' is undefined"),
         ("a\n{{ lr", "lr\n1\n", ".csv", "t.j2, line 2: unexpected end of template"),
