@@ -7,7 +7,6 @@ import ctypes
 import functools
 import math
 import os
-import re
 import select
 import signal
 import time
@@ -47,16 +46,6 @@ _RUN_MODULE = (
 def python_module(python: str) -> list[str]:
     """Return a command that runs the module that the next word names, without the current folder on its path."""
     return [python, "-c", _RUN_MODULE]
-
-
-def current_umask() -> int:
-    """Return this process's umask; where /proc does not tell, it is changed for a moment."""
-    with contextlib.suppress(OSError):
-        if found := re.search(r"^Umask:\s*([0-7]+)$", Path("/proc/self/status").read_text(), re.MULTILINE):
-            return int(found[1], 8)
-    umask = os.umask(0o077)
-    os.umask(umask)
-    return umask
 
 
 def end_with_parent(number: int = signal.SIGTERM) -> None:

@@ -18,7 +18,6 @@ from hpc_dl.errors import UserError
 from hpc_dl.planning.place import resolve
 from hpc_dl.planning.plan import Plan
 from hpc_dl.planning.preview import preview_folder
-from hpc_dl.processes import current_umask
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.modes import MODES
 from hpc_dl.spec.site import Site
@@ -52,7 +51,7 @@ def rendered(site: Site, folders: Sequence[Path]) -> Iterator[tuple[str, str]]:
     """
     for mode in MODES:
         for kind, job in _jobs(mode).items():
-            plan = Plan(resolve(job, site), job, site, "keywords", tuple(folders), current_umask())
+            plan = Plan(resolve(job, site), job, site, "keywords", tuple(folders))
             yield f"job.sh of mode {mode}, {kind}", plan.script()
             tasks = plan.task_file(plan.placement(), str(preview_folder(plan).path))
             for number, task in enumerate(parse(tasks), 1):

@@ -11,7 +11,6 @@ import msgspec
 from hpc_dl.errors import UserError
 from hpc_dl.planning.place import expected_facts, place, resolve
 from hpc_dl.planning.task_file import common, nodes_python, task_file
-from hpc_dl.processes import current_umask
 from hpc_dl.runfolder.start_from import resolve_start
 from hpc_dl.schedulers import scheduler_of
 from hpc_dl.spec.job import JobSpec, job_file, load_job
@@ -37,8 +36,6 @@ class Plan(msgspec.Struct, frozen=True):
     """The job description's path, or "keywords"."""
     templates: tuple[Path, ...]
     """Template folders, strongest first, without ours."""
-    umask: int
-    """Of the user, for what may be shared: the files of a job itself are private."""
 
     @property
     def runs(self) -> Path:
@@ -71,7 +68,6 @@ class Plan(msgspec.Struct, frozen=True):
             origin=self.origin,
             runs=str(self.runs),
             data=str(Path(self.job.workdir, self.site.data)),
-            umask=f"{self.umask:04o}",
             nodelist=fold(self.preview_nodes()),
         )
         return Renderer(self.templates).render(scheduler.template, values)
@@ -119,7 +115,7 @@ def make_plan(
     check_overrides(folders)
     check_lines({"python": nodes_python(site)})
     origin = str(path.absolute()) if path else "keywords"
-    return Plan(resolve(resolve_start(spec), site), spec, site, origin, folders, current_umask())
+    return Plan(resolve(resolve_start(spec), site), spec, site, origin, folders)
 
 
 def script_values(

@@ -46,7 +46,7 @@ OTHER_CLUSTER = "set SLURM_CLUSTERS to the cluster's name: sbatch, squeue, scont
 _NOT_FREE = {*_OWN_OPTIONS, *_FIXED_OPTIONS, *_CLUSTER_OPTIONS}
 # Variables that the job script needs for itself, and those that bash lets nobody set.
 _TAKEN_VARIABLES = {"run", "step", "started", "code", "attempt", "told", "warned", "between", "signalled"}
-_TAKEN_VARIABLES |= {"srun", "next", "pause", "unready", "python"}
+_TAKEN_VARIABLES |= {"srun", "next", "pause", "unready", "python", "usual"}
 _TAKEN_VARIABLES |= {"BASHOPTS", "BASH_VERSINFO", "EUID", "PPID", "SHELLOPTS", "UID"}
 # Variables by which a user would change what bash, or the Python of the job script, does.
 _TAKEN_VARIABLES |= {"IFS", "OPTIND", "RANDOM", "SRANDOM", "HISTCMD", "FUNCNEST", "BASH_XTRACEFD", "EXECIGNORE"}

@@ -51,7 +51,6 @@ class JobScript(ScriptValues, frozen=True, kw_only=True):
     origin: Annotated[str, Meta(description="the job file, or 'keywords'")]
     runs: Annotated[str, Meta(description="the folder of the run folders")]
     data: Annotated[str, Meta(description="the folder of the data sets")]
-    umask: Annotated[str, Meta(description="of the user who submits; the data set is written with it")]
     nodelist: Annotated[str, Meta(description="names of the nodes of a local run; empty where Slurm gives them")]
 
 

@@ -15,6 +15,7 @@
 #SBATCH --partition=main
 
 set -u -o pipefail
+usual=$(umask)
 umask 077
 unready=  # the exit code of what failed before the work could begin
 run=/FOLDER/work/runs/train-"$SLURM_JOB_ID"
@@ -84,7 +85,7 @@ await() {
 
 
 # The data set is made ready once, before the processes that read it; others may share it, as the user's umask says.
-(umask 0022; exec "${python[@]}" hpc_dl.data prepare digits --data-dir /FOLDER/work/data) &
+(umask "$usual"; exec "${python[@]}" hpc_dl.data prepare digits --data-dir /FOLDER/work/data) &
 await $! || exit
 
 while :; do

@@ -95,7 +95,7 @@ def test_the_list_has_templates_blocks_variables_and_overrides(site: Path) -> No
         assert all(block in text for block in library.get(name).blocks)
     assert f"  {path} builds on ours: " in text
     assert "\n  its blocks: command\n" in text
-    assert "    umask          text             of the user who submits" in text
+    assert "    origin         text             the job file" in text
 
 
 def test_every_template_has_a_description_and_every_variable_too() -> None:

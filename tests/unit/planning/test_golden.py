@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from hpc_dl.planning import preview
@@ -134,7 +133,6 @@ def rendered(name: str, folder: Path) -> Rendered:
     path = site_file(case.site)
     overrides = [Layer(settings, "keyword {key}")]
     plan = make_plan(case.job, load_site(path, **case.changes), path, overrides, case.nodelist)
-    plan = msgspec.structs.replace(plan, umask=0o022)
     placement = plan.placement(case.nodelist)
     return Rendered(plan, placement, preview.files(plan, placement), workdir)
 

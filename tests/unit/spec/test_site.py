@@ -98,8 +98,9 @@ def test_an_unknown_site_shows_the_nearest() -> None:
         ("cores = 1\n[env]\nA = 'a'\n'a b' = 'x'", 2, "'a b' is not a name of an environment variable"),
         *(
             (f"cores = 1\n[env]\n{name} = 'x'", 3, f"{name!r} is a variable that the job script can't change")
-            for name in ("run", "python", "IFS", "OPTIND", "RANDOM", "BASH_ENV")
+            for name in ("run", "python", "IFS", "OPTIND", "RANDOM")
         ),
+        ("cores = 1\n[env]\nSLURM_RESTART_COUNT = 'x'", 3, "'SLURM_RESTART_COUNT' is Slurm's own"),
         (
             "cores = 1\n[env]\nPATH = '/opt/bin'",
             3,

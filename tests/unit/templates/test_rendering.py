@@ -187,12 +187,17 @@ def test_a_folder_of_templates_may_have_any_name(tmp_path: Path) -> None:
     assert render(folder, "# {{ template | comment }}") == f"# {tmp_path}/x??y/t.j2"
 
 
-def test_the_data_set_has_the_umask_of_the_user_who_submits(site: Path) -> None:
-    before = os.umask(0o027)
-    try:
-        assert "\n(umask 0027; exec " in plan_on(site).script()
-    finally:
-        os.umask(before)
+def test_the_data_set_has_the_umask_of_the_user_who_submits(site: Path, tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho 0\numask > "$3.umask"\n[ "$4" != again ]\n')
+    python.chmod(0o755)
+    plan = msgspec.structs.replace(
+        plan_on(site), site=load_site(site, scheduler="local", python=str(python), modules=[])
+    )
+    code = f"umask 0027\n{plan.script()}"
+    subprocess.run(["bash", "-c", code], env={**os.environ, "HPC_DL_JOB_ID": "1"}, check=True, timeout=60)
+    assert (tmp_path / "hpc_dl.data.umask").read_text() == "0027\n"
+    assert (tmp_path / "hpc_dl.umask").read_text() == "0077\n"
 
 
 def test_the_variables_of_a_job_script_are_not_for_env_to_change(site: Path) -> None:
