@@ -12,9 +12,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from hpc_dl.runfolder.folder import write_text
+from hpc_dl.schedulers.slurm.steps import srun_command
 from hpc_dl.tasks import allocation
 from hpc_dl.tasks.demand import Options, demand, without_impossible
-from hpc_dl.tasks.executor import Agents, agent_command, srun_command
+from hpc_dl.tasks.executor import Agents, agent_command
 from hpc_dl.tasks.file.parser import read
 from hpc_dl.tasks.file.task import TaskFile
 from hpc_dl.tasks.greasy_conf import Settings
