@@ -204,9 +204,6 @@ def test_a_requeued_job_starts_afresh_and_keeps_its_log(bench: Bench) -> None:
     job = bench.submit("wait", "fail", "9", "worker:3")
     bench.ready(job, 5)
     # What the first run has said of its end does not count.
-    (job.run.state / "done").mkdir(parents=True, exist_ok=True)
-    for number in range(4):
-        (job.run.state / "done" / f"worker-{number}").touch()
     job.run.summary.write_text('{"state": "FAILED", "exit_code": 1, "started": 1, "ended": 2}')
     job.run.result.write_text('{"test_accuracy": 0.99}')
     words = [sys.executable, "-m", "hpc_dl", "logs", "--follow", "--process", "worker:0", job.job_id]
