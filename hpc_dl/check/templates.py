@@ -18,6 +18,7 @@ from hpc_dl.errors import UserError
 from hpc_dl.planning.place import resolve
 from hpc_dl.planning.plan import Plan
 from hpc_dl.planning.preview import preview_folder
+from hpc_dl.schedulers import scheduler_of
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.modes import MODES
 from hpc_dl.spec.site import Site
@@ -56,7 +57,7 @@ def rendered(site: Site, folders: Sequence[Path]) -> Iterator[tuple[str, str]]:
             tasks = plan.task_file(plan.placement(), str(preview_folder(plan).path))
             for number, task in enumerate(parse(tasks), 1):
                 yield f"task {number} of mode {mode}, {kind}", f"#!/bin/bash\n{task.command}\n"
-    if site.scheduler == "slurm":
+    if not scheduler_of(site).one_machine:
         yield "check/nodes.sh", node_script(plan)
         yield "tasks.sh", tasks_script(Path("/", _ODD), Request(1, options=("--cores=1",)), site, folders)
     yield "check/here.sh", here_script(plan)

@@ -135,11 +135,6 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """Return the gres name, ``gpu:k80`` or ``gpu``; the count is for the job to add."""
         return f"gpu:{self.gpu_type}" if self.gpu_type else "gpu"
 
-    @property
-    def mpi_launcher(self) -> str:
-        """Return ``srun`` or ``mpirun``; without Slurm there is no srun."""
-        return "mpirun" if self.scheduler == "local" else self.launcher
-
 
 def config_home() -> Path:
     """Return the folder of the user's configuration (XDG Base Directory Specification)."""

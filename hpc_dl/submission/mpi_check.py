@@ -38,7 +38,7 @@ def check_mpi(job: JobSpec, site: Site, python: str) -> None:
         )
     if site.modules:
         return
-    if site.mpi_launcher == "mpirun":
+    if site.launcher == "mpirun":
         if not shutil.which("mpirun", path=f"{Path(python).parent}:{os.environ.get('PATH', os.defpath)}"):
             raise UserError(f"mode = 'horovod': no mpirun on PATH: `make setup-horovod` brings one, {_INSTEAD}")
     elif reason := scheduler_of(site).mpi_problem():

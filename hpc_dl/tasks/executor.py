@@ -24,9 +24,8 @@ import msgspec
 
 from hpc_dl.errors import JobError
 from hpc_dl.processes import python_module
-from hpc_dl.schedulers.slurm.version import OVERLAP_SHARES_ALL, version
+from hpc_dl.schedulers.slurm.environment import without_step
 from hpc_dl.tasks.messages import Begin, Ended, Hello, Order, Ready, Stop, Stuck, decode_event, encode
-from hpc_dl.tasks.node_agent.environment import without_step
 
 _DROPPED = (
     5.0  # seconds between SIGTERM and SIGKILL for an agent that was dropped, or the srun of a node that does not answer
@@ -46,18 +45,6 @@ def agent_command(folder: Path, grace: float, node: str, step: bool = False) -> 
     """Return the command of the agent of a node, for this machine or, as a `step`, for srun."""
     words = ["hpc_dl.tasks.node_agent.agent", str(folder), str(grace), node]
     return [*python_module(sys.executable), *words, *(["step"] if step else [])]
-
-
-def srun_command(node: str, cores: int, command: Sequence[str]) -> list[str]:
-    """Return the command that runs an agent on a node of this allocation (man srun).
-
-    --overlap gives it all of the job's GPUs on the node, and leaves them to a task that calls srun itself; the cores
-    have to be asked for. It is no MPI rank.
-    """
-    options = ["--overlap", "--nodes=1", "--ntasks=1", f"--nodelist={node}", f"--cpus-per-task={cores}"]
-    if version() < OVERLAP_SHARES_ALL:
-        options.append("--mem=0")  # else it would keep all memory from the steps of the tasks
-    return ["srun", *options, "--mpi=none", "--export=ALL", *command]
 
 
 class _Agent:

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from hpc_dl.disk import write_whole
+from hpc_dl.schedulers.slurm.steps import srun_command
 from hpc_dl.tasks import allocation
 from hpc_dl.tasks.demand import RunOptions, demand, without_impossible
-from hpc_dl.tasks.executor import Agents, agent_command, srun_command
+from hpc_dl.tasks.executor import Agents, agent_command
 from hpc_dl.tasks.file.parser import read
 from hpc_dl.tasks.file.task import TaskFile
 from hpc_dl.tasks.greasy_conf import Settings

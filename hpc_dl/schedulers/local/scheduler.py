@@ -35,7 +35,7 @@ class Local:
         raise NotImplementedError("this machine is no cluster")
 
     def completed(self, site: Site) -> Site:
-        return replace(site, cores=os.cpu_count() or 1, gpus=len(local_gpus()))
+        return replace(site, cores=os.cpu_count() or 1, gpus=len(local_gpus()), launcher="mpirun")
 
     def nodes(self) -> tuple[Node, ...]:
         return ()

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import msgspec
 
 from hpc_dl.errors import UserError
-from hpc_dl.schedulers.protocol import PATIENCE
 from hpc_dl.schedulers.slurm.environment import for_slurms_commands
 
+_PATIENCE = 30.0  # seconds that a command has, if nothing else is said
 NO_COMMAND, TOO_LATE = 127, 124  # the exit codes of a shell, and of timeout(1)
 
 
@@ -22,7 +22,7 @@ class Answer(msgspec.Struct, frozen=True):
     error: str = ""
 
 
-def ask(environ: Mapping[str, str], *command: str, patience: float = PATIENCE) -> Answer:
+def ask(environ: Mapping[str, str], *command: str, patience: float = _PATIENCE) -> Answer:
     """Run a command of Slurm and return what it said.
 
     Args:

@@ -29,6 +29,11 @@ _VARIABLES = {"time": "TIMELIMIT", "mem": "MEM_PER_NODE", "array": "ARRAY_INX", 
 # Options of which one in the script decides for the others too.
 _TOGETHER = ({"gres", "gpus", "gpus-per-node", "gpus-per-task"}, {"requeue", "no-requeue"})
 
+# srun takes these for options: how many tasks the job's own steps have, and what each of them gets.
+_STEP = re.compile(
+    r"SLURM_(N?TASKS\w*|NPROCS|NNODES|DISTRIBUTION|GPUS_PER_TASK|TRES_PER_TASK|CPUS_PER_TASK|EXACT|CPU_BIND\w*)|SRUN_\w+"
+)
+
 
 def inheritable(environ: Mapping[str, str]) -> dict[str, str]:
     """Return an environment for a job, without a job around us and without the options of `hpc-dl`."""
@@ -53,3 +58,8 @@ def _decided(options: list[str]) -> Iterator[str]:
 def for_slurms_commands(environ: Mapping[str, str]) -> dict[str, str]:
     """Return an environment in which squeue, sacct, sinfo, scancel and scontrol do what their options say."""
     return {key: value for key, value in environ.items() if not key.startswith(_CHANGING)}
+
+
+def without_step(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without what srun would take for options of another step."""
+    return {key: value for key, value in environ.items() if not _STEP.fullmatch(key)}

@@ -7,31 +7,19 @@ Where srun takes no --nodes beside SLURM_HOSTFILE, templates/srun.sh.j2 comes fi
 
 from __future__ import annotations
 
-import contextlib
 import os
-import re
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from hpc_dl.schedulers.slurm.environment import without_step
+from hpc_dl.schedulers.slurm.steps import kill_steps
 from hpc_dl.schedulers.slurm.version import HOSTFILE_EXCLUDES_NODES, OVERLAP_SHARES_ALL, version
 from hpc_dl.tasks.messages import Order
 from hpc_dl.tasks.pool import Share
 
-# srun takes these as options. They describe the step that the agent is, or the whole job, and not a task.
-_STEP = re.compile(
-    r"SLURM_(N?TASKS\w*|NPROCS|NNODES|DISTRIBUTION|GPUS_PER_TASK|TRES_PER_TASK|CPUS_PER_TASK|EXACT|CPU_BIND\w*)|SRUN_\w+"
-)
 PROLOG = "prolog"  # names in the records folder
 HOSTS = "hosts"
 BIN = "bin"
-
-_SCANCEL = 20.0  # seconds; the agent does nothing else meanwhile
-
-
-def without_step(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment without the variables that srun would take as options."""
-    return {key: value for key, value in environ.items() if not _STEP.fullmatch(key)}
 
 
 class Environment:
@@ -122,11 +110,7 @@ class Environment:
             return
         steps = path.read_text().split()
         path.unlink()
-        # A step may have ended by itself, and then scancel fails.
-        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            subprocess.run(
-                ["scancel", "--quiet", "--signal=KILL", *steps], check=False, capture_output=True, timeout=_SCANCEL
-            )
+        kill_steps(steps)
 
 
 def _share_line(share: Share, bind: bool) -> str:

@@ -88,8 +88,8 @@ def test_missing_horovod_names_the_target_that_builds_it(monkeypatch: pytest.Mon
     with pytest.raises(
         UserError, match=r"mode = 'horovod': Horovod is not in .*make setup-horovod.* mode 'multiworker'"
     ):
-        check(Site(cores=1, scheduler="local"))
-    check(Site(cores=1, scheduler="local"), mode="multiworker")
+        check(Site(cores=1, scheduler="local", launcher="mpirun"))
+    check(Site(cores=1, scheduler="local", launcher="mpirun"), mode="multiworker")
     check(Site(cores=1, python="/opt/python", modules=("horovod",)), "/opt/python")
 
 
@@ -97,7 +97,7 @@ def test_a_missing_mpi_launcher_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setenv("PATH", str(tmp_path))
     python, script = str(tmp_path / "python"), "train.py"
     with pytest.raises(UserError, match="no mpirun on PATH: `make setup-horovod` brings one"):
-        check(Site(cores=1, scheduler="local"), python, script=script)
+        check(Site(cores=1, scheduler="local", launcher="mpirun"), python, script=script)
     with pytest.raises(UserError, match=r"srun of site 'x' can't start MPI .* set launcher = .mpirun"):
         check(Site(name="x", cores=1), python, script=script)
     for name in ("srun", "mpirun"):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hpc_dl.schedulers.slurm import version
-from hpc_dl.tasks.executor import srun_command
+from hpc_dl.schedulers.slurm.steps import srun_command
 from hpc_dl.tasks.messages import Order
 from hpc_dl.tasks.node_agent.environment import Environment
 from hpc_dl.tasks.pool import Share

@@ -1,0 +1,38 @@
+"""Steps of the job around us: how an agent is started on a node, and how the steps of a task are ended."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from hpc_dl.schedulers.slurm.commands import ask
+from hpc_dl.schedulers.slurm.version import OVERLAP_SHARES_ALL, version
+
+_PATIENCE = 20.0  # seconds: longer, and the agent would seem dead
+
+
+def srun_command(node: str, cores: int, command: Sequence[str]) -> list[str]:
+    """Return the command that runs an agent on a node of this allocation (man srun).
+
+    --overlap gives it all of the job's GPUs on the node, and leaves them to a task that calls srun itself; the cores
+    have to be asked for. It is no MPI rank.
+    """
+    # Else it would keep all memory from the steps of the tasks.
+    memory = [] if version() >= OVERLAP_SHARES_ALL else ["--mem=0"]
+    return [
+        "srun",
+        "--overlap",
+        "--nodes=1",
+        "--ntasks=1",
+        f"--nodelist={node}",
+        f"--cpus-per-task={cores}",
+        *memory,
+        "--mpi=none",
+        "--export=ALL",
+        *command,
+    ]
+
+
+def kill_steps(steps: Sequence[str]) -> None:
+    """Kill steps, named ``JOB.STEP``; what scancel says of one that has ended already is nothing to anybody."""
+    ask(os.environ, "scancel", "--quiet", "--signal=KILL", *steps, patience=_PATIENCE)
