@@ -90,7 +90,6 @@ def test_a_wrong_type_shows_no_value(env: Any) -> None:
     [
         ("TF_CONFIG", "the placement"),
         ("CUDA_VISIBLE_DEVICES", "the placement; see gpus and workers"),
-        ("OMP_NUM_THREADS", "its cores; see cores and ps_cores"),
         ("HPC_DL_RUN", "hpc_dl"),
     ],
 )
