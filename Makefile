@@ -43,6 +43,8 @@ unexport $(1)
 endif
 endef
 $(foreach name,$(SETTINGS),$(eval $(call pass,$(name))))
+# Nor do those that are for make alone reach the job's environment.
+$(foreach name,PYTHON KIND MPI,$(if $(findstring command,$(origin $(name))),$(eval unexport $(name))))
 export HPC_DL_MAKE := 1
 
 # A variable that nothing reads is a slip, such as NODS=4.
