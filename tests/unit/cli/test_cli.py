@@ -221,6 +221,16 @@ def test_submit_ends_with_the_jobs_exit_code_and_its_cause(bench: Bench) -> None
     assert "Traceback" not in output
 
 
+def test_a_scripts_result_is_no_trouble_whatever_it_holds(bench: Bench) -> None:
+    result = '{"test_accuracy": "high", "test_loss": null, "steps": [1], "steps_per_s": "\\udcff", "images_per_s": 1}'
+    text = f"cat > $HPC_DL_RUN/result.json <<'END'\n{result}\nEND\n"
+    output = bench.run(*bench.script(text), "--mode", "single")
+    line = "Result: test_accuracy = high, test_loss = None, steps = [1], steps_per_s = ?, images_per_s = 1\n"
+    for shown in (output, *(bench.run(command, "L1") for command in ("watch", "status", "report"))):
+        assert "Job L1 COMPLETED" in shown
+        assert line in shown
+
+
 def test_a_make_in_a_job_has_nothing_of_the_make_that_submitted_it(bench: Bench) -> None:
     words = bench.script("make -f inner.mk\n")
     (bench.folder / "inner.mk").write_text("NODES := own\nall:\n\t@echo level=$(MAKELEVEL) nodes=$(NODES)\n")

@@ -73,6 +73,8 @@ def test_names_that_only_resemble_secrets_are_taken() -> None:
         "SSH_KEY_FILE",
         "KEYBOARD",
         "DATA_URL",
+        "OMP_NUM_THREADS",
+        "TF_NUM_INTEROP_THREADS",
     ]
     env = dict.fromkeys(names, "x")
     assert load_job(None, [Layer({"env": env}, "test")]).env == env
