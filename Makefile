@@ -17,7 +17,7 @@ $(error KIND=$(value KIND): allowed are cpu and gpu)
 endif
 LOCK := env/locks/$(KIND).txt
 READY := $(VENV)/.ready-$(KIND)
-HOROVOD_LOCKS := env/locks/horovod-tools.txt env/locks/horovod.txt
+HOROVOD_LOCKS := env/locks/horovod-tools.txt env/locks/horovod.txt env/locks/horovod.sed
 # The MPI that Horovod is built with: that of a wheel, or the site's own, whose mpicc is on PATH. What was built stays.
 ifeq ($(origin MPI),undefined)
 MPI := $(if $(wildcard $(VENV)/.horovod-site),site,wheel)
@@ -43,6 +43,8 @@ unexport $(1)
 endif
 endef
 $(foreach name,$(SETTINGS),$(eval $(call pass,$(name))))
+# Nor do those that are for make alone reach the job's environment.
+$(foreach name,PYTHON KIND MPI,$(if $(findstring command,$(origin $(name))),$(eval unexport $(name))))
 export HPC_DL_MAKE := 1
 
 # A variable that nothing reads is a slip, such as NODS=4.
@@ -93,6 +95,7 @@ $(HOROVOD): $(READY) $(HOROVOD_LOCKS)
 	  HOROVOD_WITHOUT_MXNET=1 HOROVOD_WITHOUT_GLOO=1 HOROVOD_CPU_OPERATIONS=MPI $(BIN)/pip --disable-pip-version-check \
 	  install --quiet --no-deps --no-build-isolation --no-cache-dir --force-reinstall --require-hashes \
 	  -r env/locks/horovod.txt
+	@sed -i -f env/locks/horovod.sed $(VENV)/lib/python3.*/site-packages/horovod/tensorflow/keras/{__init__,callbacks}.py
 	@touch $@
 
 .PHONY: submit resume check render plan status watch report tensorboard logs cancel list

@@ -15,7 +15,6 @@ from hpc_dl.errors import LOST, DiskError, JobError, UserError
 
 if TYPE_CHECKING:
     from hpc_dl.node.process import ProcessLine
-    from hpc_dl.node.restart_policy import Policy
     from hpc_dl.runfolder.folder import RunFolder
     from hpc_dl.spec.job import JobSpec
 
@@ -121,15 +120,15 @@ def place(run: Path, nodelist: str, job_id: str, attempt: int | None) -> int:
     from hpc_dl.planning.place import placed
     from hpc_dl.planning.task_file import task_file
     from hpc_dl.runfolder.folder import RunFolder
-    from hpc_dl.spec.modes import MODES
 
     folder = RunFolder(run, attempt)
     job, site = _job(folder), folder.read_site()
     found = insist(f"{folder.facts} can't be read", folder.read_facts)
     placement = placed(job, site, found, nodelist, job_id, str(run.parent))
-    files = {folder.cluster: msgspec.json.encode(placement.cluster())}
-    if MODES[job.mode].ranks:
-        files[folder.placement] = msgspec.json.encode(placement)
+    files = {
+        folder.cluster: msgspec.json.encode(placement.cluster()),
+        folder.placement: msgspec.json.encode(placement),
+    }
     files[folder.tasks] = task_file(job, site, placement, str(run), folder.renderer(), folder.attempt).encode()
     attempts.check(folder)
     for path, data in files.items():
@@ -160,16 +159,25 @@ def launch(
     words: tuple[str, ...],
 ) -> int:
     """Start and watch this node's processes: ``::: worker:0 VARIABLE=VALUE … COMMAND …`` for each."""
+    import os
+
     from hpc_dl.node.addresses import check_own_names
     from hpc_dl.node.launcher import Launcher
     from hpc_dl.node.process import parse_processes
+    from hpc_dl.node.restart_policy import Policy
+    from hpc_dl.planning.process_env import script_defaults
     from hpc_dl.runfolder.folder import RunFolder
+    from hpc_dl.schedulers.slurm.task_numbers import without_rank
 
     folder = RunFolder(run, attempt)
     lines = parse_processes(words, separator)
     with _reported(folder, "launcher", node):
         check_own_names(folder.read_cluster(), [(line.role, line.index) for line in lines])
-    launcher = Launcher(folder, node, grace, _policy(folder), _site_variables(folder))
+    policy, environ = Policy(), without_rank(os.environ)
+    if folder.job_file.exists():  # a line can be run by hand, with a cluster spec and no job
+        job = folder.read_job()
+        policy, environ = Policy.of(job), {**script_defaults(job), **environ}
+    launcher = Launcher(folder, node, grace, policy, {**environ, **_site_variables(folder)})
     with _staged(folder, node, lines if stage else []) as staged:
         return launcher.launch(staged or lines, classic_flags)
 
@@ -202,13 +210,6 @@ def _reported(folder: RunFolder, process: str, node: str) -> Iterator[None]:
         raise
 
 
-def _policy(folder: RunFolder) -> Policy:
-    from hpc_dl.node.restart_policy import Policy
-
-    # A line can be run by hand, with a cluster spec and no job.
-    return Policy.of(folder.read_job()) if folder.job_file.exists() else Policy()
-
-
 def _site_variables(folder: RunFolder) -> dict[str, str]:
     """Return what the processes of a job must know of their site."""
     fake = folder.site_file.exists() and folder.read_site().fake_gpus
@@ -228,13 +229,17 @@ def rank(run: Path, grace: float, attempt: int | None, stage: bool, quiet_end: b
 
     from hpc_dl.node.launcher import Launcher
     from hpc_dl.node.mpi_rank import process_line, process_of
+    from hpc_dl.node.restart_policy import Policy
+    from hpc_dl.planning.process_env import script_defaults
     from hpc_dl.runfolder.folder import RunFolder
 
     folder = RunFolder(run, attempt)
     with _reported(folder, "rank", os.uname().nodename):
         process = process_of(folder.read_placement(), os.environ)
-    launcher = Launcher(folder, process.node, grace, _policy(folder), env=_site_variables(folder))
-    lines = [process_line(process, command)]
+    job, site = _job(folder), folder.read_site()
+    environ = {**script_defaults(job), **os.environ, **_site_variables(folder)}
+    launcher = Launcher(folder, process.node, grace, Policy.of(job), environ)
+    lines = [process_line(process, job, site, command)]
     with _staged(folder, process.node, lines if stage else []) as staged:
         code = launcher.launch(staged or lines)
     return 0 if quiet_end and code in (130, 143) and folder.read_failure() is None else code
@@ -248,12 +253,13 @@ def rank(run: Path, grace: float, attempt: int | None, stage: bool, quiet_end: b
 def mpirun(run: Path | None, grace: float, attempt: int | None, command: tuple[str, ...]) -> int:
     """Run COMMAND, which is mpirun, so that its ranks have their time to save when they are told to end."""
     from hpc_dl.node.mpirun import run_mpirun
+    from hpc_dl.node.restart_policy import Policy
     from hpc_dl.runfolder.folder import RunFolder
 
     if run is None:
         return run_mpirun(command, grace)
     folder = RunFolder(run, RunFolder(run, attempt).attempt)
-    return run_mpirun(command, grace, folder, _policy(folder).hang_timeout)
+    return run_mpirun(command, grace, folder, Policy.of(_job(folder)).hang_timeout)
 
 
 @click.command()
@@ -299,6 +305,8 @@ def finish(run: Path, attempt: int | None, code: int, started: float, told: bool
     attempts.record(folder, attempts.Event(folder.attempt, time.time(), "ended", 0, summary.exit_code, cause, then))
     if then:
         return summary.exit_code
+    if summary.result is None and folder.result.exists():
+        click.echo(f"hpc-dl: {folder.result} is no JSON object that can be read: the summary has no result")
     took = time.time() - started
     click.echo(f"hpc-dl: job {summary.state} with exit code {summary.exit_code} after {took:.1f} s")
     if summary.failure:

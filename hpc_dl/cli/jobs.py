@@ -21,9 +21,8 @@ def follow(job: Job, console: Console) -> int:
     from hpc_dl.cli.terminal import summary_lines, watch
     from hpc_dl.submission.states import summary_of
 
-    spec = job.run.read_job()
     try:
-        state = watch(job, console, None if spec.script else spec.steps)
+        state = watch(job, console)
     except KeyboardInterrupt:
         # The id alone finds it where `watch` looks by itself.
         name = job.job_id if job.run.path.parent.absolute() == Path("runs").absolute() else str(job.run.path)

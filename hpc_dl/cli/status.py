@@ -49,7 +49,7 @@ def status(jobs: tuple[str, ...], runs: str, as_json: bool) -> int:
 
 def print_status(handle: Job, state: JobState) -> None:
     """Print where a job is."""
-    from hpc_dl.cli.terminal import describe, summary_lines
+    from hpc_dl.cli.terminal import describe, output_lines, summary_lines
     from hpc_dl.runfolder.progress import Progress
     from hpc_dl.schedulers.protocol import ENDED
     from hpc_dl.submission.states import summary_of
@@ -57,8 +57,11 @@ def print_status(handle: Job, state: JobState) -> None:
     if state.state in ENDED:
         click.echo("\n".join(summary_lines(handle, state, summary_of(handle.run, state))))
     else:
-        steps = handle.run.read_job().steps
+        spec = handle.run.read_job()
+        steps = None if spec.script else spec.steps
         click.echo(f"Job {handle.job_id} {describe(state, Progress(handle.run).look(), steps)}")
+        for line in output_lines(handle.run, spec, state):
+            click.echo(f"    {line}")
         click.echo(f"Run folder: {handle.run.path}")
     if state.silent and not state.reason:
         click.echo(f"hpc-dl: {_SILENT}", err=True)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import msgspec
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
-from hpc_dl.runfolder.folder import Summary
-from hpc_dl.runfolder.logs import last_lines
+from hpc_dl.runfolder.folder import RunFolder, Summary
+from hpc_dl.runfolder.logs import last_lines, screen_lines
 from hpc_dl.runfolder.progress import Progress, Totals
 from hpc_dl.schedulers.protocol import WAITING, JobState
+from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.placement import Placement
 from hpc_dl.submission.asking import Asking
 from hpc_dl.submission.handle import Job
@@ -24,6 +28,8 @@ _FRAME = 0.5  # seconds between looks at the metrics files
 _LINE = 5.0  # seconds between plain lines
 _RESULT = {"test_accuracy", "test_loss", "steps", "steps_per_s", "images_per_s"}  # what the built-in program reports
 _ROWS = 24  # nodes that the placement table shows
+_OUTPUT = 5  # lines of a script's output that are shown while it runs
+_WIDEST = 200  # characters of such a line, and of a value in a script's result
 
 
 def placement_table(placement: Placement) -> Table:
@@ -46,8 +52,14 @@ def placement_table(placement: Placement) -> Table:
     return table
 
 
-def describe(state: JobState, now: Totals, steps: int) -> str:
-    """Return one line on where a job is."""
+def describe(state: JobState, now: Totals, steps: int | None) -> str:
+    """Return one line on where a job is.
+
+    Args:
+        state: its state.
+        now: how far it is.
+        steps: global steps that it makes; None for a script of the user's own.
+    """
     parts = [f"{state.state} ({state.reason})" if state.reason else state.state]
     if state.silent and not state.reason:
         parts.append("Slurm does not answer")
@@ -61,8 +73,9 @@ def describe(state: JobState, now: Totals, steps: int) -> str:
     if running and now.evaluating:
         parts.append("evaluating")
     elif running and not now.workers:
-        parts.append("starting")
-    if now.workers:
+        elapsed = [duration(max(0.0, time.time() - now.begun))] if now.begun else []
+        parts += elapsed if elapsed and steps is None else [" for ".join(["starting", *elapsed])]
+    if now.workers and steps is not None:
         parts.append(f"step {now.step}/{steps}")
         parts += _speed(now)
         if now.loss is not None:
@@ -97,41 +110,69 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02} h"
 
 
-def watch(job: Job, console: Console, steps: int | None) -> JobState:
-    """Show a job's progress until it has ended; return its last state.
-
-    Args:
-        job: the job.
-        console: where to write.
-        steps: global steps that it makes; None for a script of the user's own, which has no metrics of ours.
-    """
+def watch(job: Job, console: Console) -> JobState:
+    """Show a job's progress until it has ended; return its last state."""
     if not console.is_terminal:
-        return _follow(job, lambda line, _: console.print(line, highlight=False, soft_wrap=True, markup=False), steps)
-    with Live(console=console, refresh_per_second=4, transient=True) as live:
 
-        def show(line: str, now: Totals) -> None:
+        def say(view: _View) -> None:
+            line = "  ".join([view.line, *view.output[-1:]])
+            console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+        return _follow(job, say)
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+
+        def show(view: _View) -> None:
             grid = Table.grid(padding=(0, 1))
-            grid.add_row(escape(line))
-            if now.workers and steps:
-                grid.add_row(ProgressBar(total=steps, completed=min(now.step, steps), width=60))
-            live.update(grid)
+            grid.add_row(escape(view.line))
+            if view.totals.workers and view.steps:
+                done = min(view.totals.step, view.steps)
+                grid.add_row(ProgressBar(total=view.steps, completed=done, width=60))
+            for line in view.output:
+                grid.add_row(Text(line, style="dim", no_wrap=True, overflow="ellipsis"))
+            live.update(grid, refresh=True)
 
-        return _follow(job, show, steps, every=0.0)
+        return _follow(job, show, every=0.0)
 
 
-def _follow(job: Job, show: Callable[[str, Totals], None], steps: int | None, every: float = _LINE) -> JobState:
+class _View(msgspec.Struct, frozen=True):
+    """What there is to see of a job at one time."""
+
+    line: str
+    totals: Totals
+    steps: int | None
+    output: list[str]
+    """The last lines that a script of the user's own has written."""
+
+
+def output_lines(run: RunFolder, spec: JobSpec, state: JobState) -> list[str]:
+    """Return the last lines of a running script of the user's own: of the process that mostly speaks for all."""
+    if not spec.script or state.state != "RUNNING":
+        return []
+    speaker = "chief:0" if spec.chief else "worker:0"
+    return [f"{speaker}  {line[:_WIDEST]}" for line in screen_lines(run.log_of(speaker), _OUTPUT)]
+
+
+def _follow(job: Job, show: Callable[[_View], None], every: float = _LINE) -> JobState:
+    """Show a job's progress when its state changes, and when something else does, at most every so many seconds.
+
+    With 0 seconds it is shown at each look, since the time goes on.
+    """
+    spec = job.run.read_job()
+    steps = None if spec.script else spec.steps
     progress = Progress(job.run)
     asking = Asking(job.run)
-    shown_at, shown = 0.0, ("", 0)
+    shown_at, shown = 0.0, ("", 0, [""])
     while True:
         now = time.monotonic()
         totals = progress.look()
         looked = time.monotonic() - now
         state, ended = asking.look().state, asking.over
+        view = _View(describe(state, totals, steps), totals, steps, output_lines(job.run, spec, state))
         quiet = totals.quiet // 60  # said once a minute
-        mark = (f"{state.state} {state.reason} {state.silent} {totals.evaluating} {quiet}", totals.step)
-        if mark[0] != shown[0] or ended or (mark != shown and now - shown_at >= every):
-            show(describe(state, totals, steps or 0), totals)
+        said = f"{state.state} {state.reason} {state.silent} {totals.evaluating} {quiet}"
+        mark = (said, totals.step, view.output[-1:])
+        if mark[0] != shown[0] or ended or not every or (mark != shown and now - shown_at >= every):
+            show(view)
             shown, shown_at = mark, now
         if ended:
             return state
@@ -151,13 +192,26 @@ def summary_lines(job: Job, state: JobState, summary: Summary | None) -> list[st
         lines.append(f"The end of {job.run.log}:")
         lines += [f"    {line}" for line in last_lines(job.run.log, 8)]
     result = summary.result if summary else None
-    if result and not result.keys() >= _RESULT:  # of a script of the user's own
-        lines.append("Result: " + ", ".join(f"{key} = {value}" for key, value in result.items()))
-    elif result:
+    if result and _is_ours(result):
         loss = math.nan if result["test_loss"] is None else result["test_loss"]  # JSON has no NaN
         lines.append(
             f"test accuracy {result['test_accuracy']:.2%}, test loss {loss:.3f};"
             f" {result['steps']} steps, {result['steps_per_s']:.1f} steps/s, {result['images_per_s']:.0f} images/s"
         )
+    elif result:
+        lines.append("Result: " + ", ".join(f"{_short(key)} = {_short(value)}" for key, value in result.items()))
     lines.append(f"Run folder: {job.run.path}")
     return lines
+
+
+def _is_ours(result: Mapping[str, Any]) -> bool:
+    """Say whether a result has what the built-in program reports: a script's own may have text by the same names."""
+    numbers = [result.get(key) for key in _RESULT - {"test_loss"}]
+    loss = result.get("test_loss", "")
+    numbers.append(0.0 if loss is None else loss)
+    return all(isinstance(number, float) or (isinstance(number, int) and abs(number) < 2**63) for number in numbers)
+
+
+def _short(value: object) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) <= _WIDEST else f"{text[:_WIDEST]}…"

@@ -6,6 +6,7 @@ a node that nobody reaches finds the later one by its number, and ends.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import time
@@ -95,7 +96,8 @@ def begin(run: RunFolder, slurm_restarts: int = 0, after: int | None = None) -> 
         # And again, if a script that was slower has just put a lower number.
         insist(what, functools.partial(write_whole, run.attempt_file, str(latest())))
     for file in (run.summary, run.result):
-        insist(what, functools.partial(file.unlink, missing_ok=True))
+        with contextlib.suppress(IsADirectoryError):  # a script has made a folder of that name
+            insist(what, functools.partial(file.unlink, missing_ok=True))
     record(run, Event(number, time.time(), "started", slurm_restarts))
     return number
 

@@ -17,7 +17,7 @@ from hpc_dl.disk import FORBIDDEN, PATIENCE, TROUBLE
 from hpc_dl.errors import LOST, DiskError, JobError
 from hpc_dl.node.attempts import superseded
 from hpc_dl.node.heartbeats import HEARTBEAT, LogSigns, PipeSigns
-from hpc_dl.node.outcome import all_workers_done, mark_done, mark_lost, report_failure, tell_all_to_end
+from hpc_dl.node.outcome import mark_done, mark_lost, report_failure, tell_all_to_end, training_done
 from hpc_dl.node.process import Child, ProcessLine
 from hpc_dl.node.restart_policy import After, Policy, pause
 from hpc_dl.processes import (
@@ -30,6 +30,7 @@ from hpc_dl.processes import (
     waits_for_disk,
 )
 from hpc_dl.runfolder.folder import Failure, RunFolder
+from hpc_dl.schedulers.slurm.task_numbers import with_numbers
 from hpc_dl.spec.placement import classic_flags, tf_config
 
 _TOLD = 0.5  # seconds in which a SIGTERM that has ended a process reaches the launcher too, if it was meant for all
@@ -44,7 +45,7 @@ class Launcher:
         node: this node's name.
         grace: seconds that processes have between SIGTERM and SIGKILL.
         policy: which processes are started again.
-        env: further variables of each process.
+        environ: what all processes find in their environment, before each gets what is its own.
     """
 
     # SIGUSR1 is how mpirun tells its ranks to end (mpirun.py).
@@ -56,14 +57,16 @@ class Launcher:
         node: str,
         grace: float,
         policy: Policy | None = None,
-        env: Mapping[str, str] | None = None,
+        environ: Mapping[str, str] = os.environ,
     ) -> None:
         self._run = RunFolder(run.path, run.attempt)
         self._node = node
         self._grace = grace
         self._policy = policy or Policy()
-        self._env = {**os.environ, **(env or {})}
+        self._environ = environ
         self._cluster = run.read_cluster()
+        # A task file that was made by hand has none.
+        self._placement = run.read_placement() if run.placement.exists() else None
         self._children: dict[int, Child] = {}
         self._restarts: dict[str, int] = {}
         self._unstarted: dict[str, float] = {}  # since when the disk has kept a process from its start
@@ -72,7 +75,7 @@ class Launcher:
         self._exit_code = 0
         self._clock = AwakeClock()
         self._kill_at: float | None = None  # set once the processes have been told to end
-        self._ps_until: float | None = None  # set once all workers are done
+        self._servers_until: float | None = None  # set once the training is done
 
     def launch(self, lines: Sequence[ProcessLine], flags: bool = False) -> int:
         """Start the processes and return when all have ended.
@@ -124,7 +127,8 @@ class Launcher:
 
     def _start(self, line: ProcessLine) -> None:
         job = {"HPC_DL_RUN": str(self._run.path), "HPC_DL_ATTEMPT": str(self._run.attempt)}
-        env = {**self._env, **line.env, **job, "HPC_DL_GRACE": f"{self._grace:g}"}
+        common = with_numbers(self._environ, self._placement, line.name)
+        env = {**common, **line.env, **job, "HPC_DL_GRACE": f"{self._grace:g}"}
         env["TF_CONFIG"] = tf_config(self._cluster, line.role, line.index)
         command = [*line.command, *(classic_flags(self._cluster, line.role, line.index) if self._flags else ())]
         policy, log = self._policy, self._run.log_of(line.name)
@@ -142,8 +146,8 @@ class Launcher:
         finally:
             if pipe:
                 pipe.started()
-        # A ps may have nothing to say for hours.
-        if policy.hang_timeout and policy.own_script and line.role != "ps":
+        # Who serves others may have nothing to say for hours.
+        if policy.hang_timeout and policy.own_script and not self._serves(line.role):
             child.signs = LogSigns(log)
         self._unstarted.pop(line.name, None)
         self._guard.add(child.popen.pid)
@@ -198,7 +202,7 @@ class Launcher:
     def _ended(self, child: Child, status: int) -> None:
         if self._kill_at is not None:
             return
-        if child.line.role == "ps" and (self._ps_until is not None or self._all_workers_done()):
+        if self._serves(child.line.role) and (self._servers_until is not None or self._training_done()):
             return
         if status == 0:
             if child.line.role != "ps":
@@ -272,10 +276,14 @@ class Launcher:
                 self._end(128 + signal.SIGTERM)
         return self._kill_at is not None
 
-    def _all_workers_done(self) -> bool:
+    def _training_done(self) -> bool:
         with contextlib.suppress(OSError):
-            return all_workers_done(self._run, self._cluster)
+            return training_done(self._run, self._cluster)
         return False
+
+    def _serves(self, role: str) -> bool:
+        """Say whether processes of a role only do what others tell them, so that nobody waits for their end."""
+        return role == "ps" or (role == "worker" and "chief" in self._cluster)
 
     def _look_around(self) -> None:
         """See what happened on the other nodes, and how long is left."""
@@ -288,12 +296,12 @@ class Launcher:
                 kill_sessions(self._children, signal.SIGKILL)
         elif self._is_over():
             pass
-        elif self._ps_until is not None:
-            if now > self._ps_until:
+        elif self._servers_until is not None:
+            if now > self._servers_until:
                 self._end(0)
-        elif all(child.line.role == "ps" for child in self._children.values()) and self._all_workers_done():
+        elif all(self._serves(child.line.role) for child in self._children.values()) and self._training_done():
             # A ps of the built-in program leaves by itself; server.join() of a user's script never does.
-            self._ps_until = now + _POLL * 2
+            self._servers_until = now + _POLL * (5 if "chief" in self._cluster else 2)
 
     def _end(self, code: int, number: int = signal.SIGTERM) -> None:
         if self._kill_at is None:

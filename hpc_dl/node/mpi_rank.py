@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from hpc_dl.errors import UserError
 from hpc_dl.node.process import ProcessLine
+from hpc_dl.planning.process_env import variables
+from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.placement import Placement, Process
+from hpc_dl.spec.site import Site
 
 # Of Open MPI's mpirun; of srun --mpi=pmix; of other MPIs; of srun alone, which batch scripts have as well.
 _RANK = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
@@ -43,14 +46,7 @@ def process_of(placement: Placement, environ: Mapping[str, str]) -> Process:
     return workers[rank]
 
 
-def process_line(process: Process, command: Sequence[str]) -> ProcessLine:
+def process_line(process: Process, job: JobSpec, site: Site, command: Sequence[str]) -> ProcessLine:
     """Return what to start: `command` on the cores of `process`, with its GPUs and threads."""
-    threads = str(process.threads)
-    env = {
-        "CUDA_VISIBLE_DEVICES": process.visible_gpus,
-        "OMP_NUM_THREADS": threads,
-        "TF_NUM_INTRAOP_THREADS": threads,
-        "TF_NUM_INTEROP_THREADS": threads,
-    }
     bound = ("taskset", "-c", process.core_list) if process.cores else ()
-    return ProcessLine(process.role, process.index, env, (*bound, *command))
+    return ProcessLine(process.role, process.index, variables(process, job, site), (*bound, *command))

@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -17,6 +18,8 @@ from hpc_dl.runfolder.folder import Failure, RunFolder, Summary
 from hpc_dl.runfolder.metrics import figures, per_step
 
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)  # what link says on CIFS, exFAT, some of FUSE
+
+_LEVELS = 50  # of a script's result, in a summary
 
 
 def mark_done(run: RunFolder, process: str) -> None:
@@ -37,10 +40,16 @@ def tell_all_to_end(run: RunFolder) -> None:
     run.stop.write_bytes(b"")
 
 
-def all_workers_done(run: RunFolder, cluster: Mapping[str, Sequence[str]]) -> bool:
-    """Return whether every process of the cluster spec but the ps has ended well, or was given up."""
+def training_done(run: RunFolder, cluster: Mapping[str, Sequence[str]]) -> bool:
+    """Return whether the training of a cluster spec is over.
+
+    A separate chief directs the workers, as TensorFlow's ClusterCoordinator does: its good end is enough. Without one,
+    all workers must have ended well or been given up.
+    """
     look_anew(run.state)
-    expected = sum(len(addresses) for role, addresses in cluster.items() if role != "ps")
+    if "chief" in cluster:
+        return (run.done / "chief-0").exists()
+    expected = len(cluster.get("worker", ()))
     ended = {path.name for folder in (run.done, run.lost) if folder.is_dir() for path in folder.iterdir()}
     return len(ended) >= expected
 
@@ -110,7 +119,18 @@ def outcome(run: RunFolder, code: int, started: float) -> Summary:
     code = failure.exit_code if failure else code
     # 130 and 143: SIGINT and SIGTERM ended the step and no process had failed before.
     state = "COMPLETED" if code == 0 else "CANCELLED" if failure is None and code in (130, 143) else "FAILED"
-    return Summary(state, code, started, time.time(), failure, run.read_result(), run.attempt + 1)
+    return Summary(state, code, started, time.time(), failure, _plain(run.read_result()), run.attempt + 1)
+
+
+def _plain(value: Any, levels: int = _LEVELS) -> Any:
+    """Return a JSON value that every reader of a summary takes: not too deep, and without text that is no Unicode."""
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()
+    if isinstance(value, (dict, list)) and not levels:
+        return "…"
+    if isinstance(value, dict):
+        return {_plain(key): _plain(one, levels - 1) for key, one in value.items()}
+    return [_plain(one, levels - 1) for one in value] if isinstance(value, list) else value
 
 
 def cancelled(summary: Summary) -> Summary:
@@ -119,7 +139,7 @@ def cancelled(summary: Summary) -> Summary:
 
 
 def _is_done(run: RunFolder) -> bool:
-    return run.cluster.exists() and all_workers_done(run, run.read_cluster())
+    return run.cluster.exists() and training_done(run, run.read_cluster())
 
 
 def finish(run: RunFolder, summary: Summary) -> None:

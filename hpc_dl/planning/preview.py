@@ -6,8 +6,8 @@ import msgspec
 
 from hpc_dl.errors import UserError, allowed, near_match
 from hpc_dl.planning.plan import Plan
+from hpc_dl.planning.process_env import script_defaults, variables
 from hpc_dl.runfolder.folder import RunFolder, to_toml
-from hpc_dl.spec.modes import MODES
 from hpc_dl.spec.placement import Placement, classic_flags, tf_config
 
 
@@ -15,14 +15,12 @@ def files(plan: Plan, placement: Placement) -> dict[str, str]:
     """Return file name to text: the very functions make these that make the real ones."""
     run = preview_folder(plan)
     cluster = msgspec.json.format(msgspec.json.encode(placement.cluster())).decode()
-    ranks = {}
-    if MODES[plan.job.mode].ranks:
-        ranks[run.placement.name] = msgspec.json.format(msgspec.json.encode(placement)).decode() + "\n"
+    places = msgspec.json.format(msgspec.json.encode(placement)).decode()
     return {
         run.script.name: plan.script(),
         run.tasks.name: plan.task_file(placement, str(run.path)),
         run.cluster.name: cluster + "\n",
-        **ranks,
+        run.placement.name: places + "\n",
         run.job_file.name: to_toml(plan.job),
         run.asked_file.name: to_toml(plan.asked),
         run.site_file.name: to_toml(plan.site),
@@ -47,9 +45,11 @@ def process_text(plan: Plan, placement: Placement, name: str) -> str:
         )
     process = named[name]
     cluster = placement.cluster()
+    own = variables(process, plan.job, plan.site)
+    environ = {**script_defaults(plan.job), **plan.site.env, **plan.job.env, **own}
     lines = [
         f"node {process.node}",
-        f"CUDA_VISIBLE_DEVICES={process.visible_gpus}",
+        *(f"{key}={value}" for key, value in environ.items()),
         f"TF_CONFIG={tf_config(cluster, process.role, process.index)}",
     ]
     if plan.job.classic_flags:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from hpc_dl.planning.process_env import variables
 from hpc_dl.processes import python_module
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.modes import MODES
@@ -42,6 +43,7 @@ def task_file(job: JobSpec, site: Site, placement: Placement, run: str, renderer
         run=run,
         attempt=attempt,
         separator=separator,
+        variables={process.name: variables(process, job, site) for process in placement.processes},
         # Quoted once, not once per process.
         command=shell(command(job, site, run)),
         # Of an MPI job: an mpirun in the environment of this Python comes before any other.

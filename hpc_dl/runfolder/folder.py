@@ -225,7 +225,7 @@ class RunFolder:
         return msgspec.json.decode(self.cluster.read_bytes(), type=dict[str, list[str]])
 
     def read_placement(self) -> Placement:
-        """Return where the ranks of an MPI job are."""
+        """Return where the processes of the job are."""
         return msgspec.json.decode(self.placement.read_bytes(), type=Placement)
 
     def read_failure(self) -> Failure | None:
@@ -237,7 +237,7 @@ class RunFolder:
         """Return what the training program reported at its end; None if that is no object of JSON."""
         try:
             result = json.loads(self.result.read_bytes())  # not msgspec: a loss may be NaN
-        except (FileNotFoundError, ValueError):
+        except (FileNotFoundError, IsADirectoryError, ValueError, RecursionError):
             return None
         return result if isinstance(result, dict) else None
 

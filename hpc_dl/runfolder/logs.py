@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 _BLOCK = 65_536  # bytes read at once from a log's end
+_SCREEN = 8192  # bytes of a log's end that are worth a look while it grows
+# Escape sequences of terminals (ECMA-48, 5.4), and other control characters than those that go back in a line.
+_UNSEEN = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x07\x0b\x0c\x0e-\x1f\x7f]")
 _LONGEST = 1_000_000  # bytes after which a line without an end is cut
 
 
@@ -82,3 +86,21 @@ def last_lines(path: Path, count: int) -> list[str]:
     with path.open("rb") as file:
         file.seek(last_lines_start(path, count))
         return file.read().decode(errors="replace").splitlines()
+
+
+def screen_lines(path: Path, count: int) -> list[str]:
+    """Return the last lines of a log as a terminal would show them; none if it can't be read.
+
+    Blank lines are left out. Of a line that was written again and again, such as a progress bar, the last text counts.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - _SCREEN))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return []
+    lines = []
+    for line in _UNSEEN.sub("", text).split("\n"):
+        written = [part.strip() for part in re.split("[\r\b]+", line)]
+        lines += [part for part in written if part][-1:]
+    return lines[-count:]

@@ -49,7 +49,7 @@ def parse_record(line: bytes) -> dict[str, Any]:
     """Return what a line of a metrics file says; nothing for one that a disk has damaged, or a script has written."""
     try:
         record = json.loads(line)  # not msgspec: a loss may be NaN
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     numbers = isinstance(record, dict) and all(isinstance(record.get(key, 0), (int, float)) for key in ("time", "step"))
     return record if numbers else {}

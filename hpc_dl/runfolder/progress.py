@@ -35,6 +35,8 @@ class Totals(msgspec.Struct, frozen=True):
     """When a worker has reported a step last, in Unix seconds; 0: none has."""
     quiet: float = 0.0
     """For how many seconds none has, if that is notably long; the speed is that of before."""
+    begun: float = 0.0
+    """When the job's current attempt began, in Unix seconds; 0 before the first."""
 
     def seconds_left(self, steps: int) -> float | None:
         """Return how long the training still takes at this speed; None while there is no speed."""
@@ -64,7 +66,7 @@ class Progress:
         now = totals(last, any(one >= begun for one in self._evaluating.values()))
         quiet = time.time() - now.last_step if last else 0.0
         notable = max(_QUIET, _LATE * max((self._apart[path] for path in last), default=0.0))
-        return msgspec.structs.replace(now, quiet=quiet if quiet > notable else 0.0)
+        return msgspec.structs.replace(now, quiet=quiet if quiet > notable else 0.0, begun=begun)
 
     def _read(self, path: Path) -> None:
         with path.open("rb") as file:

@@ -56,9 +56,6 @@ _INHERITED = "in the shell that submits: the job inherits it"
 _PER_PROCESS = {
     "TF_CONFIG": "the placement",
     "CUDA_VISIBLE_DEVICES": "the placement; see gpus and workers",
-    "OMP_NUM_THREADS": "its cores; see cores and ps_cores",
-    "TF_NUM_INTRAOP_THREADS": "its cores; see cores and ps_cores",
-    "TF_NUM_INTEROP_THREADS": "its cores; see cores and ps_cores",
 }
 _SECRET = re.compile(
     r"(^|_)(TOKEN|SECRET|PASS|PW|CREDENTIALS?|ACCESS_KEY|PRIVATE_KEY|AUTH|JWT|BEARER|COOKIES?)(_|$)"

@@ -85,6 +85,9 @@ class TaskFileValues(Values, frozen=True, kw_only=True):
     run: Annotated[str, Meta(description="the run folder")]
     attempt: Annotated[int, Meta(description="which start of the job's processes it is, from 0")]
     separator: Annotated[str, Meta(description="what stands before each process; ':::' unless an argument is that")]
+    variables: Annotated[
+        Mapping[str, Mapping[str, str]], Meta(description="environment variables of each process by its name: worker:3")
+    ]
     command: Annotated[object, Meta(description="the command of every process, as shell code")]
     bin: Annotated[str, Meta(description="the folder of the nodes' Python, where an mpirun may be")]
     ranks: Annotated[int, Meta(description="how many MPI ranks")]

@@ -28,6 +28,7 @@ print(json.dumps({
     "name": name, "node": os.environ.get("SLURMD_NODENAME"), "gpus": os.environ["CUDA_VISIBLE_DEVICES"],
     "config": json.loads(os.environ["TF_CONFIG"]), "args": sys.argv[1:],
     "restart": os.environ.get("SLURM_RESTART_COUNT"),
+    "numbers": {key: value for key, value in os.environ.items() if key.startswith(("SLURM_", "PMI"))},
 }), flush=True)
 words = sys.argv[2:]
 while task["type"] == "ps" or ("wait" in words and not pathlib.Path("go").exists()):

@@ -63,6 +63,23 @@ def test_one_ps_and_eight_workers_on_two_nodes_use_each_gpu_once(bench: Bench) -
     assert stat.S_IMODE(job.run.path.stat().st_mode) == 0o700
 
 
+def test_each_process_has_slurms_numbers_of_its_own(bench: Bench) -> None:
+    job = bench.submit(nodes=2, gpus=2)
+    job.result(timeout=60)
+    told = [one["numbers"] for one in bench.told(job).values()]
+    own = [[one[f"SLURM_{key}"] for key in ("PROCID", "LOCALID", "NODEID")] for one in told]
+    # A ps and two workers on the first node, two workers on the second.
+    assert own == [["0", "0", "0"], ["1", "1", "0"], ["2", "2", "0"], ["3", "0", "1"], ["4", "1", "1"]]
+    assert {one["SLURM_NTASKS"] for one in told} == {one["SLURM_STEP_NUM_TASKS"] for one in told} == {"5"}
+    assert {one["SLURM_STEP_TASKS_PER_NODE"] for one in told} == {"3,2"}
+    assert {one["SLURM_STEP_NODELIST"] for one in told} == {"mini[1-2]"}
+
+
+def test_slurm_does_not_requeue_a_script_that_did_not_ask_for_it(bench: Bench) -> None:
+    jobs = [bench.submit("wait"), bench.submit("wait", requeues=1)]
+    assert [bench.field(job, "Requeue") for job in jobs] == ["0", "1"]
+
+
 def test_two_jobs_at_once_have_their_own_gpus_and_ports(bench: Bench) -> None:
     jobs = [bench.submit("wait", nodes=2, gpus=2) for _ in range(2)]
     for job in jobs:
@@ -201,7 +218,7 @@ def test_a_job_submits_another(bench: Bench) -> None:
 
 
 def test_a_requeued_job_starts_afresh_and_keeps_its_log(bench: Bench) -> None:
-    job = bench.submit("wait", "fail", "9", "worker:3")
+    job = bench.submit("wait", "fail", "9", "worker:3", requeues=1)
     bench.ready(job, 5)
     # What the first run has said of its end does not count, unless it has completed.
     (job.run.state / "done").mkdir(parents=True, exist_ok=True)

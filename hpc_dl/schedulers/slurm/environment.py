@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 _FOREIGN = ("HPC_DL_", "SLURM_", "SRUN_", "PMI_")
 # sbatch would take these in place of what the script says and we rely on (man sbatch, "INPUT ENVIRONMENT VARIABLES").
 _OF_SBATCH = ("SBATCH_JOB_NAME", "SBATCH_OUTPUT", "SBATCH_ERROR", "SBATCH_OPEN_MODE", "SBATCH_ARRAY_INX", "SBATCH_WAIT")
+# Of the make that runs us. A make in the job would take our variables for its own (NODES=2), and our jobserver.
+_OF_MAKE = ("MAKELEVEL", "MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKE_TERMOUT", "MAKE_TERMERR")
 _KEPT = (
     "HPC_DL_CLUSTER_DIR",
     "HPC_DL_SLURM_PREFIX",
@@ -39,7 +41,8 @@ def inheritable(environ: Mapping[str, str]) -> dict[str, str]:
     """Return an environment for a job, without a job around us and without the options of `hpc-dl`."""
     inside = any(key in environ for key in _INSIDE)
     foreign = (*_FOREIGN, *(_FOREIGN_INSIDE if inside else ()))
-    return {k: v for k, v in environ.items() if k in _KEPT or not (k in _OF_SBATCH or k.startswith(foreign))}
+    dropped = (*_OF_SBATCH, *(_OF_MAKE if "MAKELEVEL" in environ else ()))
+    return {k: v for k, v in environ.items() if k in _KEPT or not (k in dropped or k.startswith(foreign))}
 
 
 def for_sbatch(environ: Mapping[str, str], script: str) -> dict[str, str]:

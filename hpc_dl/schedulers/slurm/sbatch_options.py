@@ -32,15 +32,19 @@ def directives(job: JobSpec, site: Site, runs: Path) -> dict[str, Scalar]:
         # A requeued job must not lose the log of its first run.
         "open-mode": "append",
     }
-    if job.requeues:
-        options["requeue"] = True
-        if site.notice:
-            # To the batch shell alone; srun would not pass it on in time. Slurm may send it up to a minute early, which
-            # must not eat most of a short job.
-            options["signal"] = f"B:USR1@{min(site.notice, minutes(job.time) * 60 // 5)}"
+    # Else Slurm requeues a job after a node's failure, and its script starts from the beginning.
+    ours, other = ("requeue", "no-requeue") if job.requeues else ("no-requeue", "requeue")
+    options[ours] = True
+    if job.requeues and site.notice:
+        # To the batch shell alone; srun would not pass it on in time. Slurm may send it up to a minute early, which
+        # must not eat most of a short job. A time of 0 is no limit; an administrator may still set one.
+        options["signal"] = f"B:USR1@{min(site.notice, minutes(job.time) * 60 // 5) or site.notice}"
     # What the site's file says of it (slurm.mem) is for jobs that say nothing.
     own = {**({"mem": job.memory} if job.memory else {}), **job.slurm}
-    return with_site(options, site, job.gpus or 0, job.partition, own)
+    options = with_site(options, site, job.gpus or 0, job.partition, own)
+    if other in options:
+        options.pop(ours, None)
+    return options
 
 
 def with_site(

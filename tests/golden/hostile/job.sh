@@ -9,6 +9,7 @@
 #SBATCH --time=01:00:00
 #SBATCH --output='/FOLDER/w $(touch x) '"'"'q'"'"' "d" # 100%%/runs $(x) 100%% '"'"'r'"'"'/hostile-%j/job.log'
 #SBATCH --open-mode=append
+#SBATCH --no-requeue
 #SBATCH --gres='gpu:k 80:1'
 #SBATCH --exclusive
 #SBATCH --partition='it'"'"'s "p"\\'

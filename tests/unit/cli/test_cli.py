@@ -221,6 +221,26 @@ def test_submit_ends_with_the_jobs_exit_code_and_its_cause(bench: Bench) -> None
     assert "Traceback" not in output
 
 
+def test_a_scripts_result_is_no_trouble_whatever_it_holds(bench: Bench) -> None:
+    result = '{"test_accuracy": "high", "test_loss": null, "steps": [1], "steps_per_s": "\\udcff", "images_per_s": 1}'
+    text = f"cat > $HPC_DL_RUN/result.json <<'END'\n{result}\nEND\n"
+    output = bench.run(*bench.script(text), "--mode", "single")
+    line = "Result: test_accuracy = high, test_loss = None, steps = [1], steps_per_s = ?, images_per_s = 1\n"
+    for shown in (output, *(bench.run(command, "L1") for command in ("watch", "status", "report"))):
+        assert "Job L1 COMPLETED" in shown
+        assert line in shown
+
+
+def test_a_make_in_a_job_has_nothing_of_the_make_that_submitted_it(bench: Bench) -> None:
+    words = bench.script("make -f inner.mk\n")
+    (bench.folder / "inner.mk").write_text("NODES := own\nall:\n\t@echo level=$(MAKELEVEL) nodes=$(NODES)\n")
+    command = shlex.join([sys.executable, "-m", "hpc_dl", *words])
+    (bench.folder / "outer.mk").write_text(f"unexport NODES\nall:\n\t@{command}\n")
+    subprocess.run(["make", "-f", "outer.mk", "NODES=7"], check=True, timeout=60)
+    log = bench.folder / "runs" / "own-L1" / "logs" / "worker-0.log"
+    assert log.read_text() == "level=0 nodes=own\n"
+
+
 def test_dry_run_submits_nothing(bench: Bench) -> None:
     output = bench.run(*bench.script("echo hello\n"), "--dry-run")
     assert output.endswith("local run: nothing for Slurm to check\n")
@@ -231,7 +251,7 @@ def test_detach_returns_at_once_and_watch_comes_back(bench: Bench) -> None:
     output = bench.run(*bench.script(_WAIT), "--detach")
     assert output.splitlines()[-2:] == ["Started local job L1", f"Run folder: {bench.folder}/runs/own-L1"]
     bench.ready()
-    assert "Job L1 RUNNING" in bench.run("status")
+    assert re.search(r"^Job L1 RUNNING  \d+ s\n    worker:0  ready\n", bench.run("status"))
     assert re.search(r"L1 +RUNNING +own +async +1 nodes", bench.run("list"))
     watching = bench.start("watch", "L1")
     (bench.folder / "go").touch()

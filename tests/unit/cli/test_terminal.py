@@ -5,16 +5,18 @@ from __future__ import annotations
 import io
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 from rich.console import Console
 
-from hpc_dl.cli.terminal import describe, duration, placement_table, summary_lines
-from hpc_dl.runfolder.folder import Failure, Summary
+from hpc_dl.cli.terminal import describe, duration, placement_table, summary_lines, watch
+from hpc_dl.runfolder.folder import Failure, RunFolder, Summary, to_toml
 from hpc_dl.runfolder.progress import Totals
 from hpc_dl.schedulers.protocol import JobState
+from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.placement import Placement, Process
 from hpc_dl.submission.handle import Job
 
@@ -87,6 +89,71 @@ def test_one_line_says_where_a_job_is(state: JobState, now: Totals, text: str) -
     assert describe(state, now, 100) == text
 
 
+def test_a_start_that_takes_long_says_how_long() -> None:
+    begun = Totals(begun=time.time() - 7)
+    assert describe(JobState("RUNNING"), begun, 100) == "RUNNING  starting for 7 s"
+    assert describe(JobState("RUNNING"), Totals(begun=time.time() + 60), 100) == "RUNNING  starting for 0 s"
+
+
+def test_a_script_says_how_long_it_runs() -> None:
+    assert describe(JobState("RUNNING"), Totals(), None) == "RUNNING  starting"
+    assert describe(JobState("RUNNING"), Totals(begun=time.time() - 65), None) == "RUNNING  1:05 min"
+    assert describe(JobState("COMPLETED"), Totals(begun=time.time() - 65), None) == "COMPLETED"
+
+
+class Script:
+    """A running script of the user's own, whose time goes by while `watch` sleeps: each second it writes a line."""
+
+    def __init__(self, run: RunFolder, seconds: int) -> None:
+        self.run, self.seconds, self.now = run, seconds, 0.0
+        run.job_file.write_text(to_toml(JobSpec(script="/w/own.py")))
+        run.attempt_file.write_text("0")
+        run.logs.mkdir()
+
+    def asking(self, _: RunFolder) -> Script:
+        return self
+
+    @property
+    def over(self) -> bool:
+        return self.now >= self.seconds
+
+    def look(self) -> SimpleNamespace:
+        return SimpleNamespace(state=JobState("COMPLETED" if self.over else "RUNNING"))
+
+    def sleep(self, seconds: float) -> None:
+        before, self.now = self.now, self.now + seconds
+        with self.run.log_of("worker:0").open("a") as log:
+            log.writelines(f"step {second}\n" for second in range(int(before) + 1, int(self.now) + 1))
+
+
+@pytest.fixture
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Script:
+    one = Script(RunFolder.create(tmp_path / "own-7"), 13)
+    begun = one.run.attempt_file.stat().st_mtime
+    clock = SimpleNamespace(monotonic=lambda: one.now + 100, sleep=one.sleep, time=lambda: begun + one.now)
+    monkeypatch.setattr("hpc_dl.cli.terminal.Asking", one.asking)
+    monkeypatch.setattr("hpc_dl.cli.terminal.time", clock)
+    return one
+
+
+def test_a_scripts_output_is_followed_without_a_flood_where_there_is_no_terminal(script: Script) -> None:
+    console = Console(file=(file := io.StringIO()), width=40)
+    assert watch(Job(script.run), console).state == "COMPLETED"
+    assert file.getvalue().splitlines() == [
+        "RUNNING  0 s",
+        "RUNNING  5 s  worker:0  step 5",
+        "RUNNING  10 s  worker:0  step 10",
+        "COMPLETED",
+    ]
+
+
+def test_a_terminal_shows_the_last_lines_of_a_scripts_output(script: Script) -> None:
+    console = Console(file=(file := io.StringIO()), width=40, height=20, force_terminal=True)
+    watch(Job(script.run), console)
+    assert all(f"worker:0  step {number}" in file.getvalue() for number in range(1, 13))
+    assert "RUNNING  12 s" in file.getvalue()
+
+
 def test_a_job_that_waits_has_an_estimated_start() -> None:
     at = time.mktime((2100, 1, 2, 15, 4, 30, 0, 0, -1))
     line = describe(JobState("PENDING", "Resources", estimated_start=at), Totals(), 100)
@@ -147,6 +214,23 @@ def test_the_end_of_a_job_has_its_result_and_its_folder(tmp_path: Path) -> None:
         f"Run folder: {path}",
     ]
     assert "test loss nan" in summary(path, "COMPLETED", result={**RESULT, "test_loss": None})[1]
+
+
+@pytest.mark.parametrize(
+    ("result", "line"),
+    [
+        ({"accuracy": 0.5, "name": "a b"}, "Result: accuracy = 0.5, name = a b"),
+        ({**RESULT, "test_accuracy": "high"}, "Result: test_accuracy = high, test_loss = 0.25, steps = 600, "),
+        ({**RESULT, "steps_per_s": None}, "Result: test_accuracy = 0.951, "),
+        ({**RESULT, "images_per_s": [1]}, "Result: test_accuracy = 0.951, "),
+        ({**RESULT, "test_loss": "low"}, "Result: test_accuracy = 0.951, test_loss = low, "),
+        ({**RESULT, "test_accuracy": 10**400}, f"Result: test_accuracy = {'1' + 199 * '0'}…, "),
+        ({"text": "a\n\n b" * 1000}, f"Result: text = {('a b' * 1000)[:200]}…"),
+        ({}, "Run folder: "),
+    ],
+)
+def test_a_scripts_result_is_shown_whatever_it_is(tmp_path: Path, result: dict[str, Any], line: str) -> None:
+    assert summary(tmp_path, "COMPLETED", result=result)[1].startswith(line)
 
 
 def test_the_end_of_a_job_says_that_it_was_started_more_than_once(tmp_path: Path) -> None:

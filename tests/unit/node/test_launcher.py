@@ -209,6 +209,24 @@ def test_a_ps_that_fails_while_workers_train_is_the_cause(job: Job) -> None:
     assert job.failure().process == "ps:0"
 
 
+def test_workers_that_wait_for_a_chiefs_orders_end_after_the_chief(job: Job) -> None:
+    job.spec(ps=1, chief=1, worker=2)
+    serves = "trap 'echo told; exit 3' TERM; echo ready; while :; do sleep 0.05; done"
+    there = job.start(*job.sh(worker_1=serves), node="n2")
+    job.ready("worker:1")
+    here = job.start(*job.sh(ps_0=_FOREVER, worker_0=_FOREVER, chief_0="exit 0"), node="n1")
+    assert (here.end(), there.end()) == (0, 0)
+    assert job.run.read_failure() is None
+    assert "told" in job.log("worker:1")
+
+
+def test_a_worker_that_loses_its_chief_at_the_end_is_no_failure(job: Job) -> None:
+    job.spec(chief=1, worker=1)
+    loses = f"until [ -e {job.run.done / 'chief-0'} ]; do sleep 0.02; done; exit 7"
+    assert job.start(*job.sh(worker_0=loses, chief_0="exit 0")).end() == 0
+    assert job.run.read_failure() is None
+
+
 def test_the_chief_counts_among_the_workers(job: Job) -> None:
     job.spec(ps=1, chief=1, worker=1)
     go = job.run.path / "go"

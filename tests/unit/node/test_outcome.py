@@ -15,15 +15,16 @@ import pytest
 from hpc_dl.cli.main import main
 from hpc_dl.node.attempts import begin
 from hpc_dl.node.outcome import (
-    all_workers_done,
     finish,
     mark_done,
     mark_lost,
     outcome,
     report_failure,
     tell_all_to_end,
+    training_done,
 )
 from hpc_dl.runfolder.folder import Failure, RunFolder
+from hpc_dl.runfolder.report import report_lines
 from tests.unit.fakes.processes import names
 
 
@@ -37,22 +38,34 @@ def failure(process: str, code: int) -> Failure:
 
 
 def test_workers_are_done_when_each_has_said_so(run: RunFolder) -> None:
-    cluster = {"ps": ["a"], "chief": ["b"], "worker": ["c", "d"]}
-    for name in ("worker:0", "chief:0", "worker:0"):
-        assert not all_workers_done(run, cluster)
+    cluster = {"ps": ["a"], "worker": ["c", "d"]}
+    for name in ("worker:0", "worker:0"):
+        assert not training_done(run, cluster)
         mark_done(run, name)
-    assert not all_workers_done(run, cluster)
+    assert not training_done(run, cluster)
     mark_done(run, "worker:1")
-    assert all_workers_done(run, cluster)
+    assert training_done(run, cluster)
+
+
+def test_the_end_of_a_separate_chief_is_the_end_of_the_training(run: RunFolder) -> None:
+    cluster = {"ps": ["a"], "chief": ["b"], "worker": ["c", "d"]}
+    for name in ("worker:0", "worker:1"):
+        mark_done(run, name)
+    assert not training_done(run, cluster)
+    mark_done(run, "chief:0")
+    assert training_done(run, cluster)
+    other = RunFolder(run.path, 1)
+    mark_done(other, "chief:0")
+    assert training_done(other, cluster)
 
 
 def test_nobody_waits_for_a_worker_that_was_given_up(run: RunFolder) -> None:
     cluster = {"ps": ["a"], "worker": ["c", "d"]}
     mark_lost(run, "worker:1")
     mark_done(run, "worker:1")  # once more, by whoever
-    assert not all_workers_done(run, cluster)
+    assert not training_done(run, cluster)
     mark_done(run, "worker:0")
-    assert all_workers_done(run, cluster)
+    assert training_done(run, cluster)
 
 
 def test_each_attempt_has_markers_and_a_failure_of_its_own(run: RunFolder) -> None:
@@ -100,7 +113,7 @@ def test_the_folder_is_opened_before_a_look_for_a_failure_or_a_marker(
 
     monkeypatch.setattr(os, "open", note)
     assert run.read_failure() is None
-    assert not all_workers_done(run, {"worker": ["a"]})
+    assert not training_done(run, {"worker": ["a"]})
     assert opened == [str(run.state)] * 2
 
 
@@ -201,3 +214,37 @@ def test_the_result_of_a_users_own_script_stays_as_it_is(run: RunFolder) -> None
     with pytest.raises(SystemExit):
         main(["finish", str(run.path), "--attempt", "0", "--code", "0", "--started", "1"])
     assert run.result.read_text() == '{"loss":  1}'
+
+
+@pytest.mark.parametrize(
+    ("text", "result"),
+    [
+        ('{"file": "caf\\udcff", "\\ud800": 1}', {"file": "caf?", "?": 1}),
+        (b'{"file": "\xed\xb3\xbf"}', {"file": "?"}),
+        ('{"a": ' + 60 * "[" + 60 * "]" + "}", ...),
+        ('{"a": ' + 100_000 * "[" + 100_000 * "]" + "}", None),
+        ('{"steps": 1' + 400 * "0" + "}", {"steps": 10**400}),
+        ("{", None),
+        ("[1]", None),
+        ('{"test_loss": NaN}', {"test_loss": None}),
+    ],
+)
+def test_a_good_job_has_completed_whatever_its_script_reports(
+    run: RunFolder, text: str | bytes, result: object
+) -> None:
+    run.result.write_bytes(text if isinstance(text, bytes) else text.encode())
+    finish(run, outcome(run, 0, 0))
+    summary = run.read_summary()
+    assert summary is not None
+    assert summary.state == "COMPLETED"
+    assert result is ... or summary.result == result
+
+
+def test_a_folder_by_the_name_of_the_result_is_no_result(run: RunFolder) -> None:
+    run.result.mkdir()
+    (run.result / "own").touch()
+    assert begin(run) == 0
+    assert outcome(run, 0, 0).state == "COMPLETED"
+    assert list(report_lines(run)) == []
+    assert begin(run) == 1
+    assert (run.result / "own").exists()

@@ -59,7 +59,23 @@ def test_a_job_is_told_ahead_of_its_time_limit_if_it_may_be_requeued() -> None:
     assert options(msgspec.structs.replace(K80, notice=300), time="1:00:00")["signal"] == "B:USR1@300"
     assert "signal" not in options(msgspec.structs.replace(K80, notice=0))
     assert {"signal", "requeue"}.isdisjoint(options(requeues=0))
+    assert options(time="0")["signal"] == "B:USR1@60"  # no limit
     assert options(slurm={"signal": "B:USR1@600"})["signal"] == "B:USR1@600"
+
+
+def test_a_job_that_must_not_be_requeued_tells_slurm_so() -> None:
+    for settings in ({"script": "own.py"}, {"requeues": 0}):
+        assert options(**settings)["no-requeue"] is True
+        assert "requeue" not in options(**settings)
+    assert "no-requeue" not in options(script="own.py", requeues=1)
+
+
+@pytest.mark.parametrize(("requeues", "own", "other"), [(0, "requeue", "no-requeue"), (3, "no-requeue", "requeue")])
+def test_what_the_user_says_of_requeues_to_sbatch_stands_alone(requeues: int, own: str, other: str) -> None:
+    found = options(requeues=requeues, slurm={own: "true"})
+    assert found[own] is True
+    assert other not in found
+    assert {own, other}.isdisjoint(options(requeues=requeues, slurm={other: "false"}))
 
 
 @pytest.mark.parametrize(("script", "again"), [("", 3), ("own.py", 0)])
@@ -243,6 +259,9 @@ def test_a_preview_shows_what_a_process_gets() -> None:
     assert preview.process_text(one, placement, "worker:1").split("\n") == [
         "node nvb1",
         "CUDA_VISIBLE_DEVICES=1",
+        "OMP_NUM_THREADS=5",
+        "TF_NUM_INTRAOP_THREADS=5",
+        "TF_NUM_INTEROP_THREADS=5",
         'TF_CONFIG={"cluster":{"ps":["nvb1-ib0:2220"],"worker":["nvb1-ib0:2221","nvb1-ib0:2222"]},'
         '"task":{"type":"worker","index":1}}',
     ]

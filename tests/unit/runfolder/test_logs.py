@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hpc_dl.runfolder import logs
-from hpc_dl.runfolder.logs import Logs, last_lines
+from hpc_dl.runfolder.logs import Logs, last_lines, screen_lines
 
 _TEXTS = ("", "one", "one\n", "\n", "\n\n", "one\ntwo\nthree\n", "one\n\nthree", "a\r\nb\nc\n\n")
 
@@ -89,3 +89,21 @@ def test_a_line_without_an_end_is_cut(log: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_a_log_that_is_not_there_has_no_lines(log: Path) -> None:
     assert last_lines(log, 8) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("", []),
+        ("one\n\n  two  \n \n", ["one", "two"]),
+        ("1\n2\n3\n4", ["2", "3", "4"]),
+        ("Epoch 1/3\n\r 1/70 [>...]\b\b\b\b\r 2/70 [=>..]", ["Epoch 1/3", "2/70 [=>..]"]),
+        ("10%\r20%\r\n", ["20%"]),
+        ("\x1b[1m70/70\x1b[0m \x1b[32m---\x1b[0m\x07 done", ["70/70 --- done"]),
+        ("x" * 9000 + "\nlast", ["x" * (8192 - 5), "last"]),
+    ],
+)
+def test_a_growing_log_is_shown_as_on_a_terminal(log: Path, text: str, lines: list[str]) -> None:
+    assert screen_lines(log, 3) == []
+    log.write_text(text)
+    assert screen_lines(log, 3) == lines

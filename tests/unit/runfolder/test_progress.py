@@ -166,7 +166,7 @@ def test_only_the_current_attempt_counts(run: RunFolder) -> None:
     run.attempt_file.write_text("1")
     os.utime(run.attempt_file, (2000.0, 2000.0))
     for progress in (watching, Progress(run)):
-        assert progress.look() == Totals()
+        assert progress.look() == Totals(begun=2000.0)
     append(run, "worker-0", line(410, time=new))
     for progress in (watching, Progress(run)):
         now = progress.look()

@@ -51,7 +51,7 @@ def test_without_a_launcher_there_is_no_rank() -> None:
 def test_a_rank_has_the_gpu_and_cores_of_its_worker() -> None:
     process = process_of(placement(), {"PMIX_RANK": "5", "SLURMD_NODENAME": "n2"})
     assert (process.name, process.node, process.visible_gpus, process.core_list) == ("worker:5", "n2", "1", "4-7")
-    line = process_line(process, ["python", "-m", "x"])
+    line = process_line(process, JobSpec(mode="horovod"), K80, ["python", "-m", "x"])
     assert (line.name, line.command) == ("worker:5", ("taskset", "-c", "4-7", "python", "-m", "x"))
     assert line.env == {
         "CUDA_VISIBLE_DEVICES": "1",

@@ -38,3 +38,10 @@ def test_what_the_script_says_comes_before_the_environment(variable: str, option
     script = f"#!/bin/bash\n#SBATCH --{option}\n"
     assert variable not in for_sbatch({variable: "x"}, script)
     assert variable in for_sbatch({variable: "x"}, "#!/bin/bash\n#SBATCH --nodes=1\n")
+
+
+def test_the_make_that_submits_is_not_that_of_the_jobs_own_makes() -> None:
+    own = {"MAKEFLAGS": "-j8", "MAKEFILES": "x"}
+    assert inheritable(own) == own  # the user's own settings, where no make runs us
+    of_make = dict.fromkeys(["MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKE_TERMOUT", "MAKE_TERMERR"], "x")
+    assert inheritable({**of_make, "MAKELEVEL": "1", "MAKEFILES": "x"}) == {"MAKEFILES": "x"}
