@@ -198,7 +198,8 @@ class RunFolder:
         write_whole(self.script, script)
         for name, path in templates.items():
             target = self.templates / name
-            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in (self.templates, target.parent):  # the mode is that of the last folder alone
+                folder.mkdir(mode=0o700, exist_ok=True)
             shutil.copyfile(path, target)
             target.chmod(0o600)
         self.log.touch(0o600)  # Slurm appends to it, and would make it as the user's umask says

@@ -138,7 +138,7 @@ def test_a_folder_of_another_user_is_read_only(
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("hpc_dl.submission.states.write_text", refuse)
+    monkeypatch.setattr("hpc_dl.submission.states.write_whole", refuse)
     slurm.answer("squeue", listed("7", "COMPLETED", "nvb1", start="2", end="3"))
     assert state_of(run) == ("COMPLETED", False)
 
