@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for docs._ext
 
 project = "hpc_dl"
 author = "hpc_dl contributors"
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "generated"]
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "docs._ext.generated"]
 
 html_theme = "furo"
 html_title = "hpc_dl"

@@ -18,6 +18,7 @@ from hpc_dl.data import DATASETS
 from hpc_dl.models import MODELS
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.modes import MODES
+from hpc_dl.spec.options import fields
 from hpc_dl.spec.site import Site
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,12 +35,13 @@ class Table(NamedTuple):
 def struct_keys(kind: type[msgspec.Struct]) -> Table:
     """Return a row for each field of a struct whose fields are described by `msgspec.Meta`."""
     hints = typing.get_type_hints(kind, include_extras=True)
-    fields = msgspec.structs.fields(kind)
-    rows = []
-    for field in fields:
-        meaning, _, default = _description(hints[field.name]).partition("; default: ")
-        rows.append((f"``{field.name}``", _kind(hints[field.name]), _default(field) or _escape(default), _escape(meaning)))
-    return Table(("Key", "Value", "Default", "Meaning"), rows, [field.name for field in fields])
+    rows, names = [], []
+    for field in fields(kind):
+        meaning, _, otherwise = field.description.partition("; default: ")
+        default = _default(field.default) or _escape(otherwise)
+        rows.append((f"``{field.name}``", _kind(hints[field.name]), default, _escape(meaning)))
+        names.append(field.name)
+    return Table(("Key", "Value", "Default", "Meaning"), rows, names)
 
 
 def job_keys() -> Table:
@@ -65,7 +67,8 @@ def make_targets() -> Table:
 def make_variables() -> list[str]:
     """Return the Makefile's variables that become settings of `hpc-dl`."""
     text = (ROOT / "Makefile").read_text().replace("\\\n", " ")
-    return sorted({word for line in re.findall(r"^SETTINGS\s*[:+]?=(.*)$", text, re.MULTILINE) for word in line.split()})
+    lines = re.findall(r"^SETTINGS\s*[:+]?=(.*)$", text, re.MULTILINE)
+    return sorted({word for line in lines for word in line.split()})
 
 
 class Command(NamedTuple):
@@ -195,10 +198,6 @@ def _escape(text: str) -> str:
     return re.sub(r"([*`|\\_])", r"\\\1", text)
 
 
-def _description(hint: Any) -> str:
-    return next((meta.description for meta in _metas(hint) if meta.description), "")
-
-
 def _metas(hint: Any) -> Iterator[msgspec.Meta]:
     """Yield the `msgspec.Meta` of a type hint, also inside ``X | None``."""
     yield from (meta for meta in getattr(hint, "__metadata__", ()) if isinstance(meta, msgspec.Meta))
@@ -207,15 +206,12 @@ def _metas(hint: Any) -> Iterator[msgspec.Meta]:
             yield from _metas(part)
 
 
-def _default(field: msgspec.structs.FieldInfo) -> str:
-    if field.required:
+def _default(value: object) -> str:
+    if value is msgspec.NODEFAULT:
         return "required"
-    value = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
-    if value is None or value == "" or value == () or value == {}:
+    if value is None or value in ("", (), {}):
         return ""
-    if isinstance(value, (tuple, list)):
-        return f"``[{', '.join(map(_toml, value))}]``"
-    return f"``{_toml(value)}``"
+    return f"``[{', '.join(map(_toml, value))}]``" if isinstance(value, tuple) else f"``{_toml(value)}``"
 
 
 def _toml(value: object) -> str:
@@ -243,7 +239,7 @@ def _kind(hint: Any) -> str:
     if origin is dict:
         return f"table of {_kind(parts[1])}"
     if hint is str:
-        return limits.get("title", "text")
+        return str(limits.get("title", "text"))
     if hint is bool:
         return "true or false"
     return ("integer" if hint is int else "number") + _range(limits)

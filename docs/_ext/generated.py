@@ -20,14 +20,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import facts
 from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.typing import ExtensionMetadata
 
-ROLES = {"job": "job key", "site": "site key", "make": "make target", "cmd": "command", "template": "template", "mode": "mode"}
+from docs._ext import facts
+
+ROLES = {
+    "job": "job key",
+    "site": "site key",
+    "make": "make target",
+    "cmd": "command",
+    "template": "template",
+    "mode": "mode",
+}
 
 
 class Generated(SphinxDirective):
@@ -38,7 +46,6 @@ class Generated(SphinxDirective):
         "only": directives.unchanged,
         "rest": directives.flag,
         "linked": directives.unchanged,
-        "widths": directives.unchanged,
     }
 
     def run(self) -> list[nodes.Node]:
@@ -46,22 +53,21 @@ class Generated(SphinxDirective):
         name = self.arguments[0]
         table: facts.Table = getattr(facts, name)()
         rows = dict(zip(table.names or map(str, range(len(table.rows))), table.rows, strict=True))
-        shown: set[str] = self.env.temp_data.setdefault(f"generated {name}", set())
+        shown: set[str] = self.env.temp_data.get(f"generated {name}", set())  # by earlier directives of this page
         chosen = self.options["only"].split() if "only" in self.options else list(rows)
         if unknown := set(chosen) - rows.keys():
             raise self.error(f"{name} has no {', '.join(sorted(unknown))}")
         if "rest" in self.options:
             chosen = [key for key in chosen if key not in shown]
-        shown.update(chosen)
+        self.env.temp_data[f"generated {name}"] = shown | set(chosen)
         if not chosen:
             return []
-        options = [f"   :widths: {self.options['widths']}"] if "widths" in self.options else []
-        lines = _list_table(table.header, {key: rows[key] for key in chosen}, self.options.get("linked"), options)
+        lines = _list_table(table.header, {key: rows[key] for key in chosen}, self.options.get("linked"))
         return self.parse_text_to_nodes("\n".join(lines))
 
 
-def _list_table(header: Sequence[str], rows: dict[str, Sequence[str]], role: str | None, options: list[str]) -> list[str]:
-    lines = [".. list-table::", "   :header-rows: 1", "   :class: generated", *options, ""]
+def _list_table(header: Sequence[str], rows: dict[str, Sequence[str]], role: str | None = None) -> list[str]:
+    lines = [".. list-table::", "   :header-rows: 1", "   :class: generated", ""]
     for key, row in {"": header, **rows}.items():
         for number, cell in enumerate(row):
             start = "   * - " if number == 0 else "     - "
@@ -82,7 +88,7 @@ class Commands(SphinxDirective):
             lines += [f".. cmdkey:: {command.name}", "", command.name, "-" * len(command.name), ""]
             lines += [f"``{command.usage}``", "", *command.help.splitlines(), ""]
             if command.options.rows:
-                lines += [*_list_table(command.options.header, _numbered(command.options.rows), None, []), ""]
+                lines += [*_list_table(command.options.header, _numbered(command.options.rows)), ""]
         return self.parse_text_to_nodes("\n".join(lines), allow_section_headings=True)
 
 

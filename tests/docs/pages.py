@@ -29,7 +29,7 @@ class Block(NamedTuple):
     caption: str
     """The file that the block is, if it is one."""
     kind: str
-    """Of a block of commands: empty for this machine, ``cluster`` for the private cluster, ``example``: not to be run."""
+    """Where its commands run: empty for this machine, ``cluster`` for the private cluster, ``example`` for nowhere."""
     text: str
 
 
@@ -105,10 +105,16 @@ class Reader:
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("HPC_DL_", "SLURM_", "MAKE", "MFLAGS"))}
         own = {"HPC_DL_SITE": site} if site else {}
         path = f"{programs}{os.pathsep}{os.environ['PATH']}"
-        self._environment = {**inherited, **own, "PATH": path, "COLUMNS": "150", "XDG_CONFIG_HOME": str(folder / "none")}
+        self._environment = {
+            **inherited,
+            **own,
+            "PATH": path,
+            "COLUMNS": "150",
+            "XDG_CONFIG_HOME": str(folder / "none"),
+        }
 
     def follow(self, page: Path, kind: str = "") -> None:
-        """Write the files of a page and run its commands of one kind, in order; fail where one prints something else."""
+        """Write the files of a page and run its commands of one kind; fail where one prints what the page does not."""
         for block in blocks(page):
             if block.caption:
                 file = self.folder / block.caption

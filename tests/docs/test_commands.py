@@ -9,7 +9,6 @@ import pytest
 from tests.docs.pages import DOCS, ROOT, Reader, blocks, commands, matches
 
 
-
 def _pages() -> list[Path]:
     """Return the pages with commands for this machine."""
     pages = [page for folder in ("tutorial", "howto") for page in sorted((DOCS / folder).glob("*.rst"))]
