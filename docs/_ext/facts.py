@@ -157,14 +157,16 @@ _WORKER_PER = {"gpu": "one per GPU", "node": "one per node", "job": "one"}
 def modes() -> Table:
     """Return the modes."""
     rows = [
-        (f"``{name}``", mode.summary, _WORKER_PER[mode.worker_per], str(mode.learning_rate), _keys(mode.keys))
+        (f"``{name}``", mode.summary, _WORKER_PER[mode.worker_per], str(mode.learning_rate))
         for name, mode in MODES.items()
     ]
-    return Table(("Mode", "How", "Workers", "Learning rate", "Keys that not every mode has"), rows, list(MODES))
+    return Table(("Mode", "How", "Workers", "Learning rate"), rows, list(MODES))
 
 
-def _keys(names: Sequence[str]) -> str:
-    return ", ".join(f":job:`{name}`" for name in names)
+def mode_keys() -> Table:
+    """Return the job keys that not every mode uses, by mode."""
+    rows = [(f"``{name}``", ", ".join(f":job:`{key}`" for key in mode.keys)) for name, mode in MODES.items()]
+    return Table(("Mode", "Keys"), rows, list(MODES))
 
 
 def modes_after_death() -> Table:

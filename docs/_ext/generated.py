@@ -53,7 +53,7 @@ class Generated(SphinxDirective):
         name = self.arguments[0]
         table: facts.Table = getattr(facts, name)()
         rows = dict(zip(table.names or map(str, range(len(table.rows))), table.rows, strict=True))
-        shown: set[str] = self.env.temp_data.get(f"generated {name}", set())  # by earlier directives of this page
+        shown: set[str] = self.env.temp_data.get(f"generated {name}") or set()  # by earlier directives of this page
         chosen = self.options["only"].split() if "only" in self.options else list(rows)
         if unknown := set(chosen) - rows.keys():
             raise self.error(f"{name} has no {', '.join(sorted(unknown))}")
