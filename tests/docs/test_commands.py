@@ -15,6 +15,7 @@ def _pages() -> list[Path]:
     return [page for page in pages if any(one.language == "console" and not one.kind for one in blocks(page))]
 
 
+@pytest.mark.tensorflow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("page", _pages(), ids=lambda page: page.stem)
 def test_a_page_can_be_followed(page: Path, tmp_path: Path) -> None:
