@@ -30,7 +30,7 @@ def test_the_commands_of_the_readme_are_those_of_the_first_job_and_the_tests() -
 
 
 def test_output_with_other_numbers_is_what_the_page_shows() -> None:
-    shown = ["Job L1 COMPLETED after 16 s", "...", "test accuracy 97.64%", "exit code 2"]
-    assert matches(shown, "Job L2 COMPLETED after 1:05 min\nanything\ntest accuracy 9.1%\nexit code 2\n")
-    assert not matches(shown, "Job L2 COMPLETED after 3 s\ntest accuracy 97.64%\nexit code 1\n")
-    assert not matches(shown, "Job L2 FAILED after 3 s\ntest accuracy 97.64%\nexit code 2\n")
+    shown = ["Job L1 COMPLETED after 16 s", "...", "Run folder: /home/you/hpc_dl/runs/train-L1", "exit code 2"]
+    assert matches(shown, "Job L2 COMPLETED after 1:05 min\nanything\nRun folder: /tmp/x/runs/train-L2\nexit code 2\n")
+    assert not matches(shown, "Job L2 COMPLETED after 3 s\nRun folder: /tmp/x/runs/train-L2\nexit code 1\n")
+    assert not matches(shown, "Job L2 FAILED after 3 s\nRun folder: /tmp/x/runs/train-L2\nexit code 2\n")
