@@ -45,8 +45,8 @@ def choose_site(name: str = "", partition: str = "") -> Choice:
         return _load(found[0], *([note] if others else []))
     return _load(
         site_file("local"),
-        "no Slurm answers here (SLURM_CONF is not set, and no private cluster runs in this folder), so that this"
-        " machine is the site; SITE=local says so without this note",
+        "no Slurm answers here (SLURM_CONF is not set, and no private cluster runs in this folder): jobs run on this"
+        " machine, as with SITE=local",
     )
 
 
