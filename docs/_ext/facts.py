@@ -20,6 +20,8 @@ from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.modes import MODES
 from hpc_dl.spec.options import fields
 from hpc_dl.spec.site import Site
+from hpc_dl.templates.library import Library
+from hpc_dl.templates.values import Value, Values, described, values_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -38,8 +40,8 @@ def struct_keys(kind: type[msgspec.Struct]) -> Table:
     rows, names = [], []
     for field in fields(kind):
         meaning, _, otherwise = field.description.partition("; default: ")
-        default = _default(field.default) or _escape(otherwise)
-        rows.append((f"``{field.name}``", _kind(hints[field.name]), default, _escape(meaning)))
+        default = _default(field.default) or _rst(otherwise)
+        rows.append((f"``{field.name}``", _kind(hints[field.name]), default, _rst(meaning)))
         names.append(field.name)
     return Table(("Key", "Value", "Default", "Meaning"), rows, names)
 
@@ -60,7 +62,7 @@ def make_targets() -> Table:
     rows = []
     for name, text in found:
         meaning, _, example = text.partition(": make ")
-        rows.append((f"``make {name}``", _escape(meaning) + (f". Example: ``make {example}``" if example else "")))
+        rows.append((f"``make {name}``", _rst(meaning) + (f". Example: ``make {example}``" if example else "")))
     return Table(("Target", "What it does"), rows, [name for name, _ in found])
 
 
@@ -108,14 +110,14 @@ def _command(context: click.Context) -> Command:
         rows.append(("``--KEY VALUE``", "each :doc:`job key <job-keys>`, such as ``--nodes 4``"))
     usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
     flags = frozenset(flag for option in options for flag in (*option.opts, *option.secondary_opts))
-    text = inspect.cleandoc(command.help or "")
+    text = _rst(inspect.cleandoc(command.help or ""))
     return Command(context.command_path, usage, text, Table(("Option", "Meaning"), rows), flags)
 
 
 def _option(option: click.Option, context: click.Context) -> tuple[str, str]:
     record = option.get_help_record(context)
     flags, text = record or ("", "")
-    return ", ".join(f"``{part.strip()}``" for part in flags.split(", ")), _escape(text)
+    return ", ".join(f"``{part.strip()}``" for part in flags.split(", ")), _rst(text)
 
 
 def make_options() -> Table:
@@ -132,23 +134,34 @@ def make_options() -> Table:
                 users[name].append(f":cmd:`{short} <{context.command_path}>`")
                 if isinstance(option, click.Option):
                     meanings.setdefault(name, option.help or "")
-    rows = [(f"``{name}``", _escape(meanings.get(name, "")), ", ".join(users[name])) for name in wanted]
+    rows = [(f"``{name}``", _rst(meanings.get(name, "")), ", ".join(users[name])) for name in wanted]
     return Table(("Variable", "Meaning", "Commands"), rows, wanted)
 
 
 def templates() -> Table:
-    """Return the templates that render a job's files, with their blocks."""
-    folder = ROOT / "templates"
-    rows, names = [], []
-    for path in sorted(folder.rglob("*.j2")):
-        text, name = path.read_text(), path.relative_to(folder).as_posix()
-        if name.startswith("minicluster/"):
-            continue
-        base = re.search(r'{%-? extends "hpc_dl/(.*?)"', text)
-        blocks = re.findall(r"{%-? block (\w+)", text)
-        rows.append((f"``{name}``", f"``{base[1]}``" if base else "", ", ".join(f"``{block}``" for block in blocks)))
-        names.append(name)
-    return Table(("Template", "Extends", "Blocks of its own"), rows, names)
+    """Return the templates that a site may override, with their blocks."""
+    library = Library([])
+    rows = []
+    for name in library.ours:
+        template = library.get(name)
+        base = "".join(f":template:`{parent.name}`" for parent in (library.ancestors(template) or ())[:1])
+        blocks = ", ".join(f"``{block}``" for block in template.blocks)
+        rows.append((f"``{name}``", _rst(template.description), base, blocks))
+    return Table(("Template", "What it is", "Extends", "Blocks of its own"), rows, library.ours)
+
+
+def template_variables() -> Table:
+    """Return the variables that templates may use."""
+    found: dict[Value, list[str]] = {}
+    for name in Library([]).ours:
+        for value in described(values_of(name) or Values):
+            found.setdefault(value, []).append(name)
+    everywhere = list(described(Values))
+    rows = []
+    for value, names in found.items():
+        where = "all" if value in everywhere else ", ".join(f":template:`{name}`" for name in names)
+        rows.append((f"``{value.name}``", value.kind, _rst(value.description), where))
+    return Table(("Variable", "Kind", "Meaning", "Templates"), rows)
 
 
 _WORKER_PER = {"gpu": "one per GPU", "node": "one per node", "job": "one"}
@@ -195,8 +208,13 @@ def data_sets() -> Table:
     return Table(("``data``", "Images", "Training", "Test"), rows)
 
 
+def _rst(text: str) -> str:
+    """Return the text of a docstring or comment, with `code` in backquotes, as reStructuredText."""
+    parts = re.split(r"`([^`]+)`", text)
+    return "".join(f"``{part}``" if number % 2 else _escape(part) for number, part in enumerate(parts))
+
+
 def _escape(text: str) -> str:
-    """Return plain text as reStructuredText."""
     return re.sub(r"([*`|\\_])", r"\\\1", text)
 
 
