@@ -92,8 +92,9 @@ def commands() -> list[Command]:
 
 def _contexts(context: click.Context) -> Iterator[click.Context]:
     """Yield a context for each command that people call."""
-    if not isinstance(group := context.command, click.Group):
+    if not isinstance(group := context.command, click.Group) or group.invoke_without_command:
         yield context
+    if not isinstance(group, click.Group):
         return
     for name in group.list_commands(context):
         if (command := group.get_command(context, name)) and not command.hidden:
