@@ -90,6 +90,11 @@ def test_each_key_of_task_files_is_documented(name: str) -> None:
     assert f"* - ``{name}``" in (DOCS / "reference" / "task-files.rst").read_text()
 
 
+@pytest.mark.parametrize("folder", sorted(path.parent.name for path in (ROOT / "hpc_dl").glob("*/__init__.py")))
+def test_the_page_of_the_design_names_each_folder_of_the_package(folder: str) -> None:
+    assert f"``{folder}/``" in (DOCS / "explanation" / "design.rst").read_text()
+
+
 def test_a_page_with_a_wrong_name_is_found() -> None:
     assert _problem(["make", "submit", "NODS=4"])
     assert _problem(["make", "sumbit"])
