@@ -151,6 +151,11 @@ lint: $(READY) ## ruff, strict types, directions of imports, shellcheck over the
 bench: $(READY) ## measure what benchmarks/ measures
 	$(BIN)/python -m benchmarks
 
+.PHONY: docs
+docs: $(READY) ## build the documentation in build/docs
+	$(BIN)/python -m sphinx --fresh-env --fail-on-warning --keep-going --quiet docs build/docs
+	@echo "Open build/docs/index.html"
+
 .PHONY: lock wheel clean
 lock: ## renew the lock files (needs uv)
 	uv pip compile --quiet pyproject.toml --universal --python-version 3.10 --generate-hashes --no-header --extra dev \

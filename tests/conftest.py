@@ -40,7 +40,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests by their folder, and begin with those that wait most, so that others can run beside them."""
-    order = {"slurm": 0, "train": 1, "unit": 2}
+    order = {"slurm": 0, "docs": 1, "train": 1, "unit": 2}
     for item in items:
         kind = _kind(item)
         if kind == "slurm":

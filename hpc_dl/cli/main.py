@@ -53,14 +53,14 @@ class _Lazy(click.Group):
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="hpc_dl", prog_name="hpc-dl")
-def _command() -> None:
+def commands() -> None:
     """Train deep networks on several nodes of a Slurm GPU cluster."""
 
 
 def main(args: list[str] | None = None) -> None:
     """Run the command line; errors of the user's end with one message and exit code 2."""
     try:
-        result: Any = _command.main(args=args, prog_name="hpc-dl", standalone_mode=False)
+        result: Any = commands.main(args=args, prog_name="hpc-dl", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(error.exit_code)

@@ -33,10 +33,15 @@ class JobSpec(TrainSettings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     nodes: Annotated[int, Meta(ge=1, description="number of nodes")] = 1
     gpus: Annotated[Count, Meta(description="GPUs per node; default: all that the site has")] | None = None
     workers: (
-        Annotated[int, Meta(ge=1, le=1024, description="workers per node; default: one per GPU, or one; mixed: one")]
+        Annotated[
+            int, Meta(ge=1, le=1024, description="workers per node; default: one per GPU, at least one; mixed: one")
+        ]
         | None
     ) = None
-    ps: Annotated[int, Meta(ge=1, le=100_000, description="parameter servers, spread over the nodes")] | None = None
+    ps: (
+        Annotated[int, Meta(ge=1, le=100_000, description="parameter servers; default: 1, in modes that have some")]
+        | None
+    ) = None
     cores: (
         Annotated[int, Meta(ge=1, le=100_000, description="cores per node; default: the GPUs' share of the node")]
         | None
@@ -54,11 +59,18 @@ class JobSpec(TrainSettings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ] = "01:00:00"
     partition: Annotated[str, Meta(description="partition; default: the site's")] = ""
     restarts: (
-        Annotated[Count, Meta(description="new starts of a process that died; default: 3, a script of your own: 0")]
+        Annotated[
+            Count,
+            Meta(description="how often a process that died is started again; default: 3, a script of your own: 0"),
+        ]
         | None
     ) = None
     requeues: (
-        Annotated[Count, Meta(description="requeues at the time limit; default: 3, a script of your own: 0")] | None
+        Annotated[
+            Count,
+            Meta(description="how often a job is requeued at its time limit; default: 3, a script of your own: 0"),
+        ]
+        | None
     ) = None
     hang_timeout: (
         Annotated[

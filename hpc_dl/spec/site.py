@@ -98,7 +98,9 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     ] = False
     exclusive: Annotated[bool, Meta(description="jobs get whole nodes, with all their cores")] = False
 
-    interconnect_suffix: Annotated[str, Meta(description="what follows a node's name on the fast network: -ib0")] = ""
+    interconnect_suffix: Annotated[
+        str, Meta(description="suffix of a node's name on the fast network, such as -ib0")
+    ] = ""
     address: Annotated[str, Meta(description="the one address of all nodes, where they are one machine")] = ""
     ports: Annotated[tuple[Port, Port], Meta(description="first and last port that jobs may use")] = (20000, 29999)
 

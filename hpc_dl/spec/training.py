@@ -29,7 +29,7 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     model: Annotated[str, Meta(description="network: a known name, or package.module:function")] = "small"
     data: Annotated[str, Meta(description="data set")] = "digits"
     steps: Annotated[int, Meta(ge=1, le=_LARGEST, description="global steps, of all workers together")] = 600
-    batch: Annotated[int, Meta(ge=1, description="images per step of one worker, or of one of its towers")] = 32
+    batch: Annotated[int, Meta(ge=1, description="images per step of a worker, or of each of its towers")] = 32
     learning_rate: (
         Annotated[float, Meta(gt=0, le=_ANY, description="initial learning rate; default: the mode's")] | None
     ) = None
@@ -45,7 +45,10 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         Count, Meta(description="global steps between checkpoints that are evaluated, to keep the best; 0: none")
     ] = 0
     towers: (
-        Annotated[Positive, Meta(description="parts of a worker's batch, side by side; default: one per GPU")] | None
+        Annotated[
+            Positive, Meta(description="copies of the network in a worker, each with a batch; default: one per GPU")
+        ]
+        | None
     ) = None
     backup_workers: Annotated[Count, Meta(description="workers whose gradients a step does not wait for")] = 0
     restart_timeout: Annotated[
@@ -60,7 +63,9 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     warmup_steps: Annotated[Count, Meta(description="global steps in which the learning rate grows to that")] = 100
     fusion_mb: Annotated[float, Meta(gt=0, le=1024, description="MiB of gradients that are sent in one piece")] = 64.0
     cycle_ms: Annotated[float, Meta(gt=0, le=1000, description="milliseconds between looks for ready gradients")] = 1.0
-    start_from: Annotated[str, Meta(description="run folder of the job from whose last checkpoint it goes on")] = ""
+    start_from: Annotated[
+        str, Meta(description="run folder of an earlier job, from whose last checkpoint this one goes on")
+    ] = ""
 
 
 def changed(settings: msgspec.Struct) -> dict[str, object]:
