@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 import pkgutil
 import re
@@ -187,7 +188,8 @@ def load_site(path: Path, **changes: Any) -> Site:
 
 def schedulers() -> list[str]:
     """Return the names of the schedulers: each has a folder of its own, which is not imported for that."""
-    folders = pkgutil.iter_modules([str(Path(__file__).parents[1] / "schedulers")])
+    spec = importlib.util.find_spec("hpc_dl.schedulers")
+    folders = pkgutil.iter_modules(spec.submodule_search_locations if spec else [])
     return [folder.name for folder in folders if folder.ispkg]
 
 
