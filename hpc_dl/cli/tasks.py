@@ -24,9 +24,9 @@ def tasks() -> None:
 @_FILE
 def check(file: Path) -> int:
     """Check FILE and print how many tasks it has."""
-    from hpc_dl.tasks.file.parser import read_task_file
+    from hpc_dl.tasks.file.parser import read
 
-    click.echo(f"{file}: {len(read_task_file(file))} tasks, all valid")
+    click.echo(f"{file}: {len(read(file).check())} tasks, all valid")
     return 0
 
 
@@ -175,9 +175,9 @@ def node(file: Path) -> int:
     """Run the line of this node, inside a Slurm step."""
     from hpc_dl.node.facts import node_name
     from hpc_dl.node.task_line import become_node_task
-    from hpc_dl.tasks.file.parser import read_task_file
+    from hpc_dl.tasks.file.parser import read
 
-    become_node_task(read_task_file(file), node_name())
+    become_node_task(read(file).check(), node_name())
 
 
 @tasks.command(name="all")
@@ -185,6 +185,6 @@ def node(file: Path) -> int:
 def all_lines(file: Path) -> int:
     """Run all lines of a job's per-node FILE at once on this machine."""
     from hpc_dl.node.task_line import run_all
-    from hpc_dl.tasks.file.parser import read_task_file
+    from hpc_dl.tasks.file.parser import read
 
-    return run_all(read_task_file(file))
+    return run_all(read(file).check())

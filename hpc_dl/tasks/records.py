@@ -88,6 +88,7 @@ class Records:
         Raises:
             UserError: the disk does not take it.
         """
+        self.keep_up()  # the agents may have taken a minute to come up, and may take another
         new = self.path.with_name(f".{self.path.name}-{os.getpid()}") if self._aside else self.path
         try:
             new.mkdir(mode=0o700, exist_ok=True)

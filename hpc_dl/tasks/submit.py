@@ -57,12 +57,12 @@ def script(file: Path, request: Request, site: Site, folders: Sequence[Path]) ->
         folders: of templates that come before ours, strongest first.
 
     Raises:
-        UserError: a template is not valid, or Slurm can't write a log at this path.
+        UserError: a template is not valid, a text has a line break, or Slurm can't write a log at this path.
     """
     check_overrides(folders)
     path = file.absolute()
-    named = {"current folder": str(Path.cwd()), "task file": str(path), "name": request.name}
-    check_lines({**named, "partition": request.partition})
+    texts = {"current folder": str(Path.cwd()), "task file": str(path)}
+    check_lines({**texts, "--name": request.name, "--partition": request.partition})
     values = TasksScript(
         **script_values(site, str(Path.cwd()), directives(path, request, site)), file=str(path), options=request.options
     )
@@ -73,10 +73,8 @@ def directives(path: Path, request: Request, site: Site) -> Mapping[str, Scalar]
     """Return the ``#SBATCH`` options (man sbatch); True stands for an option without a value.
 
     Raises:
-        UserError: Slurm can't write a log at this path, the time is none, or a text has a line break.
+        UserError: Slurm can't write a log at this path, or the time is none.
     """
-    texts = {"task file": str(path), "current folder": str(Path.cwd())}
-    check_lines({**texts, "--name": request.name, "--partition": request.partition})
     build(JobSpec, [Layer({"time": request.time}, "--time")], "job")
     if "\\" in str(path):
         raise UserError(f"{str(path)!r}: Slurm replaces no %j in a path with a backslash; rename it")

@@ -34,26 +34,13 @@ def read(path: Path) -> TaskFile:
     return scan(text, str(path))
 
 
-def read_task_file(path: Path) -> list[Task]:
-    """Read a task file.
-
-    Raises:
-        UserError: the file can't be read or has invalid lines; all of them are named, each with a caret.
-    """
-    file = read(path)
-    file.check()
-    return file.tasks
-
-
 def parse(text: str, name: str = "task file") -> list[Task]:
     """Return the tasks of a task file's text.
 
     Raises:
         UserError: some lines are invalid; all of them are named, each with a caret.
     """
-    file = scan(text, name)
-    file.check()
-    return file.tasks
+    return scan(text, name).check()
 
 
 def scan(text: str, name: str = "task file") -> TaskFile:

@@ -79,11 +79,12 @@ class TaskFile(msgspec.Struct, frozen=True):
     restart: str = ""
     """What names the run that a restart file is made from; empty for other files."""
 
-    def check(self) -> None:
-        """Check that all lines are valid.
+    def check(self) -> list[Task]:
+        """Return the tasks if all lines are valid.
 
         Raises:
-            UserError: some are not; all of them are named.
+            UserError: some are not. All of them are named, each with a caret.
         """
         if self.problems:
             raise UserError("\n".join(problem.show(self.name) for problem in self.problems))
+        return self.tasks

@@ -203,7 +203,10 @@ class Agent:
         if self._journal is not None:
             try:
                 self._journal.sync()
-            except OSError as error:  # the kernel has dropped what it could not write: nothing to try again
+            except OSError as error:
+                if error.errno not in TROUBLE:  # a file system without fsync
+                    return
+                # The kernel has dropped what it could not write, so there is nothing to try again.
                 self._give_up(f"{self._path}: {error.strerror}; its last lines may be lost")
 
     def _give_up(self, reason: str) -> None:

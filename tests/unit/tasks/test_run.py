@@ -6,7 +6,6 @@ import io
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -362,8 +361,6 @@ def test_a_job_without_room_for_a_task_is_not_submitted(tmp_path: Path) -> None:
         ("--cores=1000000000", "invalid value for '--cores': 1000000000 is not in the range 1<=x<=100000"),
         ("--nodes=100000000", "invalid value for '--nodes': 100000000 is not in the range 1<=x<=100000"),
         ("--gpus=1000000000", "invalid value for '--gpus': 1000000000 is not in the range 0<=x<=1000"),
-        ("--name=a\nb", r"--name = 'a\nb': '\n' can't stand in a line of a script"),
-        ("--partition=a\nb", r"--partition = 'a\nb': '\n' can't stand in a line of a script"),
     ],
 )
 def test_what_no_job_can_have_is_one_clear_error(tmp_path: Path, option: str, message: str) -> None:
@@ -377,20 +374,6 @@ def test_the_largest_job_is_checked_at_once(tmp_path: Path) -> None:
     words = ["--nodes=100000", "--cores=100000", "--dry-run"]
     done = tasks(tmp_path, "submit", "t.txt", f"--site={_plain_site(tmp_path)}", *words)
     assert done.returncode == 0, done.stderr
-
-
-def test_a_folder_with_a_line_break_is_refused(tmp_path: Path) -> None:
-    folder = tmp_path / "a\nb"
-    folder.mkdir()
-    (folder / "t.txt").write_text("true\n")
-    site = f"--site={_plain_site(tmp_path)}"
-    for where, file, what in ((folder, "t.txt", "task file"), (tmp_path, "a\nb/t.txt", "task file")):
-        done = tasks(where, "submit", file, site, "--dry-run")
-        assert done.returncode == 2
-        assert done.stderr.startswith(f"hpc-dl: error: {what} = ")
-    shutil.move(folder / "t.txt", tmp_path)
-    done = tasks(folder, "submit", str(tmp_path / "t.txt"), site, "--dry-run")
-    assert done.stderr.startswith("hpc-dl: error: current folder = ")
 
 
 class Screen(io.StringIO):

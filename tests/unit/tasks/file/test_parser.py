@@ -14,7 +14,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from hpc_dl.errors import UserError
-from hpc_dl.tasks.file.parser import parse, read_task_file, scan
+from hpc_dl.tasks.file.parser import parse, read, scan
 from hpc_dl.tasks.file.task import Task
 from hpc_dl.tasks.file.writer import lines_of
 
@@ -111,9 +111,9 @@ def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
     file = tmp_path / "tasks.txt"
     file.write_bytes(b"echo \xff\n")
     with pytest.raises(UserError, match=f"{file}: can't be read"):
-        read_task_file(file)
+        read(file)
     with pytest.raises(UserError, match="No such file"):
-        read_task_file(tmp_path / "none")
+        read(tmp_path / "none")
 
 
 @pytest.mark.parametrize("item", ["1-999999999", "999999999-1", "999999999", "-999999999", "1-" + "9" * 18])
