@@ -48,12 +48,15 @@ def resolve(job: JobSpec, site: Site) -> JobSpec:
     mode = MODES[job.mode]
     ps = job.ps or 1 if mode.parameter_servers else None
     again, hang = (0, 0) if job.script else (_AGAIN, _HANG)
+    # With many workers gradients come late, and at the full rate the last ones can undo what the network has learnt.
+    boundaries = (max(1, job.steps * 3 // 4),) if job.lr_boundaries is None else job.lr_boundaries
     resolved = msgspec.structs.replace(
         job,
         gpus=gpus,
         cores=cores,
         ps=ps,
         learning_rate=job.learning_rate or mode.learning_rate,
+        lr_boundaries=boundaries,
         restarts=again if job.restarts is None else job.restarts,
         requeues=again if job.requeues is None else job.requeues,
         hang_timeout=hang if job.hang_timeout is None else job.hang_timeout,

@@ -70,7 +70,7 @@ MODES: dict[str, Mode] = {
     "sync": Mode(
         summary="Each step takes the mean of all workers' gradients, or of the first ones if there are backup workers.",
         module="hpc_dl.train.modes.parameter_servers",
-        learning_rate=0.1,
+        learning_rate=0.05,
         keys=(*_PARAMETER_SERVERS, "backup_workers"),
         synchronous=True,
         restarts_alone=True,
@@ -78,7 +78,7 @@ MODES: dict[str, Mode] = {
     "multiworker": Mode(
         summary="No parameter servers: all workers apply the mean of their gradients, by TensorFlow's ring over gRPC.",
         module="hpc_dl.train.modes.multiworker",
-        learning_rate=0.1,
+        learning_rate=0.05,
         keys=_ALL_REDUCE,
         compressions=("none", "fp16"),
         synchronous=True,
@@ -86,7 +86,7 @@ MODES: dict[str, Mode] = {
     "horovod": Mode(
         summary="No parameter servers: all workers apply the mean of their gradients, by Horovod over MPI.",
         module="hpc_dl.train.modes.horovod",
-        learning_rate=0.1,
+        learning_rate=0.05,
         keys=(*_ALL_REDUCE, "cycle_ms"),
         compressions=("none", "fp16"),
         synchronous=True,
@@ -96,7 +96,7 @@ MODES: dict[str, Mode] = {
     "single": Mode(
         summary="One process, the baseline of every comparison; with several GPUs, a tower on each.",
         module="hpc_dl.train.modes.single",
-        learning_rate=0.1,
+        learning_rate=0.05,
         keys=("towers", "trace_steps"),
         worker_per="job",
         compressions=("none",),

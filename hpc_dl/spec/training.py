@@ -33,7 +33,13 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     learning_rate: (
         Annotated[float, Meta(gt=0, le=_ANY, description="initial learning rate; default: the mode's")] | None
     ) = None
-    lr_boundaries: Annotated[tuple[Positive, ...], Meta(description="global steps that divide it by 10: 300,500")] = ()
+    lr_boundaries: (
+        Annotated[
+            tuple[Positive, ...],
+            Meta(description="global steps that divide it by 10: 300,500; default of a job: 3/4 of its steps"),
+        ]
+        | None
+    ) = None
     momentum: Annotated[float, Meta(ge=0, lt=1, description="Nesterov momentum")] = 0.9
     weight_decay: Annotated[
         float, Meta(ge=0, le=_ANY, description="L2 weight decay of the kernels of convolutions and dense layers")
@@ -102,7 +108,7 @@ def check_training(settings: TrainSettings) -> None:
     Raises:
         BadValueError: a value is not known, or does not fit another.
     """
-    if not all(a < b for a, b in itertools.pairwise((0, *settings.lr_boundaries))):
+    if not all(a < b for a, b in itertools.pairwise((0, *(settings.lr_boundaries or ())))):
         steps = text(settings.lr_boundaries)
         raise BadValueError(
             "lr_boundaries", f"lr_boundaries = {steps}: must be rising global steps such as 32000,48000"

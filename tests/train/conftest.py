@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +43,17 @@ class Processes:
         self._lines: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {}
         run_dir.mkdir(exist_ok=True)
 
-    def start(self, *arguments: str, ps: int = 0, workers: int = 1, mode: str = "") -> Processes:
-        """Start a whole run on free ports: `ps` and `workers`, or one process where no mode and no ps are given."""
+    def start(
+        self, *arguments: str, ps: int = 0, workers: int = 1, mode: str = "", addresses: Sequence[str] = ()
+    ) -> Processes:
+        """Start a whole run: `ps` and `workers`, or one process where no mode and no ps are given.
+
+        They are at `addresses`, those of the ps first; where none are named, on free ports of this machine.
+        """
         if not ps and not mode:
             self._start("worker-0", {}, "--mode", "single", *arguments)
             return self
-        addresses = _free_addresses(ps + workers)
+        addresses = addresses or _free_addresses(ps + workers)
         cluster = {"ps": addresses[:ps], "worker": addresses[ps:]} if ps else {"worker": addresses}
         for task_type, members in cluster.items():
             for index in range(len(members)):

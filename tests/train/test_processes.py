@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from hpc_dl.errors import LOST
-from tests.train.conftest import Processes
+from tests.train.conftest import Processes, _free_addresses
 
 Make = Callable[..., Processes]
 _KEYS = {
@@ -119,3 +120,14 @@ def test_sigterm_saves_and_ends(processes: Make, ps: int) -> None:
     assert "ended by SIGTERM at step" in run.log("worker-0")
     assert list((run.run_dir / "checkpoints").glob("step-*.index"))
     assert not (run.run_dir / "result.json").exists()
+
+
+def test_a_worker_whose_ps_has_no_such_name_ends_with_the_cause(processes: Make) -> None:
+    ps, worker = _free_addresses(2)
+    ps = ps.replace("127.0.0.1", "node1-ib.invalid")
+    run = processes().start("--steps", "1", "--start-timeout", "12", ps=1, workers=1, addresses=(ps, worker))
+    run.wait_for(lambda: run.by_task["worker-0"].poll() is not None)
+    assert run.by_task["worker-0"].returncode == LOST
+    said = rf"ps 0 \({ps}\) has not answered for \d+ s: Name or service not known"
+    assert re.search(f"^waiting: {said}$", run.log("worker-0"), re.MULTILINE)
+    assert re.fullmatch(f"error: {said}", run.log("worker-0").splitlines()[-1])

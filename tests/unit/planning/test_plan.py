@@ -69,6 +69,26 @@ def test_the_built_in_program_gets_every_setting() -> None:
 
 
 @pytest.mark.parametrize(
+    ("steps", "given", "boundaries"),
+    [(600, None, (450,)), (1, None, (1,)), (600, [], ()), (600, [100, 500], (100, 500))],
+)
+def test_the_last_quarter_of_a_job_has_a_lower_learning_rate(
+    steps: int, given: list[int] | None, boundaries: tuple[int, ...]
+) -> None:
+    own: dict[str, Any] = {} if given is None else {"lr_boundaries": given}
+    one = plan(steps=steps, **own)
+    assert one.job.lr_boundaries == boundaries
+    assert f"--lr-boundaries={','.join(map(str, boundaries))}" in command(one.job, K80, "/run")
+    # A job that goes on with other steps has other boundaries.
+    assert one.asked.lr_boundaries == (None if given is None else boundaries)
+
+
+@pytest.mark.parametrize(("mode", "rate"), [("async", 0.01), ("mixed", 0.01), ("sync", 0.05), ("multiworker", 0.05)])
+def test_late_gradients_have_a_lower_learning_rate(mode: str, rate: float) -> None:
+    assert plan(mode=mode).job.learning_rate == rate
+
+
+@pytest.mark.parametrize(
     ("mode", "settings"),
     [
         ("async", {"staleness": 0, "compression": "1bit"}),

@@ -82,9 +82,8 @@ def test_learning_rate_is_divided_by_10_at_each_boundary(step: int, expected: fl
     ],
 )
 def test_learning_rate_grows_to_that_of_all_workers(step: int, settings: dict[str, Any], expected: float) -> None:
-    rate = training.rate(
-        Options(run_dir=Path("run"), steps=10, mode="multiworker", **settings), tf.constant(step, tf.int64), 4
-    )
+    options = Options(run_dir=Path("run"), steps=10, mode="multiworker", learning_rate=0.1, **settings)
+    rate = training.rate(options, tf.constant(step, tf.int64), 4)
     assert float(rate) == pytest.approx(expected)
 
 
