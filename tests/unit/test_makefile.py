@@ -18,7 +18,8 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "hpc_dl").symlink_to(ROOT / "hpc_dl")
     (tmp_path / "env" / "locks").mkdir(parents=True)
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
-    for name in ("env/locks/cpu.txt", "env/locks/horovod.txt", "env/locks/horovod-tools.txt", ".venv/.ready-cpu"):
+    locks = [f"env/locks/{name}" for name in ("cpu.txt", "horovod.txt", "horovod-tools.txt", "horovod.sed")]
+    for name in (*locks, ".venv/.ready-cpu"):
         (tmp_path / name).touch()
     program = tmp_path / ".venv" / "bin" / "hpc-dl"
     program.write_text('#!/bin/sh\necho "$1"\nenv | grep ^HPC_DL_ | sort\n')
@@ -65,3 +66,10 @@ def test_what_make_itself_reads_is_checked_and_not_expanded(folder: Path, name: 
 def test_horovod_is_built_for_its_mode_alone(folder: Path) -> None:
     assert "Building Horovod" not in make(folder, "--dry-run", "submit", "MODE=async").stdout
     assert "Building Horovod" in make(folder, "--dry-run", "submit", "MODE=horovod").stdout
+
+
+def test_variables_for_make_alone_do_not_reach_the_job(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / ".venv" / "bin" / "hpc-dl").write_text('#!/bin/sh\nenv | grep -E "^(KIND|PYTHON|MPI)="\n')
+    assert make(folder, "render", "KIND=cpu", "PYTHON=python3").stdout == ""
+    monkeypatch.setenv("PYTHON", "the user's own")
+    assert make(folder, "render").stdout == "PYTHON=the user's own\n"
