@@ -1,4 +1,4 @@
-"""What follows the death of a process: the written policy of README.rst, "When something breaks", as pure functions.
+"""What follows the death of a process: the written policy of docs/explanation/failures.rst, as pure functions.
 
 A process can be started again alone where the others get on without it for a while: a worker or the chief of a
 parameter-server mode, whose variables lie on the parameter servers. Any other death breaks all of them: they start
