@@ -259,7 +259,8 @@ def mpirun(run: Path | None, grace: float, attempt: int | None, command: tuple[s
     if run is None:
         return run_mpirun(command, grace)
     folder = RunFolder(run, RunFolder(run, attempt).attempt)
-    return run_mpirun(command, grace, folder, Policy.of(_job(folder)).hang_timeout)
+    policy = Policy.of(_job(folder)) if folder.job_file.exists() else Policy()
+    return run_mpirun(command, grace, folder, policy.hang_timeout)
 
 
 @click.command()

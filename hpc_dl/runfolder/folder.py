@@ -198,7 +198,9 @@ class RunFolder:
         write_whole(self.script, script)
         for name, path in templates.items():
             target = self.templates / name
-            for folder in (self.templates, target.parent):  # the mode is that of the last folder alone
+            # The mode that `mkdir` is given is that of the last folder alone.
+            inside = [parent for parent in reversed(target.parents) if parent.is_relative_to(self.templates)]
+            for folder in inside:
                 folder.mkdir(mode=0o700, exist_ok=True)
             shutil.copyfile(path, target)
             target.chmod(0o600)
