@@ -69,6 +69,8 @@ $(READY): $(LOCK)
 	  echo "make: $(PYTHON) is $$($(PYTHON) -V 2>&1); TensorFlow 2.18 needs Python 3.10 to 3.12: make PYTHON=python3.11 …" >&2; exit 2; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
 	  echo "make: $(PYTHON) has no ensurepip; on Debian: apt-get install python3-venv" >&2; exit 2; }
+# venv --clear would empty the folder that a link leads to.
+	@[ ! -L $(VENV) ] || { echo "make: $(VENV) is a link; remove it: the environment is made in its place" >&2; exit 2; }
 	@echo "Setting up $(VENV) from $(LOCK), once; this takes a minute or two"
 	$(PYTHON) -m venv --clear $(VENV)
 # The lock is complete (--no-deps), and pip takes no file whose hash is not in it.

@@ -169,7 +169,7 @@ def expand(template: Path, table: Path, output: Path | None) -> int:
     return 0
 
 
-@tasks.command()
+@tasks.command(hidden=True)
 @_FILE
 def node(file: Path) -> int:
     """Run the line of this node, inside a Slurm step."""
@@ -180,7 +180,7 @@ def node(file: Path) -> int:
     become_node_task(read(file).check(), node_name())
 
 
-@tasks.command(name="all")
+@tasks.command(name="all", hidden=True)
 @_FILE
 def all_lines(file: Path) -> int:
     """Run all lines of a job's per-node FILE at once on this machine."""

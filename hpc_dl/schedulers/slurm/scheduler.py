@@ -41,7 +41,8 @@ class Slurm:
         return which.cluster_name()
 
     def describe(self, cluster: str, partition: str) -> Site:
-        return partitions.describe(scheduler(cluster).environ, cluster, partition)
+        found = partitions.describe(scheduler(cluster).environ, cluster, partition)
+        return replace(found, fake_gpus=True) if which.is_private(cluster) else found
 
     def completed(self, site: Site) -> Site:
         if site.name != which.PRIVATE:

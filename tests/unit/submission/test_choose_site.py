@@ -141,6 +141,7 @@ def test_a_described_site_is_a_file_with_a_comment_on_each_key(
     assert ended.value.code == 0
     assert "# cores of a node\ncores = 8\n" in text
     assert "# seconds between SIGTERM and SIGKILL\ngrace = 7\n" in text
+    assert "\nfake_gpus = true\n" in text  # those of the private cluster need not exist
     assert "# further sbatch options\n# slurm = {}\n" in text
     assert "name =" not in text
     file = tmp_path / "my.toml"
