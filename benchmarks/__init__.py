@@ -1,1 +1,1 @@
-"""What we measure: `make bench` runs all, `python -m benchmarks NAME` one. Medians of several runs, never asserted."""
+"""The benchmarks: `make bench` runs all, `python -m benchmarks NAME` one. Medians of several runs, never asserted."""

@@ -1,7 +1,7 @@
-"""A job that is interrupted again and again: preempted, and told ahead of its time limit, five times at random steps.
+"""A job that is interrupted at five random steps: it is preempted, or gets the signal ahead of its time limit.
 
-`python -m benchmarks.interrupted [MODE]`: two runs of 1,000 steps, one undisturbed; some three minutes. It ends with
-exit code 1 unless both make exactly their steps and their accuracies are within 0.03 of each other.
+`python -m benchmarks.interrupted [MODE]` makes two runs of 1,000 steps, one of them undisturbed. It takes some three
+minutes. The exit code is 1 unless both make exactly their steps and their accuracies are within 0.03 of each other.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _STEPS, _TIMES = 1000, 5
 
 
 def train(running: Bench, mode: str, at_steps: list[tuple[int, str]], rng: random.Random) -> dict[str, Any]:
-    """Run a job that meets a fault at each of the steps; return its result and print how it went on."""
+    """Run a job that meets a fault at each of the steps; return its result and print how its attempts ended."""
     run = Run.submit(mode, running.site, _STEPS, log_every=1, requeues=len(at_steps))
     for attempt, (at_step, fault) in enumerate(at_steps):
         if not run.wait_for(lambda: run.job.run.latest_attempt() >= attempt, f"attempt {attempt}"):  # noqa: B023

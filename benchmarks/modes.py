@@ -2,10 +2,12 @@
 
     python -m benchmarks modes [MODE …] [--networks fat]
 
-About fifteen minutes for all on two cores. Each row has the same learning rate, divided by 10 after 60 % and 85 % of
-its steps. Exit code 1 if a row is below 90 % accuracy, or if, with the large network, a row's bytes are not those that
-its method needs: for a ring 2 (N-1)/N sizes of the model per rank and step, through a ps 2 sizes per worker and step,
-each within 10 %; of the gradients that a worker sends, fp16 leaves 1/2 (within 10 %) and 1bit less than 1/16.
+All rows take about fifteen minutes on two cores. The rows of a network have the same learning rate, divided by 10 after
+60 % and 85 % of the steps.
+
+The exit code is 1 if a row is below 90 % accuracy, or if, with the large network, a row's bytes are not those that its
+method needs. A ring needs 2 (N-1)/N sizes of the model per rank and step, a ps 2 sizes per worker and step (each within
+10 %). Of the gradients that a worker sends, fp16 leaves 1/2 (within 10 %) and 1bit less than 1/16.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ _BATCH = 32
 _WORKERS = 2
 _ACCURACY = 0.9
 _TOLERANCE = 0.1
-# One node has the ps of these modes beside a worker.
+# In these modes one node has a ps beside a worker.
 _PS_MODES = ("async", "mixed", "sync")
 
 
@@ -36,7 +38,7 @@ class Row:
     """A mode and its settings."""
 
     mode: str
-    batches: int = 1  # that make one global step
+    batches: int = 1  # per global step
     settings: dict[str, Any] = field(default_factory=dict)
     saver: str = "none"
 
@@ -81,15 +83,15 @@ def train(network: str, row: Row) -> dict[str, Any]:
 
 
 def sizes(result: dict[str, Any], role: str, key: str) -> float:
-    """Return a mean over processes of what each sends or receives per step, in sizes of the model; 0 if none does."""
+    """Return the bytes per step of a process of this role, a mean in sizes of the model; 0 if there is none."""
     moved = [of[key] for task, of in result["bytes_per_step"].items() if task.startswith(role)]
     return sum(moved) / len(moved) / (4 * result["parameters"]) if moved else 0.0
 
 
 def checked(row: Row, result: dict[str, Any]) -> tuple[str, bool]:
-    """Return what was found of the bytes that a method needs, as text, and whether that is within the limits.
+    """Return the measured share of the bytes that the method needs, as text, and whether it is within the limits.
 
-    Steps are a worker's own, for the ps as well: in `sync` a global step is one of each worker.
+    Bytes are per step of one worker, also for the ps: in `sync` a global step has one such step of each worker.
     """
     ps, ring = row.mode in _PS_MODES, row.mode in ("multiworker", "horovod")
     if row.saver != "none":
@@ -106,10 +108,10 @@ def checked(row: Row, result: dict[str, Any]) -> tuple[str, bool]:
 
 
 def line(network: str, row: Row) -> tuple[str, bool]:
-    """Return a row of the table, and whether all is as it must be."""
+    """Return a row of the table, and whether accuracy and bytes are right."""
     try:
         result = train(network, row)
-    except (UserError, JobError) as error:  # such as a Horovod that is not built: the others still count
+    except (UserError, JobError) as error:  # such as no Horovod: the other rows are still measured
         return f"{network:<8} {row.name:<12} {error}", False
     text, good = checked(row, result)
     good = (good or network != _LARGE) and result["test_accuracy"] >= _ACCURACY

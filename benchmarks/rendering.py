@@ -1,4 +1,4 @@
-"""Placement and rendering for 10 to 10,000 nodes with 8 GPUs each: it must grow linearly, and not be felt."""
+"""Placement and rendering for 10 to 10,000 nodes with 8 GPUs each: the time must be short and grow linearly."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def main() -> None:
     print(f"{'nodes':>6} {'processes':>10} {' '.join(f'{h:>8}' for h in headings)} {'us/process':>11} {'MB':>6}")
     for nodes in _NODES:
         rows = []
-        for _ in range(_RUNS):  # fresh processes: caches of the run before would flatter
+        for _ in range(_RUNS):  # each in a fresh process, without the caches of an earlier run
             command = [sys.executable, "-m", "benchmarks.rendering", str(nodes)]
             rows.append([float(word) for word in subprocess.check_output(command, text=True).split()])
         plan, place, tasks, size = (statistics.median(column) for column in zip(*rows, strict=True))

@@ -1,4 +1,4 @@
-"""How long the command takes to start, against ``python -c pass``: whole processes, in turn, medians."""
+"""How long the command takes to start, compared with ``python -c pass``: medians of whole processes, run in turn."""
 
 from __future__ import annotations
 

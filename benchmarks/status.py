@@ -1,4 +1,4 @@
-"""What `status` and `list` cost with 200 jobs: Slurm's commands that they call, and the time that is our own."""
+"""What `status` and `list` cost with 200 jobs: the time in Slurm's commands, and our own time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from hpc_dl.submission.states import states
 _RUNS = 5
 _JOBS = {"running": 8, "waiting": 92, "completed": 100}
 _METRICS = '{"time": 1.0, "step": %d, "steps_per_s": 1.0, "global_steps_per_s": 2.0, "images_per_s": 64.0}\n'
-# Stands before a command on PATH: notes its name and the seconds that it takes.
+# Runs in place of a command on PATH: calls it, and notes its name, begin and end.
 _WRAPPER = """#!/bin/bash
 begin=$EPOCHREALTIME
 {command} "$@"
@@ -35,7 +35,7 @@ exit $code
 
 
 def make_jobs(cluster: MiniCluster, runs: Path) -> list[str]:
-    """Submit the jobs and make their run folders, those of jobs that have run with a megabyte of metrics."""
+    """Submit the jobs and make their run folders, with a megabyte of metrics for each job that has run."""
     ids = []
     for kind, count in _JOBS.items():
         body = "true" if kind == "completed" else "sleep 1000"
@@ -79,7 +79,7 @@ def wait_until(happened: Callable[[], bool], seconds: float = 180) -> None:
 
 def measure(folder: Path, accounting: bool) -> None:
     calls = folder / "calls"
-    # slurmctld forgets soon: those that have ended are asked of accounting, or known from our own records.
+    # slurmctld soon forgets ended jobs. Their states come from accounting, or from our own records.
     with MiniCluster(folder / "c", ClusterConfig(accounting=accounting, extra=("MinJobAge=10",))) as cluster:
         runs = folder / "runs"
         ids = make_jobs(cluster, runs)
@@ -108,7 +108,7 @@ def measure(folder: Path, accounting: bool) -> None:
 
 
 def run(command: list[str], environ: dict[str, str]) -> tuple[float, float]:
-    """Run a command; return its seconds, and those of the processors for it and what it calls."""
+    """Run a command; return its wall time, and the CPU time of it and its children, in seconds."""
     begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, env=environ, check=True, stdout=subprocess.DEVNULL)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -25,7 +25,7 @@ def parts(job: hpc_dl.Job, before: float, after: float) -> list[float]:
         for line in path.read_text().splitlines():
             record = json.loads(line)
             if "event" in record:
-                # The slowest worker's: before it the job is not at full size.
+                # The slowest worker counts: before it the job is not at full size.
                 events[record["event"]] = max(record["time"], events.get(record["event"], 0.0))
     summary = job.summary()
     assert summary is not None

@@ -1,10 +1,10 @@
-"""What a task of a task file costs: tasks that do nothing, from 100 to 100,000, against others; memory; fuzzed files.
+"""What a task of a task file costs: time and memory for 100 to 100,000 empty tasks, compared with other programs.
 
 Arguments choose parts: ``local log slurm fuzz``; without one, all of them. ``log`` measures what a log of every task
-costs, in pairs, and GREASY with its own log if ``greasy`` is on PATH. ``fuzz`` reads 100,000 mutated files.
+costs, and GREASY with its own log if ``greasy`` is on PATH. ``fuzz`` reads 100,000 mutated files.
 
-Each row is the median of some runs; one that takes more than a minute is measured once. Own time is the processor time
-of our processes without that of the tasks (the shell and its command), which the journals have.
+Each row is the median of several runs. A run that takes more than a minute is not repeated. Own time is the CPU time of
+our processes without the CPU time of the tasks (the shell and its command), which is in the records.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _NODES = 4
 
 
 class _Result:
-    """One run: wall time, processor time of all processes, own one of these (None: not known), largest process."""
+    """One run: wall time, CPU time of all processes, own CPU time (None: not known), memory of the largest process."""
 
     def __init__(self, seconds: float, cpu: float, memory: float, own: float | None = None) -> None:
         self.seconds, self.cpu, self.memory, self.own = seconds, cpu, memory, own
@@ -102,7 +102,7 @@ def local() -> None:
 
 
 def log() -> None:
-    """Measure what a log of every task costs; one run of each kind after the other, since the machine may be busy."""
+    """Measure what a log of every task costs. The kinds take turns, since the machine may be busy."""
     workers = os.cpu_count() or 1
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -126,7 +126,7 @@ def log() -> None:
 
 
 def slurm() -> None:
-    """Measure inside a job of a private Slurm: all tasks through agents, against an srun for each."""
+    """Measure inside a job of a private Slurm: all tasks through agents, compared with one srun per task."""
     from hpc_dl.minicluster import ClusterConfig, MiniCluster, NodeGroup
 
     root = Path(tempfile.mkdtemp(prefix="hd", dir="/tmp"))  # unix sockets need a short path

@@ -1,11 +1,11 @@
 """What does our training loop cost? Global steps/s of each mode against the shortest program with the bare API.
 
-Both train the same network on the same images with the same optimizer, in as many processes of as many threads:
-2 workers, and 1 ps where the mode has one (`single`: 1 process; `mixed`: 2 towers per worker). Both are there at the
-same time and run in turns of some seconds: who does not run is stopped (SIGSTOP), so that what else the machine does
-meets both. The table has the medians over the turns, of steps/s and of the CPU time that a step takes in all processes
-together, and the median of the ratios of neighbouring turns. The bare programs are in benchmarks/bare; they print, but
-save, trace and survive nothing.
+Both programs train the same network on the same images with the same optimizer. They have the same number of processes
+and threads: 2 workers, and 1 ps where the mode has one (`single`: 1 process; `mixed`: 2 towers per worker). Both are
+started, and run in turns of some seconds. The other program is stopped meanwhile (SIGSTOP), so that other load of the
+machine meets both. The table has medians over the turns: steps/s, and the CPU time of a step in all processes together.
+The ratio is the median over neighbouring turns. The bare programs are in benchmarks/bare. They print, but they save
+nothing, trace nothing and survive no fault.
 
     python -m benchmarks train_loop --modes async,sync --runs 3
 """
@@ -71,7 +71,7 @@ class Program:
         self._processes = stack.enter_context(running([sys.executable, "-m", *command], mode, folder))
 
     def wait_for(self, lines: int, since: float = 0.0) -> list[tuple[float, int]]:
-        """Wait for so many lines of worker 0 written at or after a time; return (time, global step) of each."""
+        """Wait for `lines` lines of worker 0 written at or after `since`; return (time, global step) of each."""
         limit = time.monotonic() + _LIMIT
         while time.monotonic() < limit and all(process.poll() is None for process in self._processes):
             texts = self._steps.read_text().splitlines(keepends=True) if self._steps.exists() else []
@@ -96,7 +96,7 @@ class Program:
         return rate, 1000 * (cpu_end - cpu_begin) / (rate * (end - begin))
 
     def pids(self) -> list[int]:
-        """Return all processes, those that mpirun has started included."""
+        """Return all processes, including those that mpirun has started."""
         return [pid for process in self._processes for pid in (process.pid, *children(process.pid))]
 
     def signal(self, number: int) -> None:
@@ -122,7 +122,7 @@ def compare(mode: str, options: argparse.Namespace) -> str:
         for name in turns:
             (Path(folder) / name).mkdir()
             programs[name] = Program(name, mode, options, Path(folder) / name, stack)
-            # One after the other, so that none waits for a peer that is stopped.
+            # It is stopped only when it trains, so that none of its processes starts without its peers.
             programs[name].wait_for(2)
             programs[name].signal(signal.SIGSTOP)
         for number in range(options.runs):
@@ -146,7 +146,7 @@ def running(command: list[str], mode: str, folder: Path) -> Iterator[list[subpro
     cluster = {"ps": addresses[: layout.ps], "worker": addresses[layout.ps :]}
     if not layout.ps:
         del cluster["ps"]
-    # One core for each process, as in a job that shares out a node's cores.
+    # One core for each process, as in a job that divides a node's cores.
     threads = dict.fromkeys(("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS"), "1")
     environ = {**os.environ, **threads, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "1"}
     commands = {
@@ -170,7 +170,7 @@ def running(command: list[str], mode: str, folder: Path) -> Iterator[list[subpro
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process and those that it started, such as the ranks of mpirun."""
+    """Kill a process and its children, such as the ranks of mpirun."""
     started = children(process.pid)
     for pid in (*started, process.pid):
         with contextlib.suppress(ProcessLookupError):

@@ -1,1 +1,1 @@
-"""The shortest programs that train as our modes do, one per API. Run as modules: TF_CONFIG says who a process is."""
+"""The shortest programs that train as our modes do, one per API. They run as modules, and read TF_CONFIG."""

@@ -1,4 +1,4 @@
-"""Mode ``multiworker``: `MultiWorkerMirroredStrategy` with a loop of one's own."""
+"""Mode ``multiworker``: `MultiWorkerMirroredStrategy` with a custom loop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hpc_dl.models.keras import keras
 
 tf.config.threading.set_intra_op_parallelism_threads(parts.threads)
 tf.config.threading.set_inter_op_parallelism_threads(parts.threads)
-context.context().configure_coordination_service("")  # its heartbeats don't outlive the turns of the other program
+context.context().configure_coordination_service("")  # its heartbeats time out while the other program has its turn
 ring = tf.distribute.experimental.CommunicationOptions(
     implementation=tf.distribute.experimental.CommunicationImplementation.RING
 )

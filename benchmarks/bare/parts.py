@@ -1,4 +1,4 @@
-"""What the bare programs share: network, input, optimizer; and what they print. The loop is theirs alone."""
+"""What the bare programs share: network, input, optimizer and output. Each program has its own step."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def graph_optimizer() -> Any:
 
 
 def graph_step(optimizer: Any) -> tuple[Any, Any, Any]:
-    """Build one worker's step in a graph: global step after it, loss of its batch; and what starts the input."""
+    """Build one worker's step in a graph. Return the global step after it, its loss, and what starts the input."""
     with tf1.device("/cpu:0"):
         iterator = tf1.data.make_initializable_iterator(batches())
         images, labels = iterator.get_next()
@@ -79,7 +79,7 @@ def graph_step(optimizer: Any) -> tuple[Any, Any, Any]:
         model = network()
     for tower, part in enumerate(zip(tf.split(images, towers), tf.split(labels, towers), strict=True)):
         with tf1.device(f"/device:CPU:{tower}"):
-            others = {id(update) for update in model.updates}  # such as those of the model's placeholder
+            others = {id(update) for update in model.updates}  # such as the updates of the model's placeholder
             losses.append(mean_loss(model(part[0], training=True), part[1]) / towers)
             updates.append([update for update in model.updates if id(update) not in others])
             gradients.append([g for g, _ in optimizer.compute_gradients(losses[-1], model.trainable_variables)])
@@ -91,7 +91,7 @@ def graph_step(optimizer: Any) -> tuple[Any, Any, Any]:
 
 
 def run(step: Callable[[], Any]) -> None:
-    """Make steps, each of which returns the global step, until somebody ends this process; worker 0 prints some."""
+    """Make steps until this process is killed. `step` returns the global step; worker 0 prints some of them."""
     made = 0
     while True:
         number = step()

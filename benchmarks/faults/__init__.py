@@ -1,1 +1,1 @@
-"""The fault table: what a fault costs each mode, on a private cluster whose nodes have networks of their own."""
+"""The fault table: what each fault costs each mode, on a private cluster whose nodes have their own networks."""

@@ -1,9 +1,9 @@
 """`python -m benchmarks.faults [--modes async,sync] [--faults worker,node] [--runs 10] [--results FILE]`.
 
-Each fault comes at a random step; a job meets up to ten of them, so it also shows that it gets over several. A fault
+Each fault comes at a random step. A job meets up to ten faults, which also shows that it survives several. A fault
 takes a quarter of a minute. With a file of results, cells that have their runs already are not measured again. A run
-is right if its job ends COMPLETED with exactly its steps, at most one checkpoint's interval was done twice, and no
-process is left; else, or where a job hangs, the command ends with exit code 1.
+is right if its job ends COMPLETED with exactly its steps, repeats at most one checkpoint's interval, and leaves no
+process. If a run is not right or a job hangs, the exit code is 1.
 """
 
 from __future__ import annotations

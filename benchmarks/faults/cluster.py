@@ -1,4 +1,4 @@
-"""The private cluster of the table: nodes on a network, a disk of its own, and a partition that preempts."""
+"""The private cluster of the fault table: nodes on a network, a separate disk, and a partition that preempts."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from hpc_dl.minicluster.network import Network
 from hpc_dl.shipped_files import share
 
 CONFIG = ClusterConfig(
-    groups=(NodeGroup(count=14),),  # a job of three nodes goes on when ten were cut off
+    groups=(NodeGroup(count=14),),  # so that a job of three nodes goes on after ten were cut off
     partitions=(Partition("main"), Partition("high")),
     extra=("PreemptType=preempt/partition_prio", "PreemptMode=REQUEUE", "KillWait=20"),
 )
-_PATIENCE = 60.0  # seconds in which nodes come back
+_PATIENCE = 60.0  # seconds in which all nodes must come back
 
 
 def slurm(*command: str) -> str:
-    """Run a command of Slurm and return what it says."""
+    """Run a command of Slurm and return its output."""
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
 
 
@@ -59,11 +59,12 @@ def _states() -> list[str]:
 
 @contextlib.contextmanager
 def bench() -> Iterator[Bench]:
-    """Start the cluster, go to a folder on a disk of its own, and let jobs of `high` drive out those of `main`.
+    """Start the cluster, go to a folder on a separate disk, and let jobs of `high` preempt jobs of `main`.
 
     The disk and the network lie in namespaces of this process: `hpc_dl.minicluster.network.enter_namespaces`.
     """
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # the cluster and its folder go in the end
+    # An exception ends the program, so that the cluster and its folder are removed.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with tempfile.TemporaryDirectory(prefix="hf", dir="/tmp") as top:
         root, disk = Path(top, "root"), Path(top, "disk")
         with (
@@ -75,7 +76,7 @@ def bench() -> Iterator[Bench]:
             os.chdir(disk)
             slurm("scontrol", "update", "partitionname=high", "PriorityTier=10")
             slurm("scontrol", "update", "partitionname=main", "PriorityTier=1", "GraceTime=20")
-            # Its nodes have addresses of their own.
+            # The nodes have their own addresses.
             lines = (share() / "env" / "sites" / "minicluster.toml").read_text().splitlines(keepends=True)
             site = disk / "networked.toml"
             site.write_text("".join(line for line in lines if not line.startswith("address")))

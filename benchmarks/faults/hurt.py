@@ -27,14 +27,14 @@ def _signal(pids: list[int], number: signal.Signals) -> None:
 
 
 def _to(role: str, index: int, number: signal.Signals) -> Fault:
-    """Return the fault that a signal is to a process."""
+    """Return the fault that a training process gets a signal."""
     return lambda _bench, run, _rng: _signal(run.process(role, index), number)
 
 
 def _to_launcher(number: signal.Signals) -> Fault:
     def fault(_bench: Bench, run: Run, rng: random.Random) -> None:
         found = run.pids("-m\0hpc_dl\0launch\0") or run.pids("-m\0hpc_dl\0rank\0")
-        # A launcher has forked one that looks alike and guards its processes.
+        # Each launcher has forked a guard of its processes, whose command line is the same.
         launchers = [pid for pid in found if parent(pid) not in found]
         _signal([rng.choice(launchers)] if launchers else [], number)
 
@@ -46,7 +46,7 @@ def _node(_bench: Bench, run: Run, rng: random.Random) -> None:
 
 
 def _cut(bench: Bench, run: Run, rng: random.Random) -> None:
-    """Cut a node off: slurmctld and the other nodes hear no more of it, and its processes go on."""
+    """Cut a node off from slurmctld and the other nodes. Its processes go on."""
     bench.network.cut(rng.choice(run.nodes()))
 
 
@@ -81,7 +81,7 @@ def _full(_bench: Bench, run: Run, _rng: random.Random) -> None:
 
 
 def _readonly(_bench: Bench, run: Run, _rng: random.Random) -> None:
-    """Make the run folder read-only for some seconds; files that are open stay so, as on a file server."""
+    """Make the run folder read-only for some seconds. Open files stay writable, as on a file server."""
     folder = run.job.run.path
     subprocess.run(["mount", "--bind", folder, folder], check=True)
     try:
@@ -92,7 +92,7 @@ def _readonly(_bench: Bench, run: Run, _rng: random.Random) -> None:
 
 
 def _suspend(_bench: Bench, run: Run, _rng: random.Random) -> None:
-    """Suspend the job for some seconds, for longer than a process may give no sign of life."""
+    """Suspend the job for longer than a process may give no sign of life."""
     slurm("scontrol", "suspend", run.job.job_id)
     time.sleep(HANG_TIMEOUT + _AWAY)
     slurm("scontrol", "resume", run.job.job_id)
@@ -116,12 +116,12 @@ FAULTS: dict[str, Fault] = {
     "full": _full,
     "readonly": _readonly,
 }
-# After these the job leaves its nodes and begins a new attempt; its processes may report a step or two before.
+# After these faults the job leaves its nodes and begins a new attempt. Its processes may report a step or two before.
 LEAVES = ("node", "cut", "preemption", "limit")
-# They take seconds themselves, in which the training goes on.
+# These faults last some seconds, in which the training goes on.
 LASTS = ("controller", "full", "readonly", "suspended")
 
 
 def fits(mode: str, fault: str) -> bool:
-    """Return whether a mode has what the fault hits."""
+    """Return whether a mode has the process that the fault hits."""
     return (not fault.endswith("ps") or mode in PS_MODES) and (not fault.endswith("worker") or mode != "single")

@@ -1,4 +1,4 @@
-"""The jobs that are hurt, and what can be seen of them."""
+"""The jobs that meet faults, and what can be observed of them."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ MODES: dict[str, dict[str, Any]] = {
     "single": {"mode": "single", "nodes": 1, "gpus": 1},
 }
 PS_MODES = ("async", "mixed", "sync", "sync+1")
-# Modes whose workers go on while one of them is away: they need more steps for the same time.
+# Modes whose workers go on while one of them is away: their jobs need more steps for the same time.
 GOES_ON = ("async", "mixed", "sync+1")
-# Steps per second on two cores, by which a job gets its length.
+# Steps per second on two cores: they determine how many steps a job gets.
 RATES = {"async": 110, "mixed": 110, "sync": 60, "sync+1": 60, "multiworker": 60, "horovod": 60, "single": 200}
 
 
 @dataclass
 class Run:
-    """A job of the table."""
+    """A job that meets faults."""
 
     job: Job
     mode: str
@@ -59,7 +59,7 @@ class Run:
 
     @property
     def over(self) -> bool:
-        """Whether the job has ended for good; one that Slurm has queued again has left a summary too."""
+        """Whether the job has ended for good. A summary alone does not tell: a requeued job has left one too."""
         return self.job.run.summary.exists() and self.job.done()
 
     def step(self) -> int:
@@ -67,7 +67,7 @@ class Run:
         return Progress(self.job.run).look().step
 
     def records(self, event: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield process and values of each step that was reported, or of each event of a name."""
+        """Yield process and values of each reported step, or of each event of this name."""
         for path in self.job.run.metrics.glob("*.jsonl"):
             for line in path.read_bytes().split(b"\n")[:-1]:
                 record = json.loads(line)
@@ -84,13 +84,13 @@ class Run:
         return sum(len(addresses) for role, addresses in cluster.items() if role != "ps")
 
     def all_trained_since(self, moment: float) -> bool:
-        """Say whether each worker has reported a step of the latest attempt after a time (Unix seconds)."""
+        """Return whether each worker has reported a step of the latest attempt after `moment` (Unix seconds)."""
         begun = self._imported()
         last = dict(self._last_times())
         return sum(last.get(name, 0.0) > max(moment, time) for name, time in begun.items()) >= self.workers()
 
     def _imported(self) -> dict[str, float]:
-        """Return when each process of the latest attempt has begun; what was cut off goes on beside it for a second."""
+        """Return when each process of the latest attempt has begun. Processes on a cut-off node may go on beside it."""
         attempt = self.job.run.latest_attempt()
         return {
             path.stem: record["time"]
@@ -100,16 +100,16 @@ class Run:
         }
 
     def _last_times(self) -> Iterator[tuple[str, float]]:
-        """Yield when each process has reported a step last."""
+        """Yield when each process last reported a step."""
         for path in self.job.run.metrics.glob("*.jsonl"):
             records = map(json.loads, reversed(path.read_bytes()[-4096:].split(b"\n")[1:-1]))
             yield path.stem, next((record["time"] for record in records if "event" not in record), 0.0)
 
     def wait_for(self, condition: Callable[[], bool], what: str) -> bool:
-        """Wait until something is so and return True, or False if the job ends before.
+        """Wait until `condition` is true and return True, or False if the job ends before.
 
         Raises:
-            JobError: it takes too long.
+            JobError: it takes longer than `LIMIT`.
         """
         deadline = time.monotonic() + LIMIT
         while not condition():
@@ -121,16 +121,16 @@ class Run:
         return True
 
     def wait_for_step(self, step: int) -> bool:
-        """Wait as `wait_for` does until its latest attempt has reached a step."""
+        """Wait, as `wait_for` does, until the latest attempt has reached a step."""
         return self.wait_for(lambda: self.step() >= step, f"step {step}")
 
     def nodes(self) -> list[str]:
-        """Return the nodes on which it runs."""
+        """Return the nodes on which the job runs."""
         addresses = itertools.chain.from_iterable(self.job.run.read_cluster().values())
         return sorted({address.partition(":")[0] for address in addresses})
 
     def pids(self, *words: str) -> list[int]:
-        """Return its processes whose command line or environment has all of the words."""
+        """Return the job's processes whose command line or environment has all of the words."""
         return [pid for pid, text in _processes() if str(self.job.run.path) in text and all(w in text for w in words)]
 
     def process(self, role: str, index: int) -> list[int]:

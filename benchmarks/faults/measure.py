@@ -19,7 +19,7 @@ from benchmarks.faults.jobs import EVERY, GOES_ON, HANG_TIMEOUT, LIMIT, PS_MODES
 from hpc_dl.errors import JobError
 
 PER_JOB = 10  # faults that a job meets at most
-_RESTARTS = 3  # the default, by which a process starts again alone: each time it waits longer
+_RESTARTS = 3  # how often a process is restarted alone by default; each time it waits longer
 _SAYS = re.compile(r"hpc-dl: (.*(?:start again|started again|requeued|given up).*)", re.MULTILINE)
 
 
@@ -31,9 +31,9 @@ class Found(msgspec.Struct, forbid_unknown_fields=True):
     at_step: int
     then: str = "NO END"
     seconds: float | None = None
-    """The longest time without a step of anybody, until all workers train again; None without any step after it."""
+    """The longest time without a step of any worker, until all train again. None if no step followed."""
     lost: int = 0
-    """Steps that are done twice."""
+    """Steps that were done twice."""
     message: str = ""
     code: int = -1
     """The job's exit code."""
@@ -43,17 +43,17 @@ class Found(msgspec.Struct, forbid_unknown_fields=True):
     """The steps that it was to make."""
     accuracy: float = 0.0
     left: int = 0
-    """Processes of the job that were there seconds after its end."""
+    """Processes of the job that were still there five seconds after its end."""
 
     @property
     def right(self) -> bool:
-        # Workers of async and mixed take their last steps at once: there may be one more for each but the last.
+        # Workers of async and mixed take their last steps at the same time. All but the last may make one too many.
         done = self.code == 0 and self.of <= self.steps <= self.of + 1 and self.accuracy > 0.9
         return done and self.lost <= EVERY and not self.left and self.then != "NO END"
 
 
 def hurt_job(bench: Bench, mode: str, fault: str, count: int, rng: random.Random) -> list[Found]:
-    """Run a job, hurt it at random steps, and return what each fault has shown; at least one."""
+    """Run a job that meets faults at random steps. Return what each has shown; the list has at least one."""
     starts_alone = fault.removeprefix("hung ") in ("worker", "chief") and mode in PS_MODES
     count = min(count, _RESTARTS if starts_alone else PER_JOB)
     each = _steps_meanwhile(mode, fault)
@@ -71,11 +71,11 @@ def hurt_job(bench: Bench, mode: str, fault: str, count: int, rng: random.Random
                 break
             found.append(Found(fault, mode, run.step(), of=steps))
             _hurt(bench, run, found[-1], rng)
-            # A node that was cut off comes back when the job is over: its slurmstepd tries for a minute to tell of its
-            # step's end, and Slurm holds a job that it gives such a node again ("Duplicate jobid").
+            # A node that was cut off comes back when the job is over: its slurmstepd tries for a minute to report the
+            # end of its step. If the job got the node again meanwhile, Slurm would hold the job ("Duplicate jobid").
             if fault != "cut":
                 bench.heal()
-        run.job.wait(timeout=3 * LIMIT)  # it may have made few of the steps that it could have made
+        run.job.wait(timeout=3 * LIMIT)  # it may still have most of its steps to make
     except (JobError, TimeoutError) as error:
         run.job.cancel()
         found = found or [Found(fault, mode, 0, of=steps)]
@@ -94,16 +94,16 @@ def _steps_meanwhile(mode: str, fault: str) -> int:
 def _seconds_of_steps(mode: str, fault: str) -> float:
     """Return for how many seconds workers make steps in spite of a fault."""
     if fault == "suspended":
-        return 4  # Slurm says first that it will, and waits 2 s
+        return 4  # Slurm first announces it to the job, and waits 2 s
     if fault in LASTS:
         return 9
     if fault == "hung launcher":
         return 2 * (HANG_TIMEOUT + 3)  # its processes train on until it is killed, some modes twice as fast
     if mode == "single":
-        return 40 if fault == "cut" else 0  # it has all that it needs on its node
+        return 40 if fault == "cut" else 0  # the node has all that the job needs
     if mode not in GOES_ON:
         return 0
-    # The chief must be there for sync; after a new start the first worker is seconds ahead of the last.
+    # Mode sync needs the chief. After a restart the first worker is seconds ahead of the last.
     alone = {"cut": 25, "worker": 7} if mode == "sync+1" else {"cut": 25, "worker": 7, "chief": 7}
     hangs = HANG_TIMEOUT + 2 if fault in ("hung worker", "hung chief") and fault.removeprefix("hung ") in alone else 0
     return alone.get(fault.removeprefix("hung "), 3) + hangs
@@ -112,16 +112,16 @@ def _seconds_of_steps(mode: str, fault: str) -> float:
 def _hurt(bench: Bench, run: Run, one: Found, rng: random.Random) -> None:
     attempt, said, begin = run.job.run.latest_attempt(), len(run.job.stdout()), time.time()
     FAULTS[one.fault](bench, run, rng)
-    # A process that was killed has reported its last step by now; a fault that lasts is over now.
+    # By then a killed process has reported its last step, and a fault that lasts is over.
     settled = time.time() if one.fault in LASTS else begin + 0.5
-    again = one.fault in (*LEAVES, "hung launcher")  # whose processes train on, until it is killed
+    again = one.fault in (*LEAVES, "hung launcher")  # its processes train on until it is killed
     run.wait_for(
         lambda: (not again or run.job.run.latest_attempt() > attempt) and run.all_trained_since(settled),
         "that all workers train again",
     )
     end = time.time()
     same = run.job.run.latest_attempt() == attempt
-    # Steps that were made and not reported, on a full disk, are no pause.
+    # Steps that were made but not reported, on a full disk, are not a pause.
     rate = statistics.median([r["global_steps_per_s"] for _, r in run.records() if r["time"] < begin])
     one.seconds = _pause([r for _, r in run.records() if begin - 0.5 < r["time"] <= end], rate if same else math.inf)
     messages = _SAYS.findall(run.job.stdout()[said:])
@@ -136,7 +136,7 @@ def _hurt(bench: Bench, run: Run, one: Found, rng: random.Random) -> None:
     if one.fault == "hung launcher" and first_steps:
         begun = min(record["time"] for record in first_steps)
         one.at_step = max(record["step"] for _, record in run.records() if record["time"] < begun)
-    # Without a first step nothing was left to do: the node that was cut off had made all steps by itself.
+    # Without a first step nothing was left to do: the node that was cut off had made all steps.
     one.lost = max(0, one.at_step - min(starts, default=one.at_step))
 
 
@@ -144,8 +144,8 @@ def _pause(records: list[dict[str, Any]], rate: float) -> float | None:
     """Return the longest time without a step.
 
     Args:
-        records: the steps that were reported.
-        rate: steps per second; as many steps as are missing between two reports took their time.
+        records: the reported steps.
+        rate: steps per second. The steps between two reports took time at this rate, which is not a pause.
     """
     records.sort(key=operator.itemgetter("time"))
     return max(

@@ -1,4 +1,4 @@
-"""The table: what was found, kept in a file, and shown."""
+"""The fault table: its results, the file that keeps them, and its text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TITLES = (
 
 
 class Table:
-    """All that was found so far.
+    """All results so far.
 
     Args:
         path: JSON lines, one for each fault; more are appended.
@@ -29,13 +29,13 @@ class Table:
         self._found = [msgspec.json.decode(line, type=Found) for line in lines]
 
     def add(self, found: list[Found]) -> None:
-        """Add what was found."""
+        """Add results, and write them to the file."""
         self._found += found
         with self._path.open("ab") as file:
             file.write(b"".join(msgspec.json.encode(one) + b"\n" for one in found))
 
     def cell(self, fault: str, mode: str) -> list[Found]:
-        """Return what was found of a fault in a mode."""
+        """Return the results of a fault in a mode."""
         return [one for one in self._found if (one.fault, one.mode) == (fault, mode)]
 
     def right(self) -> bool:
@@ -49,7 +49,7 @@ class Table:
             yield self.line(fault, mode)
 
     def grid(self, faults: Sequence[str], modes: Sequence[str]) -> Iterator[str]:
-        """Yield the same as a table of reStructuredText: median seconds, most steps lost, number of faults."""
+        """Yield the results as a reStructuredText table: median seconds, most steps lost, number of faults."""
         rows = [["fault", *modes], *([fault, *(self._in_short(fault, mode) for mode in modes)] for fault in faults)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         bar = " ".join("=" * width for width in widths)

@@ -41,9 +41,10 @@ def _say(name: str, folder: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    # Else it would leave what it has not finished beside the data sets.
+    # An exception ends the command, so that it removes its unfinished files.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    sys.path.append("")  # the user's own data sets: after all others, so that a random.py there is not Python's
+    # The user's own data sets can be imported. Their folder comes last: a random.py in it must not hide Python's.
+    sys.path.append("")
     try:
         main(prog_name="python -m hpc_dl.data")
     except UserError as error:

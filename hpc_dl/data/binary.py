@@ -34,7 +34,7 @@ def parse(content: bytes, name: str, shape: tuple[int, int, int], classes: int) 
         Images [n, height, width, channels] and labels [n].
 
     Raises:
-        UserError: it ends inside a record, or a label is out of range; the message names file and byte offset.
+        UserError: the file ends inside a record, or a label is out of range. The message names file and byte offset.
     """
     size = record_bytes(shape)
     whole, rest = divmod(len(content), size)
@@ -68,7 +68,7 @@ def read(path: Path, shape: tuple[int, int, int], classes: int) -> tuple[Bytes, 
     """Read one file; see `parse`.
 
     Raises:
-        UserError: it can't be read, or is not of the format.
+        UserError: the file can't be read, or is not of the format.
     """
     try:
         content = path.read_bytes()

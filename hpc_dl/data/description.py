@@ -1,4 +1,4 @@
-"""What is known about a data set before any of its files is there."""
+"""The data sets, as far as they are known without their files."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Dataset:
     shape: tuple[int, int, int]  # height, width, channels
     train_images: int
     test_images: int
-    flip: bool  # whether a mirrored image is still of its class
-    train_files: tuple[str, ...] = ()  # of CIFAR-10's binary format; none: images are generated
+    flip: bool  # whether a mirrored image keeps its class
+    train_files: tuple[str, ...] = ()  # in CIFAR-10's binary format; none: images are generated
     test_files: tuple[str, ...] = ()
     url: str = ""  # of the archive that holds the files; none: nothing to download
     md5: str = ""
@@ -35,7 +35,7 @@ class Dataset:
         return bool(self.train_files)
 
     def folder(self, data_dir: Path) -> Path:
-        """Return where everything of this data set lies."""
+        """Return the folder of all files of this data set."""
         return data_dir / self.name
 
 
@@ -83,7 +83,7 @@ def describe(name: str) -> Dataset:
     """Return the data set called `name`.
 
     Raises:
-        UserError: there is none; the message lists the known names and the nearest one.
+        UserError: there is none. The message lists the known names and the nearest one.
     """
     if name not in DATASETS:
         raise UserError(f"unknown data set {name!r}{near_match(name, DATASETS)}: allowed are {allowed(DATASETS)}")

@@ -29,9 +29,9 @@ def md5(path: Path) -> str:
 
 
 def download(url: str, checksum: str, target: Path) -> None:
-    """Fetch `url` into `target`, unless it is there; an interrupted download goes on where it ended.
+    """Fetch `url` into `target`, unless it is there. An interrupted download goes on where it ended.
 
-    The bytes are collected in ``target.part``, which takes the name `target` when its MD5 sum is right.
+    The bytes are collected in ``target.part``, which is renamed to `target` when its MD5 sum is right.
 
     Raises:
         UserError: no network (the message says which file to put where), or the checksum is wrong.
@@ -57,7 +57,7 @@ def download(url: str, checksum: str, target: Path) -> None:
 
 
 def _receive(url: str, part: Path) -> None:
-    """Append what is missing in `part`, or start anew where the server can't do that."""
+    """Append the missing bytes to `part`, or start anew if the server can't send a part."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})  # noqa: S310
     try:
@@ -96,7 +96,7 @@ def unpack(archive: Path, names: tuple[str, ...], folder: Path) -> None:
     can write anywhere else.
 
     Raises:
-        UserError: it is no tar archive, is cut short, or lacks one of the files.
+        UserError: the file is not a tar archive, is cut short, or lacks one of the files.
     """
     missing = set(names)
     try:

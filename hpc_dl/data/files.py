@@ -49,7 +49,7 @@ def fetch(name: str, data_dir: Path) -> Path | None:
 
 
 def is_there(name: str, data_dir: Path) -> bool:
-    """Return whether training with a data set needs nothing that is not in `data_dir` yet."""
+    """Return whether `data_dir` has all files that training with a data set needs."""
     dataset = describe(name)
     folder = dataset.folder(data_dir)
     files = (folder / "binary" / file for file in dataset.train_files + dataset.test_files)
@@ -57,9 +57,9 @@ def is_there(name: str, data_dir: Path) -> bool:
 
 
 def prepare(name: str, data_dir: Path) -> Path | None:
-    """Make sure that the TFRecord shards of a data set are there; cheap, and without TensorFlow, if they are.
+    """Make sure that the TFRecord shards of a data set are there. If they are, this is cheap and needs no TensorFlow.
 
-    Safe when several processes do it at once: shards are made in a temporary folder that is renamed when complete.
+    Several processes may do this at once: shards are made in a temporary folder that is renamed when complete.
 
     Returns:
         The folder of the shards, or None where the images are generated.

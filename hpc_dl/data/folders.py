@@ -15,7 +15,7 @@ from hpc_dl.errors import UserError
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    """Hold an advisory lock: it spares double work; where the file system has no locks, nothing depends on it."""
+    """Hold an advisory lock, which only spares double work: the file system may have no locks."""
     with path.open("w") as file:
         with contextlib.suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -23,12 +23,12 @@ def _lock(path: Path) -> Iterator[None]:
 
 
 def build_once(target: Path, complete: Callable[[Path], bool], build: Callable[[Path], None]) -> None:
-    """Make the folder `target` unless it is complete: in a temporary folder beside it, renamed at the end.
+    """Make the folder `target` unless it is complete: as a temporary folder beside it, which is renamed at the end.
 
     Args:
         target: the folder.
         complete: says cheaply whether an existing folder is whole.
-        build: fills a new, empty folder; what it raises leaves nothing behind.
+        build: fills a new, empty folder, which is removed if it raises.
 
     Raises:
         UserError: the folder can't be written.
@@ -51,7 +51,7 @@ def build_once(target: Path, complete: Callable[[Path], bool], build: Callable[[
 
 
 def _replace(temporary: Path, target: Path, complete: Callable[[Path], bool]) -> None:
-    """Rename `temporary` to `target`; a torn folder there makes way, a complete one stays."""
+    """Rename `temporary` to `target`. It replaces an incomplete folder; a complete one stays."""
     try:
         temporary.rename(target)
     except OSError:

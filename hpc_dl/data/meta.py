@@ -1,4 +1,4 @@
-"""``meta.json``: what the writer of TFRecord shards says of them to their readers."""
+"""``meta.json``, which describes the TFRecord shards to their readers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FORMAT = 1  # of the shards; folders of another format are made anew
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """Return what ``meta.json`` says about the shards in `folder`; empty where it is missing or no JSON object."""
+    """Return the content of ``meta.json`` in `folder`; empty if the file is missing or not a JSON object."""
     try:
         meta = json.loads((folder / META).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -22,7 +22,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
 
 
 def is_complete(dataset: Dataset, folder: Path) -> bool:
-    """Say whether all shards of `dataset` are in `folder` with the sizes that they had when they were written."""
+    """Return whether all shards of `dataset` are in `folder`, with the sizes that they had when they were written."""
     meta = read_meta(folder)
     if meta.get("format") != FORMAT or meta.get("images") != [dataset.train_images, dataset.test_images]:
         return False

@@ -1,8 +1,8 @@
-"""The input pipeline: from TFRecord shards, or from nothing, to batches that a network takes.
+"""The input pipeline: from TFRecord shards, or from generated images, to batches that a network takes.
 
-Everything after the batch works on the whole batch at once: a few large operations instead of many per image,
-which on one core costs a tenth. Random numbers are stateless functions of (seed, batch number), so a run can be
-repeated however many threads work on it.
+All operations after the batching work on a whole batch at once: a few large operations instead of many per image. On
+one core they take a tenth of the time. Random numbers are stateless functions of (seed, batch number), so a run can be
+repeated with any number of threads.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from hpc_dl.data.meta import read_meta
 PAD = 4  # pixels on each side before the random crop, as in section 4.2 of "Deep Residual Learning"
 PARALLEL = 4  # files read and batches made at the same time
 BUFFER = 4  # batches ready before they are asked for
-# Nothing here branches on a tensor. AutoGraph would write a temporary file per function, which a killed process leaves.
+# Nothing here branches on a tensor, so AutoGraph is off. It would write a temporary file per function, which a killed
+# process leaves behind.
 _plain = tf.autograph.experimental.do_not_convert
 
 
@@ -30,9 +31,9 @@ def train_batches(name: str, data_dir: Path, batch: int, seed: int, workers: int
         name: a key of `DATASETS`.
         data_dir: where its files lie; they are made if they are missing.
         batch: images per batch.
-        seed: of order and augmentation; the same seed gives the same batches.
-        workers: how many workers share the images; each image belongs to one of them.
-        index: which of them this is.
+        seed: seed of order and augmentation; the same seed gives the same batches.
+        workers: number of workers that share the images; each image belongs to one of them.
+        index: index of this worker.
 
     Returns:
         A `tf.data.Dataset` of float32 images [batch, height, width, channels], standardised per channel over the
@@ -59,9 +60,9 @@ def train_batches(name: str, data_dir: Path, batch: int, seed: int, workers: int
 
 
 def test_batches(name: str, data_dir: Path, batch: int) -> Any:
-    """Return the test set, each image exactly once and as it is; the last batch may be smaller.
+    """Return the test set, each image exactly once and not augmented. The last batch may be smaller.
 
-    Arguments, return value and errors are those of `train_batches`.
+    Arguments, return value and errors are as in `train_batches`.
     """
     dataset = describe(name)
     if not dataset.needs_files:
@@ -78,7 +79,7 @@ def test_batches(name: str, data_dir: Path, batch: int) -> Any:
 
 
 def worker_records(files: list[str], workers: int, index: int) -> Any:
-    """Return this worker's records, once: its own files where they divide evenly, else every n-th record of all."""
+    """Return this worker's records, each once: of its own files if these divide evenly, else every n-th of all."""
     even = len(files) % workers == 0
     mine = files[index::workers] if even else files
     records = tf.data.TFRecordDataset(mine, num_parallel_reads=min(PARALLEL, len(mine)))
@@ -86,7 +87,7 @@ def worker_records(files: list[str], workers: int, index: int) -> Any:
 
 
 def augment(images: Any, seed: Any, flip: bool) -> Any:
-    """Shift each image by up to 4 pixels (pad with zeros, crop at random) and mirror every other one if `flip`.
+    """Shift each image by up to 4 pixels (pad with zeros, crop at random) and, if `flip`, mirror a random half.
 
     Args:
         images: uint8 [batch, height, width, channels].
@@ -126,16 +127,16 @@ def _standardise(images: Any, meta: dict[str, Any]) -> Any:
 
 
 def _synthesise(numbers: Any, dataset: Dataset) -> tuple[Any, Any]:
-    """Make the images with these numbers: standard normal noise, with the mean of one pixel pattern per class."""
+    """Make the images with these numbers, and their labels: standard normal noise around one colour per class."""
     labels = tf.cast(numbers % dataset.classes, tf.int32)
     patterns = tf.random.stateless_normal([dataset.classes, 1, 1, dataset.shape[-1]], [0, 0])
-    # The seed is the first number, so that a batch is the same whoever makes it.
+    # The seed is the first number, so that a batch is the same in every process.
     noise = tf.random.stateless_normal(tf.concat([tf.shape(labels), dataset.shape], 0), [1, numbers[0]])
     return noise + tf.gather(patterns, labels), labels
 
 
 def _synthetic_train_batches(dataset: Dataset, batch: int, seed: int, workers: int, index: int) -> Any:
-    """Make each batch once and hand it out from memory from then on, so that input costs nothing."""
+    """Make each batch once and then take it from memory, so that input costs nothing."""
     numbers = tf.data.Dataset.range(dataset.train_images).shuffle(dataset.train_images, seed=seed)
     mine = numbers.shard(workers, index).repeat().batch(batch, drop_remainder=True)
     batches = mine.take(max(1, dataset.train_images // workers // batch))
@@ -144,7 +145,7 @@ def _synthetic_train_batches(dataset: Dataset, batch: int, seed: int, workers: i
 
 
 def _own_threads(batches: Any) -> Any:
-    """Give the pipeline threads of its own: the training step may hold all of the process's few for long."""
+    """Give the pipeline threads of its own: the training step may hold all other threads of the process for long."""
     options = tf.data.Options()
     options.threading.private_threadpool_size = PARALLEL
     options.deterministic = True

@@ -1,4 +1,4 @@
-"""TFRecord shards: a few large files instead of many small ones, which is what parallel file systems like.
+"""TFRecord shards: a few large files instead of many small ones, which suits parallel file systems.
 
 Each record is a `tf.train.Example` with ``image`` (height x width x channels bytes) and ``label`` (one integer).
 """
@@ -16,7 +16,7 @@ from hpc_dl.data.description import Dataset
 from hpc_dl.data.meta import FORMAT, META
 from hpc_dl.errors import UserError
 
-TRAIN_SHARDS = 16  # divided among the workers file by file where that comes out even
+TRAIN_SHARDS = 16  # each worker reads files of its own if they divide evenly
 TEST_SHARDS = 1
 
 

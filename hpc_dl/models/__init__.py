@@ -12,13 +12,13 @@ from hpc_dl.errors import UserError, allowed, near_match
 
 @dataclass(frozen=True)
 class Model:
-    """A network: what it is, and which function builds it."""
+    """A network: its description, and the function that builds it."""
 
     description: str
     builder: str  # "module:function", imported when the network is built
     # For images of 32x32x3 and 10 classes; 0: unknown.
-    parameters: int = 0  # trained ones
-    activations: int = 0  # numbers that all layers together put out for an image
+    parameters: int = 0  # trained parameters
+    activations: int = 0  # output values of all layers together for an image
     settings: dict[str, Any] = field(default_factory=dict)
 
 
@@ -48,7 +48,7 @@ def check(name: str) -> str:
     """Return `name` if it is a known network or looks like ``package.module:function``.
 
     Raises:
-        UserError: it is neither; the message lists the known names and the nearest one.
+        UserError: it is neither. The message lists the known names and the nearest one.
     """
     if name not in MODELS and not _OWN.fullmatch(name):
         raise UserError(
@@ -71,7 +71,7 @@ def build(name: str, input_shape: tuple[int, int, int], classes: int) -> Any:
         A Keras model from float32 images [batch, height, width, channels] to float32 logits [batch, classes].
 
     Raises:
-        UserError: the user's function can't be imported, or what it returned is no such model.
+        UserError: the user's function can't be imported, or it did not return such a model.
     """
     known = MODELS.get(check(name), Model("the user's own", name))
     module, function = known.builder.split(":")

@@ -7,7 +7,7 @@ from typing import Any
 from hpc_dl.models.keras import keras
 from hpc_dl.models.vgg import classifier, conv
 
-_SMALL = 64  # pixels; below, a first stride of 4 would leave nothing for the pools
+_SMALL = 64  # pixels; in smaller images a first stride of 4 would leave nothing for the pools
 
 
 def alexnet(input_shape: tuple[int, int, int], classes: int) -> Any:

@@ -1,4 +1,4 @@
-"""The Keras that all networks are made with: Keras 2, whose layers work in the graphs of between-graph replication."""
+"""The Keras of all networks: Keras 2, whose layers work in the graphs of between-graph replication."""
 
 from __future__ import annotations
 

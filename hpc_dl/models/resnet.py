@@ -18,7 +18,7 @@ def pad_shortcut(inputs: Any, width: int, stride: int, name: str) -> Any:
     """Shortcut without parameters (the paper's option A): take every `stride`-th pixel, pad the channels with zeros."""
     missing = width - inputs.shape[-1]
     picked = layers.AveragePooling2D(1, stride, name=f"{name}_pick")(inputs)
-    # For a layer that takes the channels to come first, the last axis is that of the columns.
+    # A channels_first layer pads the last axis, which it takes for the columns: our channels.
     sides = ((0, 0), (missing // 2, missing - missing // 2))
     return layers.ZeroPadding2D(sides, data_format="channels_first", name=f"{name}_pad")(picked)
 
@@ -73,10 +73,10 @@ def bottleneck(input_shape: tuple[int, int, int], classes: int, n: int) -> Any:
 
 
 def imagenet(input_shape: tuple[int, int, int], classes: int, blocks: tuple[int, ...]) -> Any:
-    """ResNet of table 1 with so many bottleneck blocks in each stage: 3, 4, 6, 3 is ResNet-50.
+    """ResNet of table 1, with the number of bottleneck blocks in each stage: 3, 4, 6, 3 is ResNet-50.
 
-    25.6 million parameters (ResNet-152: 60.2) for 1000 classes, whatever the size of the images: those of 32x32 have
-    one pixel left in the last stage.
+    It has 25.6 million parameters (ResNet-152: 60.2) for 1000 classes, whatever the size of the images. An image of
+    32x32 has one pixel left in the last stage.
     """
     images = keras.Input(input_shape, name="images")
     features = layers.ReLU(name="conv1_relu")(conv_bn(images, 64, 7, 2, "conv1"))

@@ -13,14 +13,14 @@ _DROPOUT = 0.5
 
 
 def conv(inputs: Any, width: int, size: int, name: str, stride: int = 1) -> Any:
-    """Convolution with bias and ReLU, He initialisation: networks this deep don't start to learn without."""
+    """Convolution with bias and ReLU. Without He initialisation networks this deep don't start to learn."""
     return layers.Conv2D(width, size, stride, "same", activation="relu", kernel_initializer="he_normal", name=name)(
         inputs
     )
 
 
 def classifier(features: Any, classes: int) -> Any:
-    """Two hidden dense layers with dropout, then logits [batch, classes]: where most of the parameters are."""
+    """Two hidden dense layers with dropout, then logits [batch, classes]. They have most of the parameters."""
     features = layers.Flatten(name="flat")(features)
     for name in ("fc1", "fc2"):
         features = layers.Dense(_HIDDEN, activation="relu", kernel_initializer="he_normal", name=name)(features)
@@ -29,9 +29,9 @@ def classifier(features: Any, classes: int) -> Any:
 
 
 def vgg(input_shape: tuple[int, int, int], classes: int, convolutions: tuple[int, ...]) -> Any:
-    """VGG with so many 3x3 convolutions in each of its five stages: 2, 2, 3, 3, 3 is configuration D, VGG16.
+    """VGG, with the number of 3x3 convolutions in each of its five stages: 2, 2, 3, 3, 3 is configuration D, VGG16.
 
-    138 million parameters (VGG19: 144) for 224x224x3 and 1000 classes, most of them in the first dense layer.
+    It has 138 million parameters (VGG19: 144) for 224x224x3 and 1000 classes, most of them in the first dense layer.
     """
     images = keras.Input(input_shape, name="images")
     features = images

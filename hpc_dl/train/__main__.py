@@ -25,14 +25,15 @@ from hpc_dl.train.tf_config import Cluster, from_tf_config
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run this process's part and return its exit code.
+    """Run this process's part of the training and return its exit code.
 
-    0: done. 1: an error that a new start would only repeat. 2: the user's error. 74: the last checkpoint or the result
-    could not be written for too long. 75: contact with a peer was lost, or a later attempt has taken over: a new start
-    helps. 143: ended by SIGTERM, after saving.
+    0: done. 1: an error that a restart would only repeat. 2: the user's error. 74: the disk was in trouble for too
+    long. 75: contact with a peer was lost, or a later attempt has taken over; a restart helps. 130: ended by SIGINT.
+    143: ended by SIGTERM; the chief saves before that.
     """
     stop = Stop()
-    sys.path.append("")  # the user's own networks: after all others, so that a random.py there is not Python's
+    # The user's own networks can be imported. Their folder comes last: a random.py in it must not hide Python's.
+    sys.path.append("")
     try:
         options = parse(arguments)
         cluster = from_tf_config(os.environ.get("TF_CONFIG"))
@@ -60,17 +61,17 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _keep_generated_code(folder: Path) -> None:
-    """Let temporary files go to a folder: AutoGraph writes one for each function of a user's own network.
+    """Let temporary files go to `folder`: AutoGraph writes one for each function of a user's own network.
 
-    A process that is killed can't remove them, and in ``/tmp`` they would stay for ever.
+    A killed process can't remove these files. In ``/tmp`` they would stay for ever.
     """
-    with contextlib.suppress(OSError):  # of a disk that is full: then they go where they would go
+    with contextlib.suppress(OSError):  # the disk is full: the files go to their usual folder
         folder.mkdir(exist_ok=True)
         tempfile.tempdir = str(folder)
 
 
 def _devices(cluster: Cluster) -> list[str]:
-    from hpc_dl.train.devices import devices  # not before TensorFlow may be imported
+    from hpc_dl.train.devices import devices  # imports TensorFlow
 
     return devices() if cluster.task_type == "worker" else ["CPU"]
 
@@ -84,5 +85,5 @@ if __name__ == "__main__":
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()
-    # TensorFlow's server can't be ended, and its threads can hang the interpreter's own end.
+    # TensorFlow's server can't be stopped, and its threads can hang the interpreter's shutdown.
     os._exit(code)

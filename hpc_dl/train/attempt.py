@@ -1,8 +1,8 @@
-"""Which start of a job's processes this one belongs to, and what the launchers say in the run folder.
+"""The attempt that this process belongs to, and what the launchers record about it in the run folder.
 
-An attempt is one start of all processes of a job; they are counted from 0, over requeues and over restarts in the same
-allocation. A process of an earlier attempt may still run, on a node that was cut off from the network: it must write
-nothing any more once a later attempt has begun.
+An attempt is one start of all processes of a job. Attempts are counted from 0, over requeues and over restarts in the
+same allocation. A process of an earlier attempt may still run on a node that was cut off from the network. Once a later
+attempt has begun, that process must write nothing any more.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ class Attempt:
     """The attempt of this process.
 
     Args:
-        run_dir: the training's folder, which is the job's own where there is no launcher.
+        run_dir: the training's folder. Without a launcher (HPC_DL_RUN is not set) it is the job's run folder too.
 
     Raises:
-        UserError: HPC_DL_ATTEMPT is no number.
+        UserError: HPC_DL_ATTEMPT is not a number.
     """
 
     def __init__(self, run_dir: Path) -> None:
@@ -30,18 +30,18 @@ class Attempt:
         text = os.environ.get("HPC_DL_ATTEMPT", "")
         if text and not text.isdecimal():
             raise UserError(f"HPC_DL_ATTEMPT: {text!r} is not allowed; it must be a number from 0 up")
-        # Who starts a process by hand means it to go on from whatever was last.
+        # A process that was started by hand belongs to the latest attempt.
         self.number = int(text) if text else self._read()
         self._state = folder / "state" / str(self.number) if launched else None
         self.owns_folder = bool(launched and text) and folder.resolve() == run_dir.resolve()
-        """Whether what is in the training's folder is of this job alone."""
+        """Whether the training's folder is the job's run folder: then all files in it belong to this job."""
 
     def check(self) -> None:
-        """Look whether this attempt is still the latest; to be done before anything is published.
+        """Check that this attempt is still the latest. Call this before anything is published.
 
         Raises:
-            PeerLostError: a later one has taken over.
-            OSError: that can't be read.
+            PeerLostError: a later attempt has taken over.
+            OSError: the number of the latest attempt can't be read.
         """
         if (latest := self._read()) > self.number:
             raise PeerLostError(
@@ -49,11 +49,11 @@ class Attempt:
             )
 
     def done(self, task: str) -> bool:
-        """Say whether a launcher has seen the process ``worker-3`` end well."""
+        """Return whether a launcher has recorded that `task`, such as ``worker-3``, ended successfully."""
         return self._state is not None and os.path.exists(self._state / "done" / task)  # noqa: PTH110 - never raises
 
     def given_up(self, task: str) -> bool:
-        """Say whether a launcher will not start the process ``worker-3`` again."""
+        """Return whether a launcher has given up `task`, such as ``worker-3``: it is not restarted any more."""
         return self._state is not None and os.path.exists(self._state / "lost" / task)  # noqa: PTH110 - never raises
 
     def _read(self) -> int:

@@ -1,4 +1,4 @@
-"""What a process computes on."""
+"""The devices that a process computes on."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def devices() -> list[str]:
     """Return the names of this process's GPUs, such as ``NVIDIA H200``; ``CPU`` where it has none.
 
     Raises:
-        UserError: it was given GPUs, and TensorFlow sees none.
+        UserError: the process was given GPUs, but TensorFlow sees none.
     """
     if gpus := tf.config.list_physical_devices("GPU"):
         return [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus]
     given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    if re.match(r"\d|GPU-|MIG-", given):  # -1 and Slurm's NoDevFiles are none
+    if re.match(r"\d|GPU-|MIG-", given):  # -1 and Slurm's NoDevFiles mean no GPU
         what = f"CUDA_VISIBLE_DEVICES gives this process GPUs ({given}), but TensorFlow sees none"
         if not os.environ.get("HPC_DL_FAKE_GPUS"):
             raise UserError(f"{what}: {_likely_cause()}")

@@ -13,14 +13,14 @@ from hpc_dl.train.stop import Stop
 
 T = TypeVar("T")
 
-_NEEDS = 3.0  # seconds of the grace after SIGTERM that are left for the way out
+_NEEDS = 3.0  # seconds of the grace after SIGTERM that are kept for the exit
 
 
 def trouble(error: BaseException) -> str | None:
-    """Return what is wrong with the disk, or None if that is not what the error says.
+    """Return what is wrong with the disk, or None if the error has another cause.
 
-    TensorFlow's errors have many codes for that (ResourceExhausted, PermissionDenied, Unknown …), which mean other
-    things too; but they repeat the system's words.
+    TensorFlow reports disk errors under many codes (ResourceExhausted, PermissionDenied, Unknown …), which have other
+    meanings too. But its messages contain the system's text for the error.
     """
     if isinstance(error, OSError):
         return error.strerror or str(error)
@@ -28,22 +28,22 @@ def trouble(error: BaseException) -> str | None:
 
 
 def patiently(what: str, action: Callable[[], T], patience: float, stop: Stop | None = None) -> T:
-    """Do something, again and again while the disk is in trouble, as `hpc_dl.disk.insist` does.
+    """Call `action`, and retry it while the disk is in trouble; see `hpc_dl.disk.insist`.
 
     Args:
-        what: for the messages: what does not work.
-        action: does it.
-        patience: how long to try, in seconds.
-        stop: after SIGTERM the grace counts instead.
+        what: what does not work, for the messages.
+        action: the function to call.
+        patience: how long to retry, in seconds.
+        stop: after SIGTERM, the retries end before the grace does.
 
     Raises:
-        DiskError: it did not work for so long.
+        DiskError: the disk was in trouble until the time was over.
     """
     return insist(what, action, patience, trouble, lambda: stop.ends_at - _NEEDS if stop else math.inf)
 
 
 class Log(io.TextIOWrapper):
-    """Standard output or error; what can't be written to it is lost, and that is no error."""
+    """Standard output or error. Text that can't be written is lost, which is not an error."""
 
     def write(self, text: str) -> int:
         """Write what can be written."""

@@ -1,4 +1,4 @@
-"""The end of a run: the test set's verdict, and ``RUN/result.json``."""
+"""Evaluation on the test set, and the end of a run: ``RUN/result.json``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ tf1 = tf.compat.v1
 
 
 class Evaluation:
-    """Runs the whole test set, each image once, through the network as it was saved, in this process alone."""
+    """Evaluates a saved network on the whole test set, each image once, in this process alone."""
 
     def __init__(self, options: Options) -> None:
         """Build the graph, once for all checkpoints."""
@@ -39,7 +39,7 @@ class Evaluation:
             self._next_batch = session.function(self._local, test.outputs)
 
     def __call__(self, checkpoint: str) -> tuple[float, Any]:
-        """Return mean cross entropy, and confusion matrix: number of images [true class, found class]."""
+        """Return the mean cross entropy and the confusion matrix: number of images [true class, predicted class]."""
         losses, confusion = 0.0, 0
         with self._graph.as_default():
             self._saver.restore(self._local, checkpoint)
@@ -54,7 +54,7 @@ class Evaluation:
 
 
 def accuracy(confusion: Any) -> float:
-    """Return the share of images that are on the diagonal."""
+    """Return the share of images on the diagonal: they are classified right."""
     return int(confusion.trace()) / int(confusion.sum())
 
 
@@ -62,9 +62,9 @@ Save = Callable[[int], str | None]
 
 
 def evaluated(options: Options, metrics: Metrics, save: Save) -> Save:
-    """Return `save`, which from now on also evaluates some of the checkpoints that it writes, and keeps the best.
+    """Return a `save` that also evaluates some of the checkpoints that it writes, and keeps the best one.
 
-    Those are the first ones at or after each multiple of `options.eval_every` steps; with 0 none are.
+    It evaluates the first checkpoint at or after each multiple of `options.eval_every` steps. With 0 it evaluates none.
     """
     if not options.eval_every:
         return save
@@ -116,18 +116,18 @@ def finish(
 
     Args:
         options: mode, model, data.
-        cluster: who took part.
-        metrics: gets the test set's values.
+        cluster: the processes of the run.
+        metrics: gets the test set's loss and accuracy.
         progress: where the loop ended.
-        checkpoint: prefix of the final one.
-        parameters: how many are trained.
-        lost_workers: those that did not report their end.
-        replicas: how many workers' batches make one step.
+        checkpoint: prefix of the final checkpoint.
+        parameters: number of trained parameters.
+        lost_workers: indices of the workers that did not report their end.
+        replicas: number of workers' batches in one global step.
         details: further keys of the result.
 
     Raises:
         PeerLostError: a later attempt has taken over.
-        DiskError: the disk has not taken the result for as long as there was patience.
+        DiskError: for `options.disk_patience` the checkpoint could not be read, or the result could not be written.
     """
     metrics.event("evaluating")
     evaluation = Evaluation(options)
@@ -138,9 +138,9 @@ def finish(
     if options.eval_every:
         _offer(best, checkpoint, progress.step, test_accuracy)
     metrics.scalars(progress.step, {"test_loss": test_loss, "test_accuracy": test_accuracy})
-    steps = progress.step - progress.start_step  # a continued run counts what it did itself, like the images
+    steps = progress.step - progress.start_step  # a continued run counts its own steps and images
     rate = steps / progress.seconds if steps else 0.0
-    batch = options.worker_batch * replicas  # of one global step
+    batch = options.worker_batch * replicas  # images of one global step
     result = {
         "mode": options.mode,
         "model": options.model,
@@ -169,7 +169,7 @@ def finish(
 
 
 def write(options: Options, result: dict[str, Any]) -> None:
-    """Write ``result.json``: complete or not there.
+    """Write ``result.json`` atomically.
 
     Raises:
         PeerLostError: a later attempt has taken over.

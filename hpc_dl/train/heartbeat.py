@@ -1,4 +1,4 @@
-"""Signs of life for the launcher, each second; and the end of a process whose training makes no step any more."""
+"""Signs of life for the launcher, one a second, and the end of a process that makes no training step any more."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from hpc_dl.errors import LOST
 from hpc_dl.processes import waits_for_disk
 
 _PERIOD = 1.0  # seconds between two signs of life
-# Without a step a process may live for so many hang timeouts. A process that gives no sign of life, for which others
-# may wait, is found first; and nothing that others wait for on purpose, such as a new start, takes as long.
+# A process may make no step for this many hang timeouts, since it may wait for others. A peer that gives no sign of
+# life is found first, after one. No intended wait, such as for a restart, takes as long as five.
 _NO_STEP = 5
-_LONGEST = 20  # as many times as long as its longest step a step may take in any case
+_LONGEST = 20  # a step may always take this many times as long as the process's longest step
 
 
 class Heartbeat:
-    """Of this process: `start` begins it if a launcher listens.
+    """The heartbeat of this process.
 
-    A thread counts seconds itself, so that a time in which the process was suspended does not count.
+    A thread counts the seconds itself, so that the time in which the process was suspended does not count.
     """
 
     def __init__(self) -> None:
-        self._seconds = 0  # in which the thread ran
-        self._since: int | None = None  # when the step began that is made now; None: none is
+        self._seconds = 0  # for which the thread has run
+        self._since: int | None = None  # when the current step began; None: no step is being made
         self._pipe: int | None = None
 
     def start(self) -> None:
-        """Give signs of life from now on."""
+        """Give signs of life from now on, if a launcher listens."""
         if text := os.environ.get("HPC_DL_HEARTBEAT", ""):
             number, inode, timeout = text.split(":")
             self._pipe = _pipe(int(number), int(inode))
             threading.Thread(target=self._run, args=(float(timeout),), name="heartbeat", daemon=True).start()
 
     def step(self) -> None:
-        """Say that a step begins."""
+        """Note that a step begins."""
         self._since = self._seconds
 
     def rest(self) -> None:
-        """Say that no step is made now: a checkpoint is written, or the training is over."""
+        """Note that no step is being made: a checkpoint is written, or the training is over."""
         self._since = None
 
     def _run(self, timeout: float) -> None:
@@ -63,12 +63,12 @@ class Heartbeat:
 
     def _beat(self) -> None:
         if self._pipe is not None:
-            with contextlib.suppress(OSError):  # the launcher is gone, or hangs itself
+            with contextlib.suppress(OSError):  # the launcher is gone or hangs
                 os.write(self._pipe, b".")
 
 
 def _pipe(number: int, inode: int) -> int | None:
-    """Return the pipe, if it is open here: in a container its number may be another file's."""
+    """Return the pipe if it is open here. In a container, its number may belong to another file."""
     with contextlib.suppress(OSError):
         if os.fstat(number).st_ino == inode:
             return number

@@ -1,4 +1,4 @@
-"""The loop: the same for every mode, which brings the function that makes a step."""
+"""The training loop, the same for every mode. The mode provides the function that makes a step."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from hpc_dl.train.options import Options
 from hpc_dl.train.reporting.metrics import Metrics
 from hpc_dl.train.stop import Stop
 
-_SAVE_AGAIN = 30.0  # seconds after a checkpoint that could not be written
+_SAVE_AGAIN = 30.0  # seconds until a failed checkpoint is retried
 
 StepFunction = Callable[[], tuple[int, float, float]]
-"""Makes a step and returns the global step after it, and loss and accuracy of its batch."""
+"""Makes a step. Returns the global step after it, and the loss and accuracy of its batch."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where the loop ended: the last step's outputs, and how long this process has been in it."""
+    """Where the loop ended: the last step's outputs, and the seconds that the loop took."""
 
     start_step: int
     step: int
@@ -46,11 +46,11 @@ def train(
         step_function: makes one step.
         start_step: the global step now.
         options: steps, checkpoint_every, log_every.
-        metrics: gets a line after the first step, after every `log_every` steps of this process, and at the end;
-            then what the loop did as a whole.
+        metrics: gets a line after the first step, after every `log_every` steps of this process, and at the end.
+            Then it gets a summary of the loop.
         stop: ends the loop early.
-        save: writes a checkpoint of the given global step; None in processes that don't. Returns None where that did
-            not work: it is tried again soon.
+        save: writes a checkpoint of the given global step. It returns None if that failed; then it is called again
+            soon. None in processes that don't save.
 
     Raises:
         JobError: the loss is not finite any more.
@@ -66,7 +66,7 @@ def train(
         step, loss, accuracy = step_function()
         step_seconds.append(time.perf_counter() - step_begin)
         local_steps += 1
-        if not math.isfinite(loss):  # before it is saved
+        if not math.isfinite(loss):  # before this step is saved
             raise JobError(f"the loss is {loss} at step {step}: try a lower --learning-rate")
         if local_steps == 1 or local_steps % options.log_every == 0:
             if local_steps == 1:

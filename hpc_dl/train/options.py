@@ -22,7 +22,7 @@ _ANY = sys.float_info.max
 
 
 class Options(TrainSettings, frozen=True, kw_only=True):
-    """What one training run does; the same for all its processes. The training settings are those of a job."""
+    """The options of a training run, the same for all its processes. They include the training settings of a job."""
 
     run_dir: Annotated[Path, Meta(description="folder of this run: metrics, checkpoints, result")]
     data_dir: Annotated[Path, Meta(description="folder of the data sets")] = Path("data")
@@ -35,12 +35,12 @@ class Options(TrainSettings, frozen=True, kw_only=True):
 
     @property
     def worker_batch(self) -> int:
-        """Return the images of one worker's step."""
+        """Return the number of images in one step of a worker."""
         return self.batch * self.tower_count
 
     @property
     def earlier_run(self) -> Path | None:
-        """Return the run folder of the job from whose checkpoint this one goes on; None if there is none."""
+        """Return the run folder of the job whose checkpoint this run starts from, or None."""
         return Path(self.start_from) if self.start_from else None
 
     @property
@@ -58,7 +58,7 @@ def parse(arguments: Sequence[str]) -> Options:
     """Read the command line.
 
     Raises:
-        UserError: an unknown option or a wrong value; one line that says what is allowed.
+        UserError: an unknown option or a wrong value. The message is one line that says what is allowed.
     """
     grammar = command(Options, "python -m hpc_dl.train", _DESCRIPTION)
     try:
@@ -68,7 +68,7 @@ def parse(arguments: Sequence[str]) -> Options:
     except click.ClickException as error:
         said = error.format_message()
         raise UserError(f"{said[:1].lower()}{said[1:]}") from None
-    # Without a mode it is the one process that it is without TF_CONFIG.
+    # Without --mode this is the only process, as without TF_CONFIG.
     layers = [Layer({"mode": "single"}, "default")]
     layers += [
         Layer({field.name: field.parse(given[field.name], field.flag)}, field.flag)

@@ -1,4 +1,4 @@
-"""Is the other process still there? Asked over TCP, since TensorFlow may wait for ever for a lost one."""
+"""Checks over TCP whether other processes still run, since TensorFlow may wait for ever for a lost one."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from hpc_dl.train.tf_config import CHIEF
 PERIOD = 1.0  # seconds between two looks
 _TIMEOUT = 1.0  # seconds for an answer
 _AT_ONCE = 32  # processes that are asked at the same time
-GONE = 12.0  # seconds of silence after which a process is gone: its node may be slow
-REFUSED = 3.0  # seconds of refusals after which it is: its node answers, and says that nobody listens
-UNKNOWN = 30.0  # seconds after which a name that does not resolve is wrong: a name server may be away for a while
-_SAY = 10.0  # seconds of waiting for a start before it is said; then after twice as long each time
+GONE = 12.0  # seconds without an answer after which a process is gone; a slow node may take some
+REFUSED = 3.0  # seconds of refused connections after which a process is gone: its node is up, but nothing listens
+UNKNOWN = 30.0  # seconds after which a name that does not resolve is wrong; a name server may be away for a while
+_SAY = 10.0  # seconds of waiting until the first message; the interval doubles with each message
 
 
 def problem(address: str) -> OSError | None:
-    """Return why nobody can be reached at ``host:port``; None if something listens there."""
+    """Return why ``host:port`` can't be reached, or None if a process listens there."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_TIMEOUT).close()
@@ -39,9 +39,9 @@ class Peers:
 
     Args:
         addresses: by task name, such as ``worker-3``.
-        attempt: knows what launchers say of them, which counts at once.
-        start: seconds in which each must have answered once.
-        away: seconds that each may be away afterwards, since it is started again; None: nobody starts it again.
+        attempt: knows which peers have ended or were given up, as launchers record it. These are gone at once.
+        start: seconds in which each peer must answer for the first time.
+        away: seconds for which a peer may be away afterwards, while it is restarted. None: peers are not restarted.
     """
 
     def __init__(self, addresses: Mapping[str, str], attempt: Attempt, start: float, away: float | None) -> None:
@@ -49,7 +49,7 @@ class Peers:
         self._limit = dict.fromkeys(addresses, start)
         self._silent_since = dict.fromkeys(addresses, time.monotonic())
         self._problems: dict[str, OSError] = {}
-        self._missing = set(addresses)  # those that have never answered
+        self._missing = set(addresses)  # peers that have never answered
         self._ended: set[str] = set()
         self._next_look = 0.0
         self._begun, self._say_after = time.monotonic(), _SAY
@@ -57,11 +57,11 @@ class Peers:
 
     @property
     def silent(self) -> bool:
-        """Whether none has answered at the last look."""
+        """Whether no peer answered at the last look."""
         return len(self._silent_since) == len(self.addresses)
 
     def look(self) -> None:
-        """Ask all of them, if the last look was some time ago; the run folder is read for those that don't answer."""
+        """Ask all peers, unless the last look was a moment ago. For silent ones, look into the run folder too."""
         if time.monotonic() < self._next_look:
             return
         found = self._pool.map(problem, self.addresses.values())
@@ -107,11 +107,11 @@ class Peers:
 
 
 class Watch:
-    """Ends this process, with a clear last line, when peers are gone without which it can't go on.
+    """Ends this process, with a clear last line, when it can't go on without the peers that are gone.
 
     Args:
         attempt: the attempt of this process.
-        groups: each a number of peers, and how many of them may be gone.
+        groups: peers, and how many of the group may be gone.
     """
 
     def __init__(self, attempt: Attempt, *groups: tuple[Peers, int]) -> None:
@@ -131,7 +131,7 @@ class Watch:
                 if self._ended.is_set():
                     return
                 if peers.silent and self._attempt.done(CHIEF):
-                    # A worker that was killed near the end and started again has nobody to train with.
+                    # A worker that was restarted near the end of the training has nobody to train with.
                     _leave(0, ["the chief has ended the training"])
                 if len(gone) > spare:
                     _leave(LOST, [f"error: {peers.describe(task)}" for task in gone])
@@ -140,13 +140,13 @@ class Watch:
 
 @contextlib.contextmanager
 def waiting(what: str, timeout: float) -> Iterator[None]:
-    """Say now and then what this process waits for inside the block, and end the process when it takes too long.
+    """Print now and then what the block waits for, and end the process when it has waited for too long.
 
-    What TensorFlow and MPI wait in can't be interrupted.
+    A wait inside TensorFlow or MPI can't be interrupted.
 
     Args:
-        what: whom it waits for, and what for.
-        timeout: seconds.
+        what: what the process waits for.
+        timeout: seconds after which the process ends.
     """
     over = threading.Event()
 

@@ -1,4 +1,4 @@
-"""Sessions on a CPU or GPU, alone or in a cluster."""
+"""TensorFlow's sessions and servers, in one process or in a cluster."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def config(gpus: bool = True, device_filters: tuple[str, ...] = (), cpus: int = 
 
     Args:
         gpus: whether this process may use the GPUs that it sees.
-        device_filters: the only processes that this one deals with; without them a dead worker stops all others.
-        cpus: logical CPU devices, one for each tower where there are no GPUs.
+        device_filters: the only processes that this one connects to. Without filters, a dead worker stops all others.
+        cpus: number of logical CPU devices. Without GPUs, each tower has one.
 
     Raises:
-        UserError: TF_NUM_INTRAOP_THREADS or TF_NUM_INTEROP_THREADS is no number.
+        UserError: TF_NUM_INTRAOP_THREADS or TF_NUM_INTEROP_THREADS is not a number.
     """
     return tf1.ConfigProto(
         intra_op_parallelism_threads=_threads("TF_NUM_INTRAOP_THREADS"),
@@ -39,12 +39,12 @@ def config(gpus: bool = True, device_filters: tuple[str, ...] = (), cpus: int = 
 
 
 def start(target: str = "", gpus: bool = True, device_filters: tuple[str, ...] = (), cpus: int = 1) -> Any:
-    """Return a new session over the current graph; it stays open until the process ends.
+    """Return a new session of the current graph. It stays open until the process ends.
 
-    Closing takes over a second, and in a cluster it asks parameter servers that may have left.
+    Closing takes over a second, and in a cluster it contacts parameter servers that may have left.
 
     Args:
-        target: a server's address; empty: this process alone.
+        target: a server's address. Empty: the session has this process alone.
         gpus: see `config`.
         device_filters: see `config`.
         cpus: see `config`.
@@ -52,7 +52,7 @@ def start(target: str = "", gpus: bool = True, device_filters: tuple[str, ...] =
     session = tf1.Session(target, config=config(gpus, device_filters, cpus))
     _open.append(session)
     if target:
-        session.run(tf.no_op())  # waits for the other processes of the session, as else its first step would
+        session.run(tf.no_op())  # waits for the other processes of the session; else the first step would wait
     return session
 
 
@@ -61,11 +61,11 @@ def serve(jobs: dict[str, tuple[str, ...]], cluster: Cluster, config: Any) -> An
 
     Args:
         jobs: addresses by the job's name.
-        cluster: which of them is this process's.
+        cluster: tells which of the addresses is this process's.
         config: see `config`.
 
     Raises:
-        PeerLostError: its address can't be used; a new start gets new ports, or the same when they are free again.
+        PeerLostError: the address can't be used. A restart gets new ports, or the same ones when they are free again.
     """
     try:
         return tf1.train.Server(jobs, cluster.task_type, cluster.task_index, config=config)
@@ -77,10 +77,10 @@ def serve(jobs: dict[str, tuple[str, ...]], cluster: Cluster, config: Any) -> An
 
 
 def lost_contact(error: Any, addresses: Iterable[str]) -> str:
-    """Say in a line which of these processes is gone, if a TensorFlow error is there because of that; else nothing.
+    """Return in one line which process at `addresses` is gone; empty if the TensorFlow error has another cause.
 
-    Three kinds say so: that nobody answers, or that a new process without our session does. Others may have any cause:
-    then the processes are asked.
+    A process that can't be reached is gone. If all can be reached, three kinds of error still mean that one is gone,
+    such as the error of a new process at its address, which does not know our session.
     """
     kinds = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
     silent = {address: why for address in addresses if (why := problem(address))}
@@ -103,5 +103,5 @@ def _threads(variable: str) -> int:
 
 
 def function(session: Any, outputs: tuple[Any, ...]) -> Any:
-    """Return a function that runs `outputs`; it spares the look-up of names that `Session.run` does each time."""
+    """Return a function that runs `outputs` without the look-up of names that `Session.run` does each time."""
     return session.make_callable(list(outputs))

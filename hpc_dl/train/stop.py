@@ -1,4 +1,4 @@
-"""A clean end on SIGTERM, which is what Slurm sends before it kills a job."""
+"""A clean end on SIGTERM, which Slurm sends before it kills a job."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ import time
 EXIT_CODE = 128 + signal.SIGTERM
 
 
-_AT_LEAST = 10.0  # seconds for the last checkpoint
-_MARGIN = 10.0  # seconds of the launcher's grace that are left for the way out
+_AT_LEAST = 10.0  # seconds for the final checkpoint
+_MARGIN = 10.0  # seconds of the launcher's grace that are kept for the exit
 
 
 def time_to_save() -> float:
-    """Return how many seconds a process may take for the last checkpoint: it follows the site's `grace`."""
+    """Return how many seconds a process may take for the final checkpoint; they follow from the site's `grace`."""
     return max(_AT_LEAST, float(os.environ.get("HPC_DL_GRACE") or 0) - _MARGIN)
 
 
 class Stop:
     """Says whether SIGTERM has come.
 
-    TensorFlow may hold the main thread in a call for as long as a step takes, or for ever when a peer is gone, and
-    Python runs signal handlers in the main thread only. So a thread of its own waits for the signal, and ends the
-    process when the main thread has not done so in `grace` seconds.
+    Python runs signal handlers in the main thread only. TensorFlow may hold that thread for as long as a step takes, or
+    for ever when a peer is gone. So another thread waits for the signal. It ends the process if the main thread has not
+    done so within `grace` seconds.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Who takes part in a training run, from TF_CONFIG (https://www.tensorflow.org/guide/distributed_training)."""
+"""The processes of a training run, read from TF_CONFIG (https://www.tensorflow.org/guide/distributed_training)."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class Cluster:
 
 
 def from_tf_config(text: str | None) -> Cluster:
-    """Read TF_CONFIG's value; None or empty is a cluster of one worker.
+    """Read the value of TF_CONFIG. None or an empty one means a cluster of one worker.
 
     Raises:
-        UserError: it is no JSON of the form ``{"cluster": {"ps": […], "worker": […]}, "task": {"type", "index"}}``.
+        UserError: it is not JSON of the form ``{"cluster": {"ps": […], "worker": […]}, "task": {"type", "index"}}``.
     """
     if not text:
         return Cluster()

@@ -10,10 +10,10 @@ from hpc_dl.train.attempt import Attempt
 
 
 class Best:
-    """``checkpoints/best-STEP.*`` and ``best.json``, which says how good it is; a continued run goes on from it."""
+    """``checkpoints/best-STEP.*``, and ``best.json`` with its accuracy, which a continued run compares with."""
 
     def __init__(self, run_dir: Path) -> None:
-        """Look whether there is one already."""
+        """Read the step and the accuracy of the best checkpoint so far, if there is one."""
         self._attempt = Attempt(run_dir)
         self._folder = run_dir / "checkpoints"
         self.step, self.test_accuracy = -1, -1.0
@@ -21,17 +21,17 @@ class Best:
             found = json.loads((self._folder / "best.json").read_text(encoding="utf-8"))
             self.step, self.test_accuracy = int(found["step"]), float(found["test_accuracy"])
         except (OSError, ValueError, KeyError, TypeError):
-            pass  # none yet, or nothing that can be read: the next one is the best
+            pass  # there is none, or it can't be read: the next one is the best
 
     def offer(self, prefix: str, step: int, test_accuracy: float) -> None:
         """Keep a checkpoint if it is better than the best so far.
 
-        The files get second names, which costs no space; ``best.json`` is replaced when they are there, and only then
-        does the one before go: at any time it names a whole checkpoint.
+        The files get second names, which costs no space. Then ``best.json`` is replaced. Only then the best one before
+        is removed. So ``best.json`` names a whole checkpoint at any time.
 
         Raises:
             PeerLostError: a later attempt has taken over.
-            OSError: it can't be kept now; the next one may be.
+            OSError: the checkpoint can't be kept.
         """
         if test_accuracy <= self.test_accuracy:
             return

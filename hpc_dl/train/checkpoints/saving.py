@@ -1,4 +1,4 @@
-"""When checkpoints are written, and what is done when they can't be."""
+"""Saving and restoring, and what is done when the disk is in trouble."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Saving:
 
     Args:
         options: run_dir, start_from, disk_patience.
-        attempt: must still be the latest.
+        attempt: this process's attempt; to save, it must still be the latest.
         metrics: gets an event for each checkpoint that could not be written.
         stop: SIGTERM.
     """
@@ -28,10 +28,10 @@ class Saving:
         self._patience, self._metrics, self._stop = options.disk_patience, metrics, stop
 
     def restore(self, session: Any) -> bool:
-        """Load the newest whole checkpoint, if there is one, and say whether there was.
+        """Load the newest whole checkpoint, if there is one. Return whether there was one.
 
         Raises:
-            DiskError: it can't be read, which must not be taken for a torn one.
+            DiskError: the disk can't be read; that does not mean that the checkpoint is torn.
         """
         what = "the newest checkpoint can't be read"
         return patiently(what, lambda: self._checkpoints.restore(session), self._patience, self._stop)
@@ -52,10 +52,10 @@ class Saving:
         return None
 
     def save_last(self, session: Any, step: int) -> str:
-        """Write the last checkpoint and return its prefix.
+        """Write the final checkpoint and return its prefix.
 
         Raises:
-            DiskError: the disk has not taken it for as long as there was time.
+            DiskError: the checkpoint could not be written in the time that there was.
         """
         what = f"the last checkpoint, of step {step}, can't be written"
         return patiently(what, lambda: self._checkpoints.save(session, step), self._patience, self._stop)

@@ -1,9 +1,10 @@
-"""Checkpoints, one format for all modes: TensorFlow's name-based one, with these names.
+"""Checkpoints in one format for all modes: TensorFlow's name-based one.
 
-Variables have the names that Keras gives them (``conv1_conv/kernel``), their momentum ``<name>/Momentum``, the step
-``global_step``: what `tf.compat.v1.train.Saver` writes by itself, and what every other mode can write and read.
+Variables have the names that Keras gives them (``conv1_conv/kernel``). Their momentum is ``<name>/Momentum``, and the
+step is ``global_step``. `tf.compat.v1.train.Saver` uses these names by itself. Every mode can read the checkpoints of
+every other mode.
 
-What their files are called is in `hpc_dl.runfolder.checkpoints`.
+For the names of the files see `hpc_dl.runfolder.checkpoints`.
 """
 
 from __future__ import annotations
@@ -28,30 +29,30 @@ FOLDER = "checkpoints"  # of a run folder
 
 
 def newest(run_dir: Path) -> str | None:
-    """Return the prefix of the newest checkpoint that is whole; torn ones are named on stderr and skipped."""
+    """Return the prefix of the newest whole checkpoint. Torn ones are named on stderr and skipped."""
     folder = run_dir / FOLDER
     prefixes = (str(folder / checkpoint.name) for checkpoint in reversed(published(folder)))
     return next(filter(_is_whole, prefixes), None)
 
 
 def has_saved(run_dir: Path, attempt: int) -> bool:
-    """Say whether there is a checkpoint of this attempt, as far as the disk tells."""
+    """Return whether there is a checkpoint of this attempt; False if the disk can't be read."""
     with contextlib.suppress(OSError):
         return any(checkpoint.attempt == attempt for checkpoint in published(run_dir / FOLDER))
     return False
 
 
 def _is_whole(prefix: str) -> bool:
-    """Read every variable, which compares checksums: a few milliseconds per ten megabytes.
+    """Return whether every variable can be read with the right checksum; a few milliseconds per ten megabytes.
 
     Raises:
-        Exception: the disk is in trouble, which says nothing of the checkpoint.
+        Exception: the disk is in trouble; the checkpoint may be whole.
     """
     try:
         reader = tf.train.load_checkpoint(prefix)
         for name in reader.get_variable_to_shape_map():
             reader.get_tensor(name)
-    except (tf.errors.OpError, ValueError, LookupError, RuntimeError) as error:  # what TensorFlow makes of its codes
+    except (tf.errors.OpError, ValueError, LookupError, RuntimeError) as error:  # TensorFlow's codes become these
         if trouble(error):
             raise
         print(f"warning: checkpoint {prefix} skipped: {str(error).splitlines()[0]}", file=sys.stderr, flush=True)
@@ -67,8 +68,8 @@ class Checkpoints:
 
         Args:
             run_dir: folder of this run.
-            attempt: must still be the latest when something is saved.
-            start_from: folder of the run whose newest checkpoint is taken while this one has none.
+            attempt: this process's attempt; to save, it must still be the latest.
+            start_from: folder of the run whose newest checkpoint is restored if this run has none.
         """
         self._run_dir, self._attempt, self._start_from = run_dir, attempt, start_from
         self._folder = run_dir / FOLDER
@@ -77,10 +78,10 @@ class Checkpoints:
         self._last: Checkpoint | None = None
 
     def restore(self, session: Any) -> bool:
-        """Load the newest whole checkpoint, if there is one, and say whether there was.
+        """Load the newest whole checkpoint, if there is one. Return whether there was one.
 
         Raises:
-            UserError: there is none where the run shall start from, or it is one of another network.
+            UserError: `start_from` has no whole checkpoint, or the checkpoint is of another network.
         """
         prefix = newest(self._run_dir)
         if prefix is None and self._start_from is not None:
@@ -97,7 +98,7 @@ class Checkpoints:
         return True
 
     def save(self, session: Any, step: int) -> str:
-        """Write a checkpoint of the state at `step` and return its prefix; it is there whole or not at all.
+        """Write a checkpoint of the state at `step` and return its prefix. It is there whole or not at all.
 
         Raises:
             PeerLostError: a later attempt has taken over.
@@ -106,7 +107,7 @@ class Checkpoints:
         self._attempt.check()
         saved = Checkpoint(self._names_of(), step)
         prefix = self._folder / saved.name
-        # The last step may be one that was saved before, by this process or by the one before it.
+        # The final step may have been saved before, by this process or by an earlier one.
         if saved == self._last or (saved in published(self._folder) and _is_whole(str(prefix))):
             return str(prefix)
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -120,29 +121,29 @@ class Checkpoints:
                 self._remove_remains()
             raise
         self._last = saved
-        with contextlib.suppress(OSError):  # the next one removes them
+        with contextlib.suppress(OSError):  # the next save removes them
             self._remove_old(saved)
         return str(prefix)
 
     def _names_of(self) -> int:
-        """Return the attempt that names our files: no earlier one than those that are in the folder."""
+        """Return the attempt in the names of our files: no earlier one than any in the folder."""
         if self._number is None:
             self._number = max([self._attempt.number, *(saved.attempt for saved in published(self._folder))])
         return self._number
 
     def _publish(self, saved: Checkpoint) -> None:
-        """Give the files their names when they are on the disk and this attempt is still the latest."""
+        """Give the files their final names once they are on the disk, if this attempt is still the latest."""
         files = sorted(self._folder.glob(f".{saved.name}.*"))  # .data-* before .index
         for file in files:
             _to_disk(file)
         self._attempt.check()
-        (self._folder / f"{saved.name}.index").unlink(missing_ok=True)  # a torn one
+        (self._folder / f"{saved.name}.index").unlink(missing_ok=True)  # of a torn checkpoint
         for file in files:
             file.rename(file.with_name(file.name[1:]))
         _to_disk(self._folder)
 
     def _remove_remains(self) -> None:
-        """Remove what processes that were killed have left: half-written files, data without index."""
+        """Remove what killed processes have left: half-written files, data without an index."""
         own = [file for file in files(self._folder) if file.checkpoint.attempt <= self._names_of()]
         whole = {file.checkpoint for file in own if file.is_index and file.published}
         for file in own:
@@ -150,9 +151,10 @@ class Checkpoints:
                 (self._folder / file.name).unlink(missing_ok=True)
 
     def _remove_old(self, newest: Checkpoint) -> None:
-        """Remove all but a few checkpoints; never the one that was just written, nor one of a later attempt.
+        """Keep `KEEP` checkpoints, remove the others; never the one just written, nor one of a later attempt.
 
-        One of this attempt with a higher step is torn, else this training would have begun there.
+        A checkpoint of this attempt with a higher step is removed first: it is torn, else training would have begun
+        there.
         """
         others = [saved for saved in published(self._folder) if saved.attempt <= newest.attempt and saved != newest]
         others.sort(key=lambda saved: (saved < newest, saved))
@@ -163,7 +165,7 @@ class Checkpoints:
 
 
 def _to_disk(path: Path) -> None:
-    """Wait until a file or the names in a folder are on the disk; on a shared one, only that tells of a full disk."""
+    """Wait until a file or the names in a folder are on the disk. A shared disk reports only then that it is full."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,9 +1,9 @@
-"""Smaller gradients on their way to the parameter servers, where they become float32 again.
+"""Compression of gradients on their way to the parameter servers, where they become float32 again.
 
-``fp16``: half the bytes. ``1bit``: F. Seide et al., "1-Bit Stochastic Gradient Descent and its Application to
-Data-Parallel Distributed Training of Speech DNNs", 2014: the signs, eight in a byte, and one mean each for what is
-above and below 0; what that loses is added to the worker's next gradient (error feedback). It costs computing time, so
-it pays on slow networks. Vectors (biases, batch norm) stay as they are in ``1bit``: they are few and would suffer most.
+``fp16`` halves the bytes. ``1bit`` (F. Seide et al., "1-Bit Stochastic Gradient Descent and its Application to
+Data-Parallel Distributed Training of Speech DNNs", 2014) sends the signs, eight in a byte, and two means: of the values
+above and below 0. The error is added to the worker's next gradient (error feedback). ``1bit`` costs computing time, so
+it pays on slow networks. It leaves vectors (biases, batch norm) as they are: they are small and would suffer most.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _BITS = [128, 64, 32, 16, 8, 4, 2, 1]
 
 
 def compressed(exchange: Exchange, compression: str) -> Exchange:
-    """Return `exchange` with gradients that were compressed before they left the worker.
+    """Return an exchange whose gradients are compressed before they leave the worker.
 
     Args:
-        exchange: what to do with the gradients.
+        exchange: what to do with the gradients after that.
         compression: none, fp16 or 1bit.
     """
     if compression == "none":
@@ -45,19 +45,19 @@ def compressed(exchange: Exchange, compression: str) -> Exchange:
 
 
 def half(gradient: Any, receiver: str) -> Any:
-    """Return `gradient` after a journey to device `receiver` as float16; too large values become the largest one."""
+    """Send `gradient` to device `receiver` as float16; return it there. Too large values become the largest float16."""
     sent = tf.saturate_cast(gradient, tf.float16)
     with tf1.device(receiver):
         return tf.cast(sent, tf.float32)
 
 
 def one_bit(gradient: Any, receiver: str, name: str) -> tuple[Any, Any]:
-    """Return `gradient` after a journey to device `receiver` as bits, and the update of the error that stays here.
+    """Send `gradient` to device `receiver` as bits. Return what arrives there, and the update of the error here.
 
     Args:
         gradient: float32, any shape.
         receiver: device of the parameter server.
-        name: of the variable with the error, which is local to this worker.
+        name: name of the variable that holds the error; it is local to this worker.
     """
     with tf1.device(gradient.device):
         error = tf1.get_variable(
@@ -78,7 +78,7 @@ def _mean(values: Any, chosen: Any) -> Any:
 
 
 def pack(flags: Any) -> Any:
-    """Return booleans of any shape as uint8, eight in each, the last one filled up."""
+    """Return booleans of any shape as uint8, eight in each; the last one is padded."""
     flat = tf.reshape(tf.cast(flags, tf.float32), [-1])
     missing = -flags.shape.num_elements() % 8
     eights = tf.reshape(tf.pad(flat, [[0, missing]]), [-1, 8])
@@ -86,6 +86,6 @@ def pack(flags: Any) -> Any:
 
 
 def unpack(packed: Any, shape: Any) -> Any:
-    """Return the booleans of `shape` that `pack` has packed."""
+    """Return the booleans that `pack` has packed, in their `shape`."""
     flags = tf.bitwise.bitwise_and(packed[:, None], tf.constant(_BITS, tf.uint8)) > 0
     return tf.reshape(tf.reshape(flags, [-1])[: shape.num_elements()], shape)

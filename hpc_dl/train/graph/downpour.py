@@ -1,8 +1,8 @@
 """Downpour SGD with local copies of the variables, fetched and pushed every few steps.
 
 J. Dean et al., "Large Scale Distributed Deep Networks", 2012, algorithm 7.1: every n_fetch steps a worker fetches the
-parameters; each step goes into its own copy at once, by plain gradient descent; every n_push steps the sum of its
-gradients goes to the parameter servers. With momentum, that is theirs alone.
+parameters. Each step updates its own copy at once, by plain gradient descent. Every n_push steps the worker sends the
+sum of its gradients to the parameter servers. Only the parameter servers use momentum.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Downpour:
     """The exchange of a worker that has its own copy of the network, and the schedule of its steps."""
 
     def __init__(self, options: Options, device: str, exchange: Exchange) -> None:
-        """Prepare; `device` is this worker, and `exchange` what is done with the sums."""
+        """Prepare. `device` is this worker's, and `exchange` is what to do with the sums of gradients."""
         self._options, self._device, self._exchange = options, device, exchange
-        self._pairs: list[tuple[Any, Any]] = []  # (own variable, that on the ps)
+        self._pairs: list[tuple[Any, Any]] = []  # (own variable, variable on the ps)
 
     def own(self, network: Any, build: Callable[[], Any]) -> Any:
         """Return this worker's copy of `network`, made by `build`."""
@@ -43,7 +43,7 @@ class Downpour:
         return copy
 
     def __call__(self, gradients: Gradients, updates: list[Any], apply_gradients: Apply) -> Any:
-        """Build the three parts: a step on the copy, a fetch, a push. A step alone does not know the global step."""
+        """Build the three parts: a step on the copy, a fetch, a push. Return 0: only a push knows the global step."""
         there = {id(own): variable for own, variable in self._pairs}
         trained = {id(own) for _, own in gradients}
         with tf1.device(self._device):
@@ -60,7 +60,7 @@ class Downpour:
 
         fresh = training.rate(self._options, tf1.train.get_global_step())
         self._fetch = [rate.assign(fresh), *(own.assign(training.read(variable)) for own, variable in self._pairs)]
-        # The ps take the batch norm averages of the last one to push.
+        # The ps take the batch norm averages of the worker that pushed last.
         averages = [variable.assign(own) for own, variable in self._pairs if id(own) not in trained]
         pushed = [(training.read(one), there[id(own)]) for one, (_, own) in zip(sums, gradients, strict=True)]
         step = self._exchange(pushed, averages, apply_gradients)
@@ -72,7 +72,7 @@ class Downpour:
             return tf.constant(0)
 
     def scheduled(self, step: StepFunction, remote: Any, start_step: int) -> StepFunction:
-        """Return a step function that fetches before and pushes after `step` when it is time for that."""
+        """Return a step function that fetches before `step` and pushes after it, each when it is due."""
         fetch = session.function(remote, tuple(tf.nest.map_structure(lambda op: op.op, self._fetch)))
         push = session.function(remote, self._push)
         made, global_step = 0, start_step

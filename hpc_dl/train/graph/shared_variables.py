@@ -1,4 +1,4 @@
-"""Variables that all workers share through a parameter server and that are no part of a checkpoint."""
+"""Variables that all workers share through a parameter server and that are not part of a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _COLLECTION = "hpc_dl/shared"
 
 
 def shared_variable(name: str, value: Any) -> Any:
-    """Return a new one, on the device of the current scope; the chief gives it its first value."""
+    """Return a new shared variable on the device of the current scope. The chief initialises it."""
     return tf1.get_variable(name, initializer=value, trainable=False, collections=[_COLLECTION])
 
 
 def shared_variables() -> list[Any]:
-    """Return all of the current graph."""
+    """Return all shared variables of the current graph."""
     variables: list[Any] = tf1.get_collection(_COLLECTION)
     return variables

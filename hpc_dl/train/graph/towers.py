@@ -1,8 +1,7 @@
 """Towers: the copies of a network that one worker computes, each on its own GPU and its own part of the batch.
 
 Algorithm 1 of "Image Recognition with Deep Learning Techniques and TensorFlow" (UPC/BSC, 2016): the loss of each of
-n towers is scaled by 1/n and their gradients are added up, so that what leaves the worker is the gradient of one
-large batch.
+n towers is scaled by 1/n and their gradients are added up. So a worker sends the gradient of one large batch.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ tf1 = tf.compat.v1
 
 @dataclass(frozen=True)
 class Step:
-    """What a tower computed on its part of the batch, or all towers together on the whole."""
+    """What a tower computes on its part of the batch, or all towers together on the whole batch."""
 
     gradients: list[tuple[Any, Any]]
     """(gradient of the loss, variable)."""
@@ -44,7 +43,7 @@ def devices(towers: int) -> list[str]:
 
 
 def read_once(towers: int, device: str) -> Any:
-    """Return a scope for making variables that are read once per step, to `device`, for all towers of a worker."""
+    """Return a scope whose variables are read once per step, into a cache on `device` for all towers of a worker."""
 
     def make(next_creator: Any, **settings: Any) -> Any:
         return next_creator(**{**settings, "caching_device": device})
@@ -59,10 +58,10 @@ def compute(one: Callable[[Any, Any, int], Step], images: Any, labels: Any, towe
         one: builds a tower from its images, its labels and the number of towers, by which it divides its loss.
         images: [towers * batch, height, width, channels].
         labels: [towers * batch].
-        towers: how many.
+        towers: number of towers.
 
     Returns:
-        Gradients, loss and accuracy of the whole batch; the first tower speaks for all in batch norm averages.
+        Gradients, loss and accuracy of the whole batch, and the first tower's updates of batch norm averages.
     """
     if towers == 1:
         return one(images, labels, 1)

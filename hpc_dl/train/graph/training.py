@@ -1,4 +1,4 @@
-"""The graphs of training and evaluation. Names of variables are the same in every mode (see checkpoint.py)."""
+"""The graphs of training and evaluation. Names of variables are the same in every mode (see checkpoints/store.py)."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ tf1 = tf.compat.v1
 Device = str | Callable[[Any], str] | None
 Gradients = list[tuple[Any, Any]]  # (gradient, variable)
 Apply = Callable[[Gradients, list[Any]], Any]
-"""Builds the update of the variables: gradients, and what else is to be done before the step counts; the new step."""
+"""apply(gradients, updates) -> new global step. Applies the gradients, runs `updates`, then increments the step."""
 Exchange = Callable[[Gradients, list[Any], Apply], Any]
-"""Builds a mode's way from a worker's gradients to `Apply`: gradients, other updates; the global step after it."""
+"""exchange(gradients, updates, apply) -> global step. How a mode combines workers' gradients before it calls apply."""
 
 
 @dataclass(frozen=True)
 class TrainGraph:
-    """One worker's part; `outputs` runs a step: global step after it, loss and accuracy of its batch."""
+    """The graph of one worker. Running `outputs` makes a step: global step after it, loss and accuracy of its batch."""
 
     outputs: tuple[Any, Any, Any]
     global_step: Any
@@ -39,7 +39,7 @@ class TrainGraph:
 
 
 def at_once(gradients: Gradients, updates: list[Any], apply_gradients: Apply) -> Any:
-    """Apply a worker's gradients as they are, without asking for others."""
+    """Apply a worker's gradients as they are, without waiting for other workers."""
     return apply_gradients(gradients, updates)
 
 
@@ -56,12 +56,13 @@ def training(
 
     Args:
         options: model, data, optimizer, towers.
-        workers: how many share the data.
-        index: which of them this is.
+        workers: number of workers that share the data.
+        index: index of this worker.
         device: where operations go: a device name or function, as `tf.compat.v1.device` takes it.
-        exchange: what is done with the gradients.
-        replicas: how many batches make one step, for the learning rate.
-        own: returns the network that computes, from the one with the shared variables and what builds another.
+        exchange: what to do with the gradients.
+        replicas: number of batches in one global step, for the learning rate.
+        own: own(shared, build) -> the network that this worker computes. `shared` has the shared variables; `build`
+            makes another network. Without it the worker computes `shared`.
     """
     tf1.set_random_seed(options.seed)
     random.seed(options.seed)  # Keras draws the seeds of initialisers from here
@@ -105,14 +106,14 @@ def training(
 
 @dataclass(frozen=True)
 class TestGraph:
-    """Evaluation; `outputs` takes the next batch: sum of losses, confusion matrix [true class, found class]."""
+    """Running `outputs` evaluates the next batch: sum of losses, confusion matrix [true class, predicted class]."""
 
     outputs: tuple[Any, Any]
     start_input: Any
 
 
 def testing(options: Options) -> TestGraph:
-    """Build the evaluation graph in the current graph: the network as it is in use, each test image once."""
+    """Build the evaluation graph in the current graph: the network in inference mode, each test image once."""
     dataset = describe(options.data)
     with tf1.device("/cpu:0"):
         iterator = tf1.data.make_initializable_iterator(test_batches(options.data, options.data_dir, options.batch))
@@ -128,11 +129,11 @@ def apply(model: Any, images: Any) -> tuple[Any, list[Any]]:
     """Return the model's logits in training, and the operations that update its batch norm averages.
 
     Raises:
-        UserError: the model has regularisers of its own, which would be left out without a word.
+        UserError: the model has regularisers of its own, which would be ignored.
     """
     if model.losses:
         raise UserError(f"model {model.name!r} has regularisers of its own: leave them out and use --weight-decay")
-    # A functional model was called once already, on its placeholders: those updates are not ours.
+    # A functional model was called before, on its placeholders. The updates of that call are not ours.
     before = {id(update) for update in model.updates}
     logits = model(images, training=True)
     return logits, [update for update in model.updates if id(update) not in before]
@@ -149,9 +150,10 @@ def correct(logits: Any, labels: Any) -> Any:
 
 
 def rate(options: Options, global_step: Any, replicas: int = 1) -> Any:
-    """Return the learning rate: divided by 10 at each boundary, and grown with the batches that make one step.
+    """Return the learning rate. It is divided by 10 at each boundary.
 
-    The growth is linear and comes in `warmup_steps` (P. Goyal et al., "Accurate, large minibatch SGD", 2017, 2.2).
+    With `scale_lr` it is multiplied by `replicas`; the factor grows linearly from 1 during `warmup_steps` (P. Goyal et
+    al., "Accurate, large minibatch SGD", 2017, 2.2).
     """
     if replicas > 1 and options.scale_lr:
         steps = tf.cast(global_step, tf.float32)
@@ -165,7 +167,7 @@ def rate(options: Options, global_step: Any, replicas: int = 1) -> Any:
 
 
 def decayed(gradients: Gradients, weight_decay: float) -> Gradients:
-    """Add the gradient of L2 weight decay on kernels, where each variable lies: on the ps it costs no traffic."""
+    """Add the gradient of L2 weight decay on kernels, on each variable's device: on the ps it costs no traffic."""
     return [(_decay(gradient, variable, weight_decay), variable) for gradient, variable in gradients]
 
 
@@ -177,7 +179,7 @@ def _decay(gradient: Any, variable: Any, weight_decay: float) -> Any:
 
 
 def read(variable: Any) -> Any:
-    """Return a variable's value where it lies, past a worker's cache of it."""
+    """Return a variable's value on its own device, not the cached value of a worker."""
     with tf1.device(variable.device):
         return tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
 
@@ -188,9 +190,9 @@ def count(model: Any) -> int:
 
 
 def _order_seed(options: Options) -> int:
-    """Return the seed of order and augmentation, another one for each start from a checkpoint.
+    """Return the seed of the images' order and augmentation. Each attempt, and each run to start from, has another one.
 
-    With one seed, a job that is requeued again and again would train on the first images of its order alone.
+    With one seed, a job that is requeued again and again would train only on the first images of its order.
     """
     start = f"{Attempt(options.run_dir).number} {options.start_from or ''}"
     return options.seed if start == "0 " else zlib.crc32(f"{options.seed} {start}".encode()) >> 1

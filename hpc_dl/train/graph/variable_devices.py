@@ -14,8 +14,8 @@ tf1 = tf.compat.v1
 class ByBytes:
     """Puts each variable on the parameter server that holds the fewest bytes so far.
 
-    The usual round robin would put all kernels of a ResNet on the same server when there are five of them, since each
-    layer has five variables: kernel, scale, offset, two averages.
+    With five servers, the usual round robin would put all kernels of a ResNet on the same server, since each layer has
+    five variables: kernel, scale, offset, two averages.
     """
 
     def __init__(self, servers: int) -> None:

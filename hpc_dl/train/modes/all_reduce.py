@@ -1,8 +1,8 @@
-"""What the all-reduce modes share: every worker holds all parameters, and all apply the mean of their gradients.
+"""The common part of the all-reduce modes: all workers hold all parameters, and apply the mean of their gradients.
 
-A step is one of the whole group: the batches of all workers together. A ring sends 2 (N-1)/N times the parameters per
-worker and step, however many workers there are (P. Patarasuk, X. Yuan, "Bandwidth optimal all-reduce algorithms for
-clusters of workstations", 2009).
+A step takes the batches of all workers together. A ring sends 2 (N-1)/N times the parameters per worker and step,
+however many workers there are (P. Patarasuk, X. Yuan, "Bandwidth optimal all-reduce algorithms for clusters of
+workstations", 2009).
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ class Group(Protocol):
     size: int
 
     def mean(self, tensors: list[Any]) -> list[Any]:
-        """Build the operations that give the mean of each tensor over all workers, in the shapes that came."""
+        """Build the operations that give the mean of each tensor over all workers, in the same shape."""
 
     def broadcast(self, variables: list[Any]) -> Any:
         """Build the operation that gives all workers the values of rank 0."""
 
     def leave(self, session: Any, variables: list[Any]) -> dict[str, Any]:
-        """Wait until all have made their last step; return what the result shall say of the group.
+        """Wait until all workers have made their last step; return what the result says about the group.
 
         Args:
             session: the session that trained.
@@ -65,7 +65,7 @@ def work(
         cluster: the processes of the run; this one's index is its rank.
         metrics: where to report.
         stop: SIGTERM.
-        target: the server of the session; empty: none is needed.
+        target: address of the session's server. Empty: the session has this process alone.
         device: where operations go.
     """
     with tf.Graph().as_default():
@@ -73,7 +73,7 @@ def work(
         votes: list[Any] = []
 
         def exchange(gradients: training.Gradients, updates: list[Any], apply_gradients: training.Apply) -> Any:
-            # The vote is part of the smallest gradient: by itself it would be one exchange more.
+            # The vote travels with the smallest gradient: by itself it would cost another exchange.
             tensors = [tf.convert_to_tensor(gradient) for gradient, _ in gradients]
             carrier = min(range(len(tensors)), key=lambda i: tensors[i].shape.num_elements())
             shape = tensors[carrier].shape
@@ -97,7 +97,7 @@ def work(
         local.run(train_graph.start_input)
         metrics.event("session")
 
-        # All leave after the same step: each says with its gradients whether it was told to stop.
+        # All workers stop after the same step: with its gradients, each tells whether it has got SIGTERM.
         agreed = Stop()
         outputs = local.make_callable([*train_graph.outputs, *votes], feed_list=[vote])
 

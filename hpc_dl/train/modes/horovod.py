@@ -23,7 +23,7 @@ try:
     import horovod.tensorflow as hvd
     import mpi4py
 
-    mpi4py.rc.initialize = False  # `run` starts MPI, which may wait for ranks for ever
+    mpi4py.rc.initialize = False  # `run` starts MPI, with a timeout
     from mpi4py import MPI
 except ImportError as missing:
     raise UserError(
@@ -32,7 +32,7 @@ except ImportError as missing:
 
 tf1 = tf.compat.v1
 
-_EQUAL = 1e-4  # how far parameters of two ranks may be apart, relative to the largest
+_EQUAL = 1e-4  # how much the parameters of two ranks may differ, relative to the largest
 _FIRST_CAUSE = 2.0  # seconds, see multiworker.py
 
 
@@ -47,7 +47,7 @@ def run(options: Options, cluster: Cluster, metrics: Metrics, stop: Stop) -> int
     os.environ.setdefault("HOROVOD_FUSION_THRESHOLD", str(int(options.fusion_mb * 2**20)))
     os.environ.setdefault("HOROVOD_CYCLE_TIME", str(options.cycle_ms))
     with waiting(f"the start of MPI: all {len(cluster.workers)} ranks take part", options.start_timeout):
-        MPI.Init_thread()  # Horovod finds it running and leaves it to us to end
+        MPI.Init_thread()  # Horovod finds MPI running, and leaves it to us to end it
         hvd.init()
     if (hvd.rank(), hvd.size()) != (cluster.task_index, len(cluster.workers)):
         raise UserError(
@@ -58,7 +58,7 @@ def run(options: Options, cluster: Cluster, metrics: Metrics, stop: Stop) -> int
     try:
         return all_reduce.work(Ranks(options), options, cluster, metrics, stop)
     except (tf.errors.OpError, MPI.Exception) as error:
-        # Horovod and MPI have no error for it, so it is whatever their own operations raise.
+        # Horovod and MPI have no error for a lost rank, so any error of their operations counts as one.
         if isinstance(error, tf.errors.OpError) and not re.search("Horovod|MPI_", _message(error)):
             raise
         time.sleep(_FIRST_CAUSE)
@@ -66,7 +66,7 @@ def run(options: Options, cluster: Cluster, metrics: Metrics, stop: Stop) -> int
 
 
 def _message(error: Any) -> str:
-    """Return what happened in which operation, without the lines of code that made it."""
+    """Return what happened in which operation, without the source lines that built the operation."""
     return str(error.message).partition("Original stack trace")[0]
 
 
@@ -83,7 +83,7 @@ class Ranks:
         self._compression = hvd.Compression.fp16 if options.compression == "fp16" else hvd.Compression.none
 
     def mean(self, tensors: list[Any]) -> list[Any]:
-        """Build the mean of each tensor; Horovod itself puts small ones together."""
+        """Build the mean of each tensor. Horovod itself combines small tensors."""
         return [
             hvd.allreduce(tensor, op=hvd.Average, compression=self._compression, name=f"mean_{number}")
             for number, tensor in enumerate(tensors)
@@ -111,7 +111,7 @@ class Ranks:
         spread = float(world.allreduce(float(np.max(np.abs(mine - first))), MPI.MAX))
         nodes = world.allgather(os.environ.get("SLURMD_NODENAME") or socket.gethostname())
         hvd.shutdown()
-        # Without it mpirun takes the end of this process, which skips Python's own, for a failure.
+        # This process ends with `os._exit`. Without Finalize, mpirun would take that for a failure.
         MPI.Finalize()
         if not spread <= _EQUAL * max(1.0, float(np.max(np.abs(first)))):
             raise JobError(f"the ranks' parameters differ by up to {spread:g} at the end of the training")

@@ -1,7 +1,7 @@
 """Mode ``multiworker``: TensorFlow's own ring all-reduce over gRPC, for sites without MPI.
 
-These are the collective operations under `tf.distribute.MultiWorkerMirroredStrategy`, used in the graph of the other
-modes, so that all of them train the same network with the same loop.
+It uses the collective operations of `tf.distribute.MultiWorkerMirroredStrategy` in the same graph as the other modes.
+So all modes train the same network with the same loop.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from hpc_dl.train.tf_config import CHIEF, Cluster
 tf1 = tf.compat.v1
 
 _GROUP = 1  # the only group of processes of a run
-_FIRST_CAUSE = 2.0  # seconds in which the launcher of a process that failed reports it, before those that miss it end
+# Seconds that a process waits before it ends for a lost peer, so that the launcher of that peer reports first.
+_FIRST_CAUSE = 2.0
 
 
 def run(options: Options, cluster: Cluster, metrics: Metrics, stop: Stop) -> int:
@@ -57,10 +58,11 @@ def run(options: Options, cluster: Cluster, metrics: Metrics, stop: Stop) -> int
 
 
 def watched(cluster: Cluster) -> dict[str, str]:
-    """Return the addresses of those that a worker watches, by task name.
+    """Return the addresses of the peers that a worker watches, by task name.
 
-    The chief watches all. The others watch the chief, and the next one in the ring, since they may be cut off from it
-    alone: three connections per worker, however many there are. Who misses one ends, and so do those that watch it.
+    The chief watches all workers. The others watch the chief and the next worker in the ring, since they may be cut off
+    from that one alone. That makes three connections per worker, however many workers there are. A worker that has lost
+    a peer ends, and then the workers that watch it end too.
     """
     others = cluster.others()
     if cluster.is_chief:
@@ -73,8 +75,8 @@ class Collectives:
     """A group that talks through TensorFlow's servers.
 
     Args:
-        rank: which worker this is.
-        size: how many there are.
+        rank: index of this worker.
+        size: number of workers.
         options: `fusion_mb` and `compression`.
     """
 
@@ -82,13 +84,13 @@ class Collectives:
         self.rank, self.size = rank, size
         self.watch: Watch | None = None
         self._options = options
-        # Each operation's own number is the same in all workers, since they build the same graph.
+        # An operation's instance_key is the same in all workers, since they build the same graph.
         self._common = {"group_size": size, "group_key": _GROUP, "communication_hint": "ring"}
         self._device = f"/job:worker/task:{rank}/device:CPU:0"
         self._key = 0
 
     def mean(self, tensors: list[Any]) -> list[Any]:
-        """Build the means of float tensors: a ring for each `fusion_mb` of them, not one for each."""
+        """Build the means of float tensors: one ring per `fusion_mb` of data, not one per tensor."""
         if self.size == 1:
             return tensors
         means: list[Any] = []
@@ -101,7 +103,7 @@ class Collectives:
 
     def _mean(self, vector: Any) -> Any:
         sent = tf.cast(vector, tf.float16) if self._options.compression == "fp16" else vector
-        # Divided before the sum, which else may leave the range of 16 bits.
+        # Divided before the sum, which else may leave the range of float16.
         sent = sent / tf.constant(self.size, sent.dtype)
         total = tf.raw_ops.CollectiveReduce(
             input=sent,
@@ -136,7 +138,7 @@ class Collectives:
                     barrier = self._mean(tf.zeros([1]))
                 session.run(barrier)
             except tf.errors.OpError:
-                pass  # who has left has made its last step
+                pass  # a worker that has left has made its last step
         return {}
 
     def _next_key(self) -> int:
@@ -145,7 +147,7 @@ class Collectives:
 
 
 def buckets(tensors: list[Any], limit: float) -> list[list[Any]]:
-    """Return tensors in groups of at most `limit` bytes, in their order; a larger one is alone."""
+    """Return tensors in groups of at most `limit` bytes, in order. A larger tensor is alone in its group."""
     groups: list[list[Any]] = []
     filled = 0.0
     for tensor in tensors:

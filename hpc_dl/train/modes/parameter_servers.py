@@ -1,8 +1,9 @@
 """Modes ``async``, ``mixed`` and ``sync``: between-graph replication with parameter servers.
 
-Each worker builds the same graph, with the variables on the parameter servers. In ``async`` it applies its gradients
-to them whenever it has some, without waiting for others (Downpour SGD: J. Dean et al., "Large Scale Distributed Deep
-Networks", 2012). ``mixed`` is the same with workers of several towers (towers.py); for ``sync`` see sync.py.
+Each worker builds the same graph, with the variables on the parameter servers. In ``async`` a worker applies its
+gradients to them as soon as it has computed them, without waiting for others (Downpour SGD: J. Dean et al., "Large
+Scale Distributed Deep Networks", 2012). ``mixed`` is the same with several towers per worker (towers.py). For ``sync``
+see sync.py.
 """
 
 from __future__ import annotations
@@ -66,15 +67,16 @@ def run(options: Options, cluster: Cluster, metrics: Metrics, stop: Stop) -> int
 
 
 def _servers(options: Options, cluster: Cluster, attempt: Attempt) -> Peers:
-    """Return the parameter servers as peers, without which no worker can go on."""
+    """Return the parameter servers as peers. No worker can go on without them."""
     addresses = {f"ps-{index}": address for index, address in enumerate(cluster.ps)}
-    # Who saved in this attempt had them: a chief that was killed after it has let them go need not wait for them.
+    # A chief that has saved in this attempt had contact with all servers. If it was killed after it had released them,
+    # and is restarted, it does not wait long for them.
     were_here = cluster.is_chief and attempt.owns_folder and has_saved(options.run_dir, attempt.number)
     return Peers(addresses, attempt, GONE if were_here else options.start_timeout, away=None)
 
 
 def _taker_of_steps(options: Options, cluster: Cluster, attempt: Attempt) -> list[tuple[Peers, int]]:
-    """Return what workers watch in mode sync beside the parameter servers: the chief, who takes the steps."""
+    """Return the chief as a further peer to watch, for the other workers of mode sync: it takes their steps."""
     if not MODES[options.mode].synchronous or cluster.is_chief:
         return []
     chief = {CHIEF: cluster.workers[0]}
@@ -152,7 +154,7 @@ def _work(
     if stop.requested:
         print(f"ended by SIGTERM at step {final_step}, which is saved", file=sys.stderr, flush=True)
         return EXIT_CODE
-    progress = replace(progress, step=final_step)  # the others' last steps included
+    progress = replace(progress, step=final_step)  # includes the other workers' last steps
     replicas = len(cluster.workers) - options.backup_workers if sync else 1
     details = {"dropped_gradients": dropped}
     finish(options, cluster, metrics, progress, checkpoint, train_graph.parameters, lost, replicas, details)

@@ -21,16 +21,16 @@ from hpc_dl.train.tf_config import CHIEF, Cluster
 
 tf1 = tf.compat.v1
 
-_REPORT = 10.0  # seconds between its lines of metrics
+_REPORT = 10.0  # seconds between two lines of metrics
 
 
 def serve(server: Any, cluster: Cluster, metrics: Metrics, stop: Stop, options: Options) -> int:
     """Serve until the chief says that training is done, and return the exit code.
 
     Raises:
-        PeerLostError: all workers are gone and none has said that.
+        PeerLostError: all workers are gone before the training is done.
     """
-    stop.grace = time_to_save()  # in which the chief may still save what lies here
+    stop.grace = time_to_save()  # the chief may still save the variables that are here
     with tf.Graph().as_default():
         waiting = done_queue(cluster.task_index).size()
         filters = (f"/job:ps/task:{cluster.task_index}",)
@@ -39,7 +39,7 @@ def serve(server: Any, cluster: Cluster, metrics: Metrics, stop: Stop, options: 
         next_report = time.monotonic() + _REPORT
         while not local.run(waiting):
             time.sleep(POLL)
-            sent_received()  # look often: a worker that leaves takes its connection along
+            sent_received()  # look often: a worker that leaves closes its connection
             if time.monotonic() > next_report:
                 metrics.traffic()
                 next_report += _REPORT

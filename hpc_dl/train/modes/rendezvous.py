@@ -1,7 +1,7 @@
 """How the processes of a ps cluster tell each other that they are ready and done, through the parameter servers.
 
-`Server.join` never returns, so a parameter server has no end of its own; it ends when the chief puts something into
-its ``done`` queue. Sizes are polled instead of waiting in `dequeue`, which would hold the process past a SIGTERM.
+`Server.join` never returns, so a parameter server does not use it. It ends when the chief puts something into its
+``done`` queue. It polls the size of the queue: waiting in `dequeue` would hold the process past a SIGTERM.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ tf1 = tf.compat.v1
 
 POLL = 0.2  # seconds
 _INITIALISED_POLL = 0.5  # seconds; TensorFlow's own session manager looks every 30
-_CAPACITY = 10_000  # never full, also when processes were restarted and report again
+_CAPACITY = 10_000  # never full, even if restarted processes report again
 
 
 def done_queue(ps_index: int) -> Any:
-    """Return the queue that tells a parameter server to end; on that server, the same from every process."""
+    """Return the queue that tells a parameter server to end. It lies on that server; all processes share it."""
     with tf1.device(f"/job:ps/task:{ps_index}"):
         return tf1.FIFOQueue(_CAPACITY, tf.int32, shapes=[()], shared_name=f"done{ps_index}")
 
 
 class Rendezvous:
-    """The chief initialises the variables, and the others wait for it; they report their end, and it waits for them.
+    """The workers wait until the chief has initialised the variables. The chief waits until they report their end.
 
-    Whatever is kept for that lies on the first ps, so that it outlives each worker, the chief included.
+    The variables for this lie on the first ps, so that they outlive each worker, the chief included.
     """
 
     def __init__(self, cluster: Cluster, attempt: Attempt) -> None:
@@ -52,10 +52,10 @@ class Rendezvous:
         self._release = [done_queue(index).enqueue(0) for index in range(len(cluster.ps))]
 
     def initialise(self, session: Any, restore_or_init: Callable[[], object]) -> bool:
-        """Give all variables their first values, where they have none yet, and say whether that was so.
+        """Initialise all variables, unless that was done before. Return whether it was done now.
 
-        A chief that was started again finds them as they are, and goes on with them. One that was killed in here may
-        have set some; ``ready`` is set last.
+        A restarted chief finds the variables initialised, and goes on with them. A chief that was killed in this
+        function may have initialised some of them, so ``ready`` is set last.
         """
         if not len(session.run(self._missing)):
             return False
@@ -68,7 +68,7 @@ class Rendezvous:
         """Wait until the chief has initialised the variables.
 
         Raises:
-            PeerLostError: it has not done so in `start_timeout` seconds, or will not be started again.
+            PeerLostError: the chief has not done so in `start_timeout` seconds, or is gone.
         """
         chief = Peers({CHIEF: self._cluster.workers[0]}, self._attempt, start_timeout, away=start_timeout)
         deadline = time.monotonic() + start_timeout
@@ -81,18 +81,18 @@ class Rendezvous:
             time.sleep(_INITIALISED_POLL)
 
     def join(self, session: Any) -> None:
-        """Take part from now on: what this worker reported before it was started again does not count."""
+        """Take part from now on. If this worker reported its end before it was restarted, that is withdrawn."""
         session.run(self._join)
 
     def report(self, session: Any) -> None:
-        """Say that this worker is done."""
+        """Report that this worker is done."""
         session.run(self._report)
 
     def wait_for_workers(self, session: Any, stop: Stop) -> list[int]:
-        """Wait until each other worker has reported or is gone, and return the indices of those that are gone.
+        """Wait until every other worker has reported or is gone; return the indices of workers that have not reported.
 
-        On SIGTERM, which has come to the others as well, it returns at once those that have not reported. A worker
-        that is being started again has nothing left to do, and is not waited for.
+        On SIGTERM, which the others have got too, it returns at once. A worker that is being restarted has nothing left
+        to do, and is not waited for.
         """
         peers = Peers(self._cluster.others(), self._attempt, GONE, away=None)
         while True:

@@ -1,7 +1,7 @@
 """Stale synchronous parallel: no worker is more than s steps ahead of the slowest.
 
 Q. Ho et al., "More Effective Distributed ML via a Stale Synchronous Parallel Parameter Server", 2013. Each worker has
-a clock, its number of steps, on the first parameter server; a worker that is too far ahead looks at the clocks until it
+a clock on the first parameter server, which counts its steps. A worker that is too far ahead polls the clocks until it
 may go on.
 """
 
@@ -27,7 +27,7 @@ _POLL = 0.01  # seconds
 
 
 class Staleness:
-    """Holds a worker back; workers that are gone hold nobody."""
+    """Holds a worker back while it is too far ahead. It does not wait for workers that are gone."""
 
     def __init__(self, cluster: Cluster, attempt: Attempt, bound: int) -> None:
         """Build the operations in the current graph; `bound` is s, in steps."""
@@ -36,19 +36,19 @@ class Staleness:
         with tf1.device("/job:ps/task:0"):
             clocks = shared_variable("clocks", tf.zeros([workers], tf.int64))
             own = tf.one_hot(index, workers, dtype=tf.int64)
-            # A worker that was restarted must not hold the others until it has made up for its absence; at the start of
-            # the training, they wait for it.
+            # A restarted worker sets its clock to the highest one: the others must not wait until it has caught up. At
+            # the start of the training its clock is 0 and stays so: the others wait for it.
             missed = tf.where(clocks[index] > 0, tf.reduce_max(clocks) - clocks[index], tf.zeros([], tf.int64))
             self._join = clocks.assign_add(own * missed).op
             self._tick = (clocks.assign_add(own),)
             self._look = (clocks.read_value(), tf1.train.get_global_step().read_value())
 
     def bounded(self, step: StepFunction, remote: Any, options: Options, stop: Stop) -> StepFunction:
-        """Return `step` with a wait after it, where this worker is too far ahead."""
+        """Return `step` with a wait after it while this worker is too far ahead."""
         index, bound = self._cluster.task_index, self._bound
         tick, look = session.function(remote, self._tick), session.function(remote, self._look)
         addresses = self._cluster.others()
-        # Who is started again begins with fresh variables: nobody waits for that.
+        # Nobody waits for a worker that is being restarted: it begins with fresh variables.
         others = Peers(addresses, self._attempt, options.start_timeout, away=None)
         remote.run(self._join)
 

@@ -1,13 +1,15 @@
 """Mode ``sync``: the parameter servers wait for the gradients of n-k of n workers and take one step with their mean.
 
 J. Chen et al., "Revisiting Distributed Synchronous SGD", 2016: with k backup workers, a step is as fast as the n-k
-fastest, and who comes later has its gradient dropped.
+fastest workers. The gradients of slower workers are dropped.
 
-Each variable has an accumulator beside it, which drops gradients of an older step by itself. A worker sends all its
-gradients, then its vote; then it waits for a token with the next step. The chief, in a thread of its own so that it
-may be the slow one itself, waits for n-k votes, applies the means, and sends the tokens. Unlike TensorFlow's
-`SyncReplicasOptimizer`, each worker has tokens of its own and takes the newest, so that a slow worker's old ones don't
-make fast workers late; and dropped gradients are counted: votes sent less votes taken.
+Each variable has an accumulator on the same server, which drops gradients of an older step by itself. A worker sends
+all its gradients, then its vote. Then it waits for a token, which holds the next step. A thread of the chief waits for
+n-k votes, applies the means, and sends the tokens; it is a thread so that the chief may be a slow worker itself.
+
+Two things differ from TensorFlow's `SyncReplicasOptimizer`. Each worker has its own queue of tokens and takes the
+newest, so that old tokens of a slow worker don't delay fast ones. And dropped gradients are counted: votes sent less
+votes taken.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ class Sync:
     """The exchange of gradients in mode ``sync``, one object per worker."""
 
     def __init__(self, cluster: Cluster, attempt: Attempt, options: Options) -> None:
-        """Raise UserError if no worker would be left to wait for."""
+        """Raise UserError if all workers would be backup workers."""
         workers, backup_workers = len(cluster.workers), options.backup_workers
         if backup_workers >= workers:
             raise UserError(
@@ -48,7 +50,7 @@ class Sync:
         self._thread: threading.Thread | None = None
 
     def __call__(self, gradients: Gradients, updates: list[Any], apply_gradients: Apply) -> Any:
-        """Build the worker's step and, in the same graph, the chief's; return the step in the worker's token."""
+        """Build the worker's part of a step and, in the same graph, the chief's. Return the step in the next token."""
         index, workers = self._cluster.task_index, len(self._cluster.workers)
         global_step = tf1.train.get_global_step()
         with tf1.device(f"/job:worker/task:{index}/device:CPU:0"):
@@ -69,13 +71,14 @@ class Sync:
                 shared_variable(f"votes_{name}", tf.zeros([], tf.int64)) for name in ("sent", "taken")
             )
             self._dropped = sent_votes.read_value() - taken_votes.read_value()
-            # Not limited: the chief must not wait where a lost worker takes no tokens any more; a token is 8 bytes.
+            # Not limited: the chief must not wait for a lost worker that takes no tokens any more. A token is 8 bytes.
             queues = [tf1.FIFOQueue(-1, tf.int64, [()], shared_name=f"tokens{worker}") for worker in range(workers)]
             with tf.control_dependencies([*sent, *updates]):
                 voted = [votes.apply_grad(1.0, now), sent_votes.assign_add(1)]
             own = queues[index]
 
-            def newest_token() -> Any:  # not the last, which may be older: this worker's own
+            # Not the last token: that may be an older one, which this worker gave itself.
+            def newest_token() -> Any:
                 return tf.reduce_max(own.dequeue_many(tf.maximum(own.size(), 1)))
 
             with tf.control_dependencies(voted):
@@ -84,7 +87,8 @@ class Sync:
             with tf.control_dependencies([self._wake]):
                 self._join = local_step.assign(newest_token()).op
 
-            # The chief's. All gradients of the voters are there; who has sent a part without a vote is in some means.
+            # The chief's part. All gradients of the voters have arrived. A worker that has not voted may have sent some
+            # of its gradients. Then it contributes to some variables' means and not to others.
             taken = votes.take_grad(workers - self._options.backup_workers)
             with tf.control_dependencies([taken_votes.assign_add(tf.cast(taken, tf.int64))]):
                 means = [(a.take_grad(1), variable) for a, (_, variable) in zip(accumulators, gradients, strict=True)]
@@ -97,14 +101,14 @@ class Sync:
             return tf.identity(token)
 
     def start(self, remote: Any, stop: Stop, again: bool) -> None:
-        """Begin, first or after a restart: the chief takes steps from now on; a worker gives itself its first token.
+        """Begin, at first or after a restart. From now on the chief takes steps. A worker gives itself its first token.
 
         Args:
             remote: the session.
             stop: SIGTERM.
-            again: this is a chief that was started again. The one before it may have been killed between a step and
-                its tokens, for which others wait; those who get one too many compute that step twice, and some votes
-                for it may be of the same worker.
+            again: this is a restarted chief, which sends tokens to all workers. Its predecessor may have been killed
+                after a step, before it sent the tokens for which the workers wait. A worker that gets one token too
+                many computes that step twice, and may vote twice for it.
         """
         if self._cluster.is_chief:
             remote.run(self._begin)
@@ -112,12 +116,12 @@ class Sync:
                 remote.run(self._wake_all)
             self._thread = threading.Thread(target=self._take_steps, args=(remote,), name="take-steps", daemon=True)
             self._thread.start()
-        # A worker waits for a token when SIGTERM comes, and after that nobody may send one.
+        # A worker may wait for a token when SIGTERM comes, and nobody may send one any more.
         threading.Thread(target=self._wake_up, args=(remote, stop), name="wake-up", daemon=True).start()
         remote.run(self._join)
 
     def dropped(self, remote: Any) -> int:
-        """Return how many gradients were dropped, when all workers are done."""
+        """Return how many gradients were dropped. Call this when all workers are done."""
         if self._thread:
             self._thread.join()
         return int(remote.run(self._dropped))

@@ -1,6 +1,6 @@
 """What a process reports while it runs: JSON lines, TensorBoard events, and one readable line per interval.
 
-Nothing of that is worth ending a training for: what a disk does not take is lost and counted.
+A disk in trouble must not end the training for these: lines that can't be written are lost and counted.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ class Metrics:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._open()
         except OSError as error:
-            # Where a process has written before, it is the disk that is in trouble, not the user.
+            # Where a process has written before, the disk is in trouble; it is not the user's error.
             if not existed or error.errno == errno.ENOTDIR:
                 raise UserError(f"--run-dir: {error.filename} can't be written: {error.strerror}") from error
 
     def event(self, name: str, **values: Any) -> None:
-        """Mark that a part of the start or the end is reached, for splitting up the time that it takes."""
+        """Write that something has happened, such as a part of the start. The times tell how long each part takes."""
         self._write({"time": time.time(), "event": name, **values})
 
     def traffic(self) -> None:
@@ -70,7 +70,7 @@ class Metrics:
         self._bytes = sent_received()
 
     def end(self, step_seconds: Sequence[float]) -> None:
-        """Write what the loop did, as a whole: its steps, how long each took, and the bytes that it moved.
+        """Write a summary of the loop: its steps, their times, and the bytes that it sent and received.
 
         The first step counts in the bytes, but not in the times: TensorFlow prepares the graph in it.
         """
@@ -84,7 +84,7 @@ class Metrics:
             step: the global step.
             local_step: steps of this process since its start.
             loss: cross entropy of its last batch.
-            accuracy: share of that batch that was classified right, during training.
+            accuracy: share of that batch that the network classified right, in training mode.
         """
         now = time.time()
         seconds = max(now - self._last_time, 1e-9)
@@ -102,7 +102,7 @@ class Metrics:
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Write TensorBoard events."""
-        import tensorflow as tf  # not before this process may use TensorFlow
+        import tensorflow as tf  # not at the top: see `tensorflow_env.before_import`
 
         if time.monotonic() < self._events_from:
             return
@@ -114,13 +114,13 @@ class Metrics:
             self._events.write(event.SerializeToString())
             self._events.flush()
         except (OSError, tf.errors.OpError) as error:
-            self._events = None  # a file that ends in the middle of an event takes no more
+            self._events = None  # the file may end in the middle of an event: no other can follow
             self._events_from = time.monotonic() + _AGAIN
             reason = trouble(error) or str(error)
             print(f"warning: TensorBoard events can't be written: {reason}", file=sys.stderr, flush=True)
 
     def _open_events(self, tf: Any) -> Any:
-        """Return a writer of a new file of events; `FileWriter` would leave it to a thread to tell of a full disk."""
+        """Return a writer of a new file of events. `FileWriter` would hide a full disk from us in its own thread."""
         self._events_folder.mkdir(parents=True, exist_ok=True)
         name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
         writer = tf.io.TFRecordWriter(str(self._events_folder / name))
@@ -145,13 +145,13 @@ class Metrics:
     def _append(self, line: bytes) -> None:
         file = self._open() if self._file is None else self._file
         size = os.fstat(file).st_size
-        if os.write(file, line) < len(line):  # as much as there was space for
+        if os.write(file, line) < len(line):  # the disk took a part of the line
             os.ftruncate(file, size)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _open(self) -> int:
         self._file = file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        # What was killed while it wrote has left a part of a line.
+        # A process that was killed while it wrote has left a part of a line.
         size = os.fstat(file).st_size
         while size and os.pread(file, 1, size - 1) != b"\n":
             size -= 1

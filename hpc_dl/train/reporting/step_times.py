@@ -23,7 +23,7 @@ def summarise(seconds: Sequence[float]) -> dict[str, Any] | None:
     def rank(share: float) -> float:
         return ordered[math.ceil(share * len(ordered)) - 1]
 
-    # A clock may stand still for as short as a step of nothing takes.
+    # A very short step may take 0 seconds by the clock.
     bins = Counter(math.floor(PER_DECADE * math.log10(max(second, 1e-9))) for second in ordered)
     return {
         "min": ordered[0],

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.client import timeline  # the one that `tf` does not export
+from tensorflow.python.client import timeline  # `tf` does not export it
 
 from hpc_dl.disk import write_whole
 from hpc_dl.train import session
@@ -17,11 +17,11 @@ tf1 = tf.compat.v1
 
 
 def step_function(running: Any, outputs: tuple[Any, ...], options: Options, task: str) -> Any:
-    """Return a function that makes a step, as `session.function` does; chosen ones write a trace.
+    """Return a function that makes a step, as `session.function` does, and writes traces of the chosen steps.
 
-    The steps of `options.trace_steps` are this process's own, the first is 1. A trace shows each operation and when it
-    ran, on this process and on the parameter servers. The first traced step takes longer around what it shows, since
-    TensorFlow prepares the graph once more.
+    `options.trace_steps` counts this process's own steps, from 1. A trace shows each operation and when it ran, on this
+    process and on the parameter servers. The first traced step takes longer than its trace shows, since TensorFlow
+    prepares the graph once more.
 
     Args:
         running: a session.

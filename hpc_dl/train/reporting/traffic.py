@@ -1,7 +1,7 @@
 """How many bytes this process has sent and received over TCP, as the kernel counts them for each of its sockets.
 
-That needs no root, and counts what one process moves, not what its node does. Left out are messages that take no TCP:
-shared memory, and InfiniBand used directly, as MPI and NCCL can.
+This needs no root, and counts the bytes of one process, not of its node. It does not count messages without TCP: over
+shared memory, and over InfiniBand used directly, as MPI and NCCL can.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import struct
 _COUNTERS = struct.Struct("=QQ")
 _OFFSET = 120
 
-_seen: dict[str, tuple[int, int]] = {}  # a socket that was closed keeps what it had at the last look
+_seen: dict[str, tuple[int, int]] = {}  # a closed socket keeps the bytes of the last look
 
 
 def sent_received() -> tuple[int, int]:
-    """Return the bytes sent (those that arrived) and received since the start, over all sockets at any look so far.
+    """Return the bytes sent (and acknowledged) and received since the start, over all sockets seen at any call so far.
 
-    What a socket moves between the last look and its end is missed: look now and then. On a kernel older than 4.1 both
-    are 0.
+    The bytes that a socket moves between the last call and its end are missed: call this now and then. On a kernel
+    older than 4.1 both numbers are 0.
     """
     for link in os.scandir("/proc/self/fd"):
-        with contextlib.suppress(OSError):  # closed since it was listed, or no TCP socket
+        with contextlib.suppress(OSError):  # closed since it was listed, or not a TCP socket
             name = os.readlink(link.path)  # noqa: PTH115 - a parameter server looks often, and pathlib takes its time
             if name.startswith("socket:"):
                 _seen[name] = _counters(int(link.name))
@@ -33,7 +33,7 @@ def sent_received() -> tuple[int, int]:
 
 
 def _counters(descriptor: int) -> tuple[int, int]:
-    """Ask the kernel about a copy of the descriptor, which stays the same socket while we ask."""
+    """Return a socket's counters. They are read from a copy of the descriptor: the original may be closed meanwhile."""
     with socket.socket(fileno=os.dup(descriptor)) as copy:
         info = copy.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _OFFSET + _COUNTERS.size)
     if len(info) < _OFFSET + _COUNTERS.size:
