@@ -20,7 +20,7 @@ from hpc_dl.submission.submit import submit_plan
 
 
 def plan(job: str | os.PathLike[str] | None = None, *, site: str = "", nodelist: str = "", **settings: Any) -> Plan:
-    """Return what a job would be, without submitting it.
+    """Return the plan of a job, without submitting it.
 
     Args:
         job: name or path of a job file; None: the defaults.

@@ -26,7 +26,7 @@ class Signs(Protocol):
 
 
 class PipeSigns:
-    """Signs of life of the built-in program. Before its first byte it is alive: a container may drop the pipe."""
+    """Signs of life of the built-in program. It counts as alive before its first byte: containers may drop the pipe."""
 
     def __init__(self) -> None:
         self._read, self.write = os.pipe()

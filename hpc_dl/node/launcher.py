@@ -176,7 +176,7 @@ class Launcher:
                 child.popen.returncode = os.waitstatus_to_exitcode(status)
                 self._ended(child, child.popen.returncode)
         ended = {pid for pid, child in self._children.items() if child.popen.returncode is not None}
-        # Kill what is left of their sessions; after the order to end, it has the grace period too.
+        # Kill what is left in their sessions at once, except in the grace period.
         left = kill_sessions(ended, signal.SIGKILL if self._kill_at is None else 0)
         for pid in ended - left:
             self._guard.drop(pid)

@@ -17,7 +17,7 @@ from hpc_dl.disk import insist, look_anew, write_whole
 from hpc_dl.runfolder.folder import Failure, RunFolder, Summary
 from hpc_dl.runfolder.metrics import figures, per_step
 
-_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)  # errors of link() on CIFS, exFAT and some FUSE
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)  # errors of link() on CIFS, exFAT, some of FUSE
 
 _LEVELS = 50  # deepest nesting of a script's result in a summary
 

@@ -73,7 +73,7 @@ class Child:
         self.heard = 0.0  # when it gave its last sign of life
         self.hung = ""  # why it was killed as hung; empty: it was not
         with self.log.open("ab") as file:
-            self._begins = file.tell()  # what stands before was written before this start
+            self._begins = file.tell()  # earlier text is from earlier starts
             self.popen = subprocess.Popen(
                 command,
                 env=env,

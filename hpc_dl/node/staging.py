@@ -56,8 +56,8 @@ def staged(name: str, data_dir: Path, local_disk: str = "", owner: str = "") -> 
 
     Args:
         name: the data set. One without files is not copied; then `data_dir` is the folder to read from.
-        data_dir: where it lies, on the shared disk.
-        local_disk: where the copy goes, with environment variables such as ``$USER``; empty: $TMPDIR or /tmp.
+        data_dir: the folder of all data sets, on the shared disk.
+        local_disk: the folder for the copy, with environment variables such as ``$USER``; empty: $TMPDIR or /tmp.
         owner: a name for the job on this node. Copies that a killed attempt of the job left are removed first.
 
     Raises:

@@ -18,7 +18,7 @@ _SHELL = "/bin/bash"
 
 
 def become_node_task(tasks: Sequence[Task], node: str) -> NoReturn:
-    """Replace this process by the command of `node`'s task, which so gets all signals and sets the exit code.
+    """Replace this process by the command of `node`'s task: signals reach it, and its exit code is ours.
 
     Raises:
         UserError: the file has no task for the node, or several.

@@ -228,7 +228,7 @@ class RunFolder:
         return msgspec.json.decode(self.cluster.read_bytes(), type=dict[str, list[str]])
 
     def read_placement(self) -> Placement:
-        """Return where the processes of the job are."""
+        """Return the placement of the job's processes."""
         return msgspec.json.decode(self.placement.read_bytes(), type=Placement)
 
     def read_failure(self) -> Failure | None:

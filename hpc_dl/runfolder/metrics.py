@@ -46,7 +46,7 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def parse_record(line: bytes) -> dict[str, Any]:
-    """Return the record in a line of a metrics file; empty if a disk damaged the line, or a script wrote it."""
+    """Return the record in a line of a metrics file; empty if a disk damaged it, or a script wrote it."""
     try:
         record = json.loads(line)  # not msgspec: a loss may be NaN
     except (ValueError, RecursionError):
@@ -56,7 +56,7 @@ def parse_record(line: bytes) -> dict[str, Any]:
 
 
 def per_step(processes: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Return the bytes that each process sent and received per step: a worker's own steps, for a ps all workers' steps."""
+    """Return the bytes that each process sent and received per step; for a ps the steps of all workers count."""
     return {
         name: {key: figures[key] / own for key in ("bytes_sent", "bytes_received")}
         for name, figures in processes.items()

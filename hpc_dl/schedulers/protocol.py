@@ -36,7 +36,7 @@ WAITING = frozenset(
 )
 # All others (man squeue and man sacct).
 ACTIVE = frozenset({"RUNNING", "COMPLETING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SUSPENDED", "UNKNOWN"})
-# Ends after which Slurm requeues most jobs; accounting learns of that seconds later.
+# Ends after which Slurm requeues most jobs. Accounting shows the requeue only seconds later.
 REQUEUED = frozenset({"BOOT_FAIL", "NODE_FAIL", "PREEMPTED", "REQUEUED"})
 
 PATIENCE = 30.0  # timeout of a query in seconds: a busy controller takes its time
@@ -57,7 +57,7 @@ class JobState(msgspec.Struct, frozen=True, repr_omit_defaults=True):
     """When it started; not known while it waits."""
     ended: float | None = None
     estimated_start: float | None = None
-    """When Slurm expects to start it, where it has worked that out."""
+    """When Slurm expects to start it; None if Slurm has not worked that out."""
     name: str = ""
     """The job's name; empty if unknown. Another Slurm may have another job of the same number."""
     silent: bool = False

@@ -28,7 +28,7 @@ _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxlong, _SHORT.maxother = 4, 200, 60,
 _DEEPEST = 200  # dots in a line of TOML: the time to parse a dotted key grows with their square
 T = TypeVar("T", bound=msgspec.Struct)
 
-# The end of msgspec's messages: "- at `$.args[1]`", "- at `key` in `$.env`". What stands before may be the user's text.
+# The end of msgspec's messages: "- at `$.args[1]`", "- at `key` in `$.env`". The text before it may be the user's.
 _KEY = re.compile(r" - at (?:`key` in )?`\$\.(\w+)[^`]*`$")
 
 
@@ -45,7 +45,7 @@ class Layer:
 
     Args:
         values: key to value; a dict as value is a table that is merged key by key.
-        origin: what a message calls the source; ``{key}`` in it is replaced by the key.
+        origin: the source's name in messages; ``{key}`` in it is replaced by the key.
         lines: line numbers of keys, if the source is a file.
     """
 

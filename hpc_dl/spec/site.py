@@ -23,7 +23,7 @@ Count = Annotated[int, Meta(ge=0)]
 Port = Annotated[int, Meta(ge=1024, le=65535)]
 Scalar = str | int | float | bool
 
-# Options that hpc_dl sets itself, and the job key that stands for each.
+# Options that hpc_dl sets itself, and the job key for each.
 _OWN_OPTIONS = {
     "job-name": "name",
     "nodes": "nodes",
@@ -71,7 +71,7 @@ _PASSWORD_IN_ADDRESS = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
 _PLACE_OF_SECRET = re.compile(r"_(FILE|PATH|DIR|URL)$", re.IGNORECASE)
 
 
-# Keys of earlier versions' site files, and the reason that a user is told who still has one.
+# Keys of site files of earlier versions, and why they are gone: told to users who still set one.
 _GONE = {"sockets": "each node tells itself how its cores are shared out"}
 
 

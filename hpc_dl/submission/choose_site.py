@@ -1,4 +1,4 @@
-"""Choosing the site: the one that was asked for, else the one where we are."""
+"""Choosing the site: the one that the user named, else the one that this machine belongs to."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class Job:
 
     @property
     def job_id(self) -> str:
-        """Return the number that Slurm gave it, or ``L1`` and so on for a local run."""
+        """Return the job's number in Slurm, or ``L1`` and so on for a local run."""
         return self.run.job_id
 
     @property
@@ -56,18 +56,18 @@ class Job:
         return states([self.run])[0]
 
     def done(self) -> bool:
-        """Return whether it has ended, well or not."""
+        """Return whether the job has ended, well or not."""
         return self.state in ENDED
 
     def wait(self, timeout: float | None = None) -> None:
-        """Return when it has ended.
+        """Wait until the job has ended.
 
         Args:
             timeout: seconds.
 
         Raises:
             JobError: nobody knows the job any more, and it left no summary.
-            TimeoutError: it has not ended by then.
+            TimeoutError: the job has not ended by then.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         asking = Asking(self.run)
@@ -80,13 +80,13 @@ class Job:
             raise JobError(f"job {self.job_id}: {why}, and it left no summary in {self.run.path}")
 
     def result(self, timeout: float | None = None) -> dict[str, Any]:
-        """Wait for the end and return what the training program reported, such as ``test_accuracy``.
+        """Wait for the end and return the results that the training program reported, such as ``test_accuracy``.
 
         A script of the user's own reports by writing ``result.json`` into the folder that HPC_DL_RUN names.
 
         Raises:
-            JobError: it ended badly; the message names the first process that failed, with its last lines.
-            TimeoutError: it has not ended after `timeout` seconds.
+            JobError: the job ended badly; the message names the first process that failed, with its last lines.
+            TimeoutError: the job has not ended after `timeout` seconds.
         """
         self.wait(timeout)
         if error := self.exception():
@@ -94,7 +94,7 @@ class Job:
         return self.run.read_result() or {}
 
     def exception(self) -> JobError | None:
-        """Return why it ended badly; None if it ended well or has not ended."""
+        """Return why the job ended badly; None if it ended well or has not ended."""
         final = self.query()
         if final.state == "COMPLETED" or final.state not in ENDED:
             return None
@@ -103,7 +103,7 @@ class Job:
         return JobError(f"job {self.job_id} ended {final.state}: {cause}")
 
     def summary(self) -> Summary | None:
-        """Return how it ended, from its own record; None before the end, or if it could not write one."""
+        """Return the summary that the job wrote at its end; None before the end, or if it could not write one."""
         return self.run.read_summary()
 
     def cancel(self) -> None:

@@ -15,7 +15,7 @@ NO_COMMAND, TOO_LATE = 127, 124  # the exit codes of a shell, and of timeout(1)
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What a command said."""
+    """The exit code and output of a command."""
 
     code: int
     out: str = ""
@@ -23,7 +23,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 def ask(environ: Mapping[str, str], *command: str, patience: float = _PATIENCE) -> Answer:
-    """Run a command of Slurm and return what it said.
+    """Run a command of Slurm and return its answer.
 
     Args:
         environ: its environment.
