@@ -20,11 +20,11 @@ from hpc_dl.submission.submit import submit_plan
 
 
 def plan(job: str | os.PathLike[str] | None = None, *, site: str = "", nodelist: str = "", **settings: Any) -> Plan:
-    """Return what a job would be, without submitting it.
+    """Return the plan of a job, without submitting it.
 
     Args:
         job: name or path of a job file; None: the defaults.
-        site: name or path of a site file; empty: where we are.
+        site: name or path of a site file; empty: the site that this machine belongs to.
         nodelist: nodes of a preview, such as ``nvb[16,19,25]``.
         **settings: any key of a job file.
 
@@ -49,11 +49,13 @@ def _name(job: str | os.PathLike[str] | None) -> str | None:
 
 
 def submit(job: str | os.PathLike[str] | None = None, *, site: str = "", **settings: Any) -> Job:
-    """Submit a job and return its handle; a network that is probably too large for the GPUs makes a `UserWarning`.
+    """Submit a job and return its handle.
+
+    A network that is probably too large for the GPUs causes a `UserWarning`.
 
     Args:
         job: name or path of a job file; None: the defaults.
-        site: name or path of a site file; empty: where we are.
+        site: name or path of a site file; empty: the site that this machine belongs to.
         **settings: any key of a job file.
 
     Raises:
@@ -66,7 +68,7 @@ def submit(job: str | os.PathLike[str] | None = None, *, site: str = "", **setti
 
 
 def states(jobs: Iterable[Job]) -> list[JobState]:
-    """Return where jobs are, by two questions to Slurm at most, however many they are."""
+    """Return the states of jobs, with at most two queries to Slurm, however many jobs there are."""
     return job_states.states([job.run for job in jobs])
 
 

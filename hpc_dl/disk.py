@@ -1,4 +1,4 @@
-"""A shared disk that is full, read-only or away for a while: what it says then, and patience with it."""
+"""Reading and writing on a shared disk that may be full, read-only or unreachable for a while."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from hpc_dl.errors import DiskError
 
 T = TypeVar("T")
 
-# What passes: quotas are raised, file servers come back, tickets are renewed.
+# Errors that may pass: quotas are raised, file servers come back, tickets are renewed.
 TROUBLE = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM,
     errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ESHUTDOWN,
 )  # fmt: skip
-# The same of a command that may not be run, or a folder that may not be entered: nothing that passes.
+# These don't pass if the cause is a command that may not be executed or a folder that may not be entered.
 FORBIDDEN = (errno.EACCES, errno.EPERM)
-PATIENCE = 600.0  # seconds in which a run folder that can't be written may become writable again
+PATIENCE = 600.0  # seconds for which access to a run folder is retried
 _PAUSE = 1.0
 
 
 def trouble(error: BaseException) -> str | None:
-    """Return what is wrong with the disk; None if that is not what an error says."""
+    """Return the disk problem that an error reports; None if it reports something else."""
     return error.strerror if isinstance(error, OSError) and error.errno in TROUBLE else None
 
 
@@ -40,18 +40,18 @@ def insist(
     trouble: Callable[[BaseException], str | None] = trouble,
     ends_at: Callable[[], float] = lambda: math.inf,
 ) -> T:
-    """Do something, again and again while the disk is in trouble.
+    """Call `action` until it succeeds; retry only while the disk is in trouble.
 
     Args:
-        what: for the message: what does not work.
-        action: does it.
+        what: what does not work, for the message.
+        action: the function to call.
         patience: how long to try, in seconds.
-        trouble: returns what is wrong with the disk; None for an error that says something else.
-        ends_at: returns when there is no time left, as `time.monotonic` counts.
+        trouble: returns the disk problem that an error reports; None if it reports something else.
+        ends_at: returns the `time.monotonic` time after which nothing is retried.
 
     Raises:
-        DiskError: it did not work for so long.
-        Exception: it does not work for another reason.
+        DiskError: the disk was in trouble all that time.
+        Exception: `action` failed for another reason.
     """
     deadline = time.monotonic() + patience
     told = False
@@ -71,27 +71,27 @@ def insist(
 
 
 def look_anew(folder: Path) -> None:
-    """Let the next looks into a folder see what other nodes have made there, or taken away.
+    """Make changes that other nodes made in a folder visible here.
 
-    NFS may believe for a minute that a name is missing. It asks its server when the folder is opened: see nfs(5),
-    "Directory entry caching" and "Close-to-open cache consistency".
+    An NFS client may treat a name as missing for up to a minute. It asks its server again when the folder is opened:
+    see nfs(5), "Directory entry caching" and "Close-to-open cache consistency".
     """
     with contextlib.suppress(FileNotFoundError):
         os.close(os.open(folder, os.O_RDONLY | os.O_DIRECTORY))
 
 
 def write_whole(path: Path, text: str | bytes, check: Callable[[], object] = lambda: None) -> None:
-    """Write a private file so that a reader sees the old or the new text, never a part; what fails leaves nothing.
+    """Write a private file. A reader sees the old or the new text, never a part; a failed write leaves no other file.
 
     Args:
         path: the file.
-        text: what it is to hold.
+        text: its new content.
         check: called before the old text is replaced; may raise.
     """
     data = text.encode() if isinstance(text, str) else text
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        # The umask of who asks for a job's state does not make it readable for others.
+        # Private, whatever the user's umask is.
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(data)
             file.flush()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-# As in sysexits.h, where 64 to 78 are.
+# Exit codes of sysexits.h, which defines 64 to 78.
 DISK = 74
-"""EX_IOERR: what must be written could not be, for long."""
+"""EX_IOERR: a file could not be read or written, however long that was tried."""
 LOST = 75
-"""EX_TEMPFAIL: contact with a peer was lost, or a later attempt has taken over; a new start helps."""
+"""EX_TEMPFAIL: contact with a peer was lost, or a later attempt has begun. A new start helps."""
 
 
 class UserError(Exception):
@@ -20,17 +20,17 @@ class JobError(Exception):
     """A job that ended badly. The message names the first cause: process, node, exit code, last log lines."""
 
     exit_code = 1
-    """Of a process that ends with this error."""
+    """The exit code of a process that ends with this error."""
 
 
 class PeerLostError(JobError):
-    """A training process can't go on without another one: all start again from the last checkpoint."""
+    """A training process lost another one that it needs. All processes start again from the last checkpoint."""
 
     exit_code = LOST
 
 
 class DiskError(JobError):
-    """What must be written or read could not be, however often it was tried."""
+    """A file could not be read or written, however long that was tried."""
 
     exit_code = DISK
 

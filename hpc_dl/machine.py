@@ -1,4 +1,4 @@
-"""What this machine has that jobs share: GPUs and ports."""
+"""The GPUs and ports of this machine, which jobs share."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 
 def visible_gpus(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the GPUs that Slurm gave this step, in the words of CUDA_VISIBLE_DEVICES.
+    """Return the GPUs that Slurm gave this step, as CUDA_VISIBLE_DEVICES names them.
 
-    Some versions leave that variable unset for typed GPUs; then the numbers that Slurm states are it.
+    Some versions of Slurm leave that variable unset for typed GPUs. Then the numbers in Slurm's own variables count.
     """
     for key in ("CUDA_VISIBLE_DEVICES", "SLURM_STEP_GPUS", "SLURM_JOB_GPUS"):
         if value := environ.get(key):
@@ -20,7 +20,7 @@ def visible_gpus(environ: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def local_gpus() -> tuple[str, ...]:
-    """Return the numbers of this machine's NVIDIA GPUs, or those that CUDA_VISIBLE_DEVICES leaves."""
+    """Return the numbers of this machine's NVIDIA GPUs; if CUDA_VISIBLE_DEVICES is set, the GPUs that it lists."""
     if (chosen := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return _gpu_list(chosen)
     numbers = (re.fullmatch(r"nvidia(\d+)", path.name) for path in Path("/dev").glob("nvidia*"))
@@ -28,7 +28,7 @@ def local_gpus() -> tuple[str, ...]:
 
 
 def _gpu_list(value: str) -> tuple[str, ...]:
-    """Return the GPUs that CUDA_VISIBLE_DEVICES names; ``-1`` and Slurm's ``NoDevFiles`` stand for none."""
+    """Return the GPUs that CUDA_VISIBLE_DEVICES names; ``-1`` and Slurm's ``NoDevFiles`` mean none."""
     return () if value in ("-1", "NoDevFiles") else tuple(filter(None, value.split(",")))
 
 

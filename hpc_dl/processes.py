@@ -1,4 +1,4 @@
-"""Small things about Unix processes that several parts need."""
+"""Helpers for Unix processes, signals and sessions."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-_LAST = 5.0  # seconds for the guard to see that what it has killed is gone
-_STEP = 2.0  # seconds that a time between two looks at an `AwakeClock` counts at most
+_LAST = 5.0  # seconds in which killed processes should be gone
+_STEP = 2.0  # the most seconds that an `AwakeClock` counts between two calls
 
 
 def die_with_parent(number: int = signal.SIGKILL) -> Callable[[], None]:
     """Return a ``preexec_fn`` that makes the child get a signal when its parent dies (man prctl, PR_SET_PDEATHSIG).
 
-    Nothing then outlives a launcher that is killed with SIGKILL. The libc is loaded here, before the fork.
+    So no child outlives a launcher that dies of SIGKILL. libc is loaded here, before the fork.
     """
     prctl = ctypes.CDLL(None, use_errno=True).prctl
     parent = os.getpid()
 
     def ask() -> None:
         prctl(_PR_SET_PDEATHSIG, int(number))
-        if os.getppid() != parent:  # it died before the call
+        if os.getppid() != parent:  # the parent died before the call
             os._exit(128 + number)
 
     return ask
 
 
-# `python -m` puts the current folder first on the module path: a random.py there would be taken for Python's own. Its
-# option -P, which leaves that out, came with Python 3.11.
+# `python -m` puts the current folder first on the module path, so a random.py there would hide Python's own. Option -P
+# prevents that, but came with Python 3.11.
 _RUN_MODULE = (
     "import sys; sys.path[:] = filter(None, sys.path); "
     'import runpy; runpy.run_module(sys.argv.pop(1), None, "__main__", True)'
@@ -44,24 +44,24 @@ _RUN_MODULE = (
 
 
 def python_module(python: str) -> list[str]:
-    """Return a command that runs the module that the next word names, without the current folder on its path."""
+    """Return a command that runs a module without the current folder on its path; the module's name must follow."""
     return [python, "-c", _RUN_MODULE]
 
 
 def end_with_parent(number: int = signal.SIGTERM) -> None:
-    """Make this process get a signal when the one that started it dies."""
+    """Make this process get a signal when its parent dies."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(number))
 
 
 def adopt_orphans() -> None:
-    """Become the parent of descendants that lose theirs, so that their end is seen here (PR_SET_CHILD_SUBREAPER)."""
+    """Become the parent of orphaned descendants, so that this process sees them end (PR_SET_CHILD_SUBREAPER)."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 class AwakeClock:
-    """A clock that counts only while its process runs, so that nobody is blamed for a time in which all were suspended.
+    """A clock that stands still while its process is suspended, so that a suspension is not taken for a hang.
 
-    Whoever measures with it looks at it each second: a longer time between two looks counts as `_STEP`.
+    Call `now` each second: a longer time between two calls counts as `_STEP`.
     """
 
     def __init__(self) -> None:
@@ -79,7 +79,7 @@ class AwakeClock:
 def waits_for_disk(pid: int) -> bool:
     """Return whether a thread of a process waits for a disk or a driver (state D, man proc).
 
-    Such a process is not hung: it goes on when the file server is back, and no signal ends it before.
+    Such a process is not hung: it goes on when the file server is back, and no signal ends it before that.
     """
     for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
         with contextlib.suppress(OSError):  # the thread has just ended
@@ -89,9 +89,9 @@ def waits_for_disk(pid: int) -> bool:
 
 
 class Guard:
-    """A process that kills sessions when this one dies, however it dies, and kills this one when it hangs.
+    """A process that kills sessions when this process dies, however it dies, and kills this process when it hangs.
 
-    PR_SET_PDEATHSIG reaches children only, not what they have started. Start it while there is one thread.
+    PR_SET_PDEATHSIG reaches only children, not their children. Create a guard while this process has one thread.
 
     Args:
         hang_timeout: seconds without `beat` after which this process counts as hung; 0: it never does.
@@ -110,11 +110,11 @@ class Guard:
             os.setsid()
             signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
             nowhere = os.open(os.devnull, os.O_RDWR)
-            for number in range(3):  # else a reader of our output would wait for it
+            for number in range(3):  # else a reader of our output would wait for the guard
                 os.dup2(nowhere, number)
             sessions = _listen(read, guarded, hang_timeout or math.inf, hung)
             deadline = time.monotonic() + _LAST
-            # One that starts another just now is not alone at the next look.
+            # A process may fork just before it is killed, so look again.
             while sessions and time.monotonic() < deadline:
                 sessions = kill_sessions(sessions)
                 time.sleep(0.01 if sessions else 0)
@@ -122,31 +122,31 @@ class Guard:
             os._exit(0)
 
     def add(self, session: int) -> None:
-        """Kill this session at our death."""
+        """Have the guard kill a session when this process dies."""
         self._tell(b"+%d\n" % session)
 
     def drop(self, session: int) -> None:
-        """Forget a session: nobody is in it, and its number may be given out again."""
+        """Forget a session: it is empty, and its number may be reused."""
         self._tell(b"-%d\n" % session)
 
     def beat(self) -> None:
-        """Say that this process goes on; to be called each second."""
-        if select.select([], [self._write], [], 0)[1]:  # a guard that hangs itself must not stop us
+        """Tell the guard that this process is alive; call this each second."""
+        if select.select([], [self._write], [], 0)[1]:  # a guard that hangs must not block us
             self._tell(b".\n")
 
     def _tell(self, line: bytes) -> None:
-        with contextlib.suppress(BrokenPipeError):  # killed itself: what it guards goes on
+        with contextlib.suppress(BrokenPipeError):  # the guard was killed: this process goes on
             os.write(self._write, line)
 
     def close(self) -> None:
-        """End the guard; it kills what was added and not dropped."""
+        """End the guard. It kills the sessions that were added and not dropped."""
         os.close(self._write)
         with contextlib.suppress(ChildProcessError):
             os.waitpid(self.pid, 0)
 
 
 def _listen(pipe: int, guarded: int, hang_timeout: float, hung: Callable[[], None]) -> set[int]:
-    """Listen to the guarded process until it is dead, or hangs and is killed; return the sessions that it has left."""
+    """Listen to the guarded process until it dies, or kill it when it hangs; return the sessions to kill."""
     sessions: set[int] = set()
     clock, rest = AwakeClock(), b""
     heard = clock.now()
@@ -171,9 +171,9 @@ def _listen(pipe: int, guarded: int, hang_timeout: float, hung: Callable[[], Non
 
 
 def next_signal(numbers: Collection[signal.Signals], timeout: float) -> int:
-    """Wait for one of some blocked signals and return its number; 0 if none came in time (seconds).
+    """Wait for one of several blocked signals and return its number; 0 if none came within `timeout` seconds.
 
-    Where SIGCONT ends the wait and the time is over, CPython returns a siginfo that nobody has filled.
+    If SIGCONT ends the wait and the time is over, CPython returns a siginfo without content.
     """
     found = signal.sigtimedwait(numbers, timeout)
     return found.si_signo if found is not None and found.si_signo in numbers else 0
@@ -189,9 +189,9 @@ def kill_group(group: int, number: int = signal.SIGKILL) -> bool:
 
 
 def kill_sessions(sessions: Collection[int], number: int = signal.SIGKILL) -> set[int]:
-    """Send a signal to all process groups of sessions; return the sessions that had someone, zombies aside.
+    """Send a signal to all process groups of sessions; return the sessions that had processes other than zombies.
 
-    A shell with job control, and timeout, make groups of their own; few programs leave their session.
+    Shells with job control and timeout(1) make groups of their own; few programs leave their session.
     """
     groups: set[int] = set()
     found: set[int] = set()
@@ -200,7 +200,7 @@ def kill_sessions(sessions: Collection[int], number: int = signal.SIGKILL) -> se
             continue
         try:
             state, _, group, session = Path(entry.path, "stat").read_bytes().rpartition(b")")[2].split()[:4]
-        except OSError:  # it has just ended
+        except OSError:  # the process has just ended
             continue
         if int(session) in sessions:
             groups.add(int(group))
@@ -212,13 +212,14 @@ def kill_sessions(sessions: Collection[int], number: int = signal.SIGKILL) -> se
 
 
 def sessions_left(sessions: Collection[int], others: Collection[int] = ()) -> set[int]:
-    """Return the sessions that have someone, where this process adopts the orphans of their leaders, which have ended.
+    """Return the sessions that still have processes. Their leaders have ended, and this process adopts orphans.
 
-    It is far cheaper than a look at all processes: who is left there has an ancestor that is our child now.
+    Each process that is left has an ancestor that is our child now. To look at our children only is far cheaper than to
+    look at all processes.
 
     Args:
-        sessions: which to look at.
-        others: children of ours that are not in them.
+        sessions: the sessions to look at.
+        others: children of this process that are not in these sessions.
     """
     try:
         children = _children()
@@ -228,16 +229,16 @@ def sessions_left(sessions: Collection[int], others: Collection[int] = ()) -> se
 
 
 def kill_orphans(but: int) -> None:
-    """Kill what is left of all that this process has started, for some seconds; it adopts the orphans of its children.
+    """Kill all descendants of this process, for some seconds. This process adopts the orphans of its children.
 
-    What has made a session of its own is left when its own parent has ended long ago.
+    This reaches a daemon too, which has left its session and lost its parent.
 
     Args:
         but: a child that is spared.
     """
     deadline = time.monotonic() + _LAST
     with contextlib.suppress(OSError):  # a kernel without CONFIG_PROC_CHILDREN
-        # Their own children come to us when they are dead.
+        # When they are dead, their children become ours.
         while (left := _children() - {but}) and time.monotonic() < deadline:
             for child in left:
                 os.kill(child, signal.SIGKILL)
@@ -261,7 +262,7 @@ def _children_file(pid: int) -> int:
 def start_time(pid: int) -> str:
     """Return when process `pid` started, in clock ticks since boot (man proc, stat); empty if there is none.
 
-    Number and start time together name a process for good; a number alone is given out again.
+    A process number is reused; number and start time together are unique.
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

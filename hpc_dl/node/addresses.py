@@ -1,4 +1,4 @@
-"""The names under which the processes of a job reach one another."""
+"""The host names through which the processes of a job reach one another."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from hpc_dl.errors import UserError
 
 
 def check_own_names(cluster: Mapping[str, Sequence[str]], processes: Iterable[tuple[str, int]]) -> None:
-    """Check that a node knows the names under which others shall reach its processes.
+    """Check that the host names of this node's processes resolve on this node.
 
-    TensorFlow would wait for a name that does not resolve, whoever waits, and say nothing.
+    TensorFlow would wait silently for a process whose name does not resolve.
 
     Args:
         cluster: addresses (host:port) by role.
-        processes: role and index of those that run on this node.
+        processes: role and index of the processes on this node.
 
     Raises:
-        UserError: there is no such name. A name server that does not answer says nothing about that.
+        UserError: a name is unknown. A name server that does not answer is no error.
     """
     if sum(map(len, cluster.values())) == 1:
         return

@@ -1,7 +1,7 @@
-"""Attempts: each start of a job's processes, over requeues and over new starts inside an allocation.
+"""Attempts: each start of all processes of a job, after a requeue or again in the same allocation.
 
-An attempt is claimed by making its folder, which one script alone can do. What an earlier attempt has left running on
-a node that nobody reaches finds the later one by its number, and ends.
+A job script claims an attempt by making its folder, which only one script can do. Processes of an earlier attempt may
+still run on a node that was cut off. They end when they see the number of a later attempt.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def events(run: RunFolder) -> list[Event]:
-    """Return all lines so far; one that a full disk has cut off is left out."""
+    """Return all lines so far, without lines that a full disk cut off."""
     try:
         lines = insist(f"{run.attempts} can't be read", run.attempts.read_bytes).splitlines()
     except FileNotFoundError:
@@ -56,11 +56,11 @@ def _event(line: bytes) -> Event | None:
 
 
 def record(run: RunFolder, event: Event) -> None:
-    """Append a line, now or once the disk takes it."""
+    """Append a line; retry while the disk is in trouble."""
 
     def append() -> None:
         with run.attempts.open("a+b") as file:
-            # A line that a full disk has cut off must not spoil this one.
+            # If a full disk cut off the last line, begin a new one.
             file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
             torn = file.read() not in (b"", b"\n")
             file.write((b"\n" if torn else b"") + msgspec.json.encode(event) + b"\n")
@@ -69,12 +69,12 @@ def record(run: RunFolder, event: Event) -> None:
 
 
 def begin(run: RunFolder, slurm_restarts: int = 0, after: int | None = None) -> int:
-    """Begin the next attempt and return its number. What an earlier one has said of its end does not count any more.
+    """Begin the next attempt and return its number. Summary and result of the earlier attempt are removed.
 
     Args:
         run: the run folder.
         slurm_restarts: how often Slurm has requeued the job.
-        after: the caller's own attempt, where it only wants the one that follows.
+        after: the caller's own attempt, if only the one that follows it may begin.
 
     Raises:
         JobError: another script of this job has begun an attempt after the caller's.
@@ -93,10 +93,10 @@ def begin(run: RunFolder, slurm_restarts: int = 0, after: int | None = None) -> 
     insist(what, functools.partial(write_whole, stop, "Empty: all launchers of this attempt are to end.\n"))
     latest = functools.partial(insist, what, functools.partial(_latest_folder, run))
     while insist(what, run.latest_attempt) < latest() or not run.attempt_file.exists():
-        # And again, if a script that was slower has just put a lower number.
+        # Write it again if a slower script has just written a lower number.
         insist(what, functools.partial(write_whole, run.attempt_file, str(latest())))
     for file in (run.summary, run.result):
-        with contextlib.suppress(IsADirectoryError):  # a script has made a folder of that name
+        with contextlib.suppress(IsADirectoryError):  # the user's script made a folder of that name
             insist(what, functools.partial(file.unlink, missing_ok=True))
     record(run, Event(number, time.time(), "started", slurm_restarts))
     return number
@@ -117,7 +117,7 @@ def check(run: RunFolder) -> None:
 
 
 def superseded(attempt: int) -> str:
-    """Return what a process says that finds itself replaced."""
+    """Return the message of a process whose attempt is over."""
     return f"attempt {attempt} of this job is over: a later one has begun"
 
 
@@ -125,11 +125,11 @@ def may_restart(policy: Policy, history: list[Event], ended: Summary) -> bool:
     """Return whether all processes of a job start again in the same allocation.
 
     Args:
-        policy: the job's.
+        policy: the job's restart policy.
         history: the attempts so far.
         ended: how the attempt has ended.
     """
-    # Where no process has failed, 130 and 143 say that it was told to end, and 1 that srun or mpirun started none.
+    # If no process has failed, exit code 1 means that srun or mpirun started none: a new start may help.
     code = LOST if ended.failure is None and ended.exit_code == 1 else ended.exit_code
     if ended.state != "FAILED" or not policy.curable(code):
         return False
@@ -138,7 +138,7 @@ def may_restart(policy: Policy, history: list[Event], ended: Summary) -> bool:
 
 
 def _is_first_of_a_run(history: list[Event], index: int) -> bool:
-    """Say whether this line is the first that Slurm's latest start of the job has written."""
+    """Return whether a line is the first of its run of the Slurm job."""
     event = history[index]
     return event.event == "started" and not any(
         before.event == "started" and before.slurm_restarts == event.slurm_restarts for before in history[:index]
@@ -148,7 +148,7 @@ def _is_first_of_a_run(history: list[Event], index: int) -> bool:
 def requeue(job: JobSpec, history: list[Event], ended_by: str) -> str:
     """Return how a job that was told to end goes on: ``requeue``, ``requeue after preemption``, or empty for its end.
 
-    Preemption has no limit: it is Slurm that wants it.
+    Requeues after preemption have no limit: Slurm asks for them.
 
     Args:
         job: the resolved job.

@@ -1,4 +1,4 @@
-"""What a node has for this job: read on the node itself, before the placement is made."""
+"""The facts of a node: its GPUs, cores and ports for this job, read on the node before the placement is made."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def slurm_facts(job: JobSpec, site: Site) -> NodeFacts:
     """Return the facts of the node of this Slurm step."""
     topology = _Topology()
     cores = tuple(sorted(os.sched_getaffinity(0), key=topology.place))
-    # More cores than the job asked for, rounded up to whole physical ones: Slurm does not confine jobs here, and others
-    # use these cores too.
+    # If we may run on more cores than the job requested, rounded up to whole physical cores, Slurm does not confine
+    # jobs here. Then other jobs share these cores, and processes are not bound.
     threads = len(topology.siblings(cores[0]))
     ours = not site.address and (site.exclusive or len(cores) < (job.cores or 0) + threads)
     if not all(topology.siblings(core) <= set(cores) for core in cores):
@@ -40,24 +40,24 @@ def slurm_facts(job: JobSpec, site: Site) -> NodeFacts:
 
 
 class _Topology:
-    """Where the CPUs of this node are, as the kernel says (Documentation/admin-guide/cputopology.rst).
+    """The sockets and physical cores of this node's CPUs, from the kernel (Documentation/admin-guide/cputopology.rst).
 
-    Their numbers tell nothing: those of two sockets may alternate, and those of a physical core be far apart.
+    CPU numbers don't show them: they may alternate between sockets, and CPUs of one physical core may be far apart.
 
     Args:
-        folder: that of the CPUs in sysfs.
+        folder: the folder of the CPUs in sysfs.
     """
 
     def __init__(self, folder: Path = Path("/sys/devices/system/cpu")) -> None:
         self._folder = folder
 
     def siblings(self, cpu: int) -> frozenset[int]:
-        """Return the CPUs, in Slurm's sense, of the physical core that one of them is of."""
+        """Return all CPUs (hardware threads) of a CPU's physical core."""
         mask = int(self._read(cpu, "thread_siblings").replace(",", "") or "0", 16)
         return frozenset(bit for bit in range(mask.bit_length()) if mask >> bit & 1) or frozenset({cpu})
 
     def place(self, cpu: int) -> tuple[int, int, int]:
-        """Return what sorts CPUs by socket and physical core."""
+        """Return a key that sorts CPUs by socket and physical core."""
         return int(self._read(cpu, "physical_package_id") or 0), min(self.siblings(cpu)), cpu
 
     def _read(self, cpu: int, name: str) -> str:
@@ -68,7 +68,7 @@ class _Topology:
 
 
 def local_facts(job: JobSpec, site: Site, nodes: Sequence[str]) -> list[NodeFacts]:
-    """Return facts for nodes that are all this machine: its GPUs are shared out, its cores are not bound."""
+    """Return facts for nodes that are all this machine. They share its GPUs out; processes are not bound to cores."""
     here = local_gpus()
     each = job.gpus or 0
     busy = ports_in_use(site.ports)

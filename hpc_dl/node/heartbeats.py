@@ -1,7 +1,7 @@
 """Signs of life: how a launcher knows that one of its processes hangs.
 
-A process of the built-in program writes a byte into a pipe each second (hpc_dl/train/heartbeat.py). Of a script of the
-user's own, what it writes into its log is its sign of life.
+A process of the built-in program writes a byte into a pipe each second (hpc_dl/train/heartbeat.py). A script of the
+user's own gives a sign of life by writing into its log.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from pathlib import Path
 from typing import Protocol
 
 HEARTBEAT = "HPC_DL_HEARTBEAT"
-"""Variable by which a process of the built-in program knows the pipe, its inode and the timeout: ``7:1234:120``."""
+"""Variable that tells the built-in program the pipe's number, its inode and the timeout: ``7:1234:120``."""
 
 
 class Signs(Protocol):
-    """Where one process gives signs of life."""
+    """The signs of life of one process."""
 
     def given(self) -> bool:
-        """Return whether there was a sign since the last look; True also before the first."""
+        """Return whether there was a sign of life since the last call; True at the first call."""
 
     def close(self) -> None:
         """Stop listening."""
 
 
 class PipeSigns:
-    """Those of the built-in program. Until its first byte nothing is known: a container may not pass the pipe on."""
+    """Signs of life of the built-in program. It counts as alive before its first byte: containers may drop the pipe."""
 
     def __init__(self) -> None:
         self._read, self.write = os.pipe()
@@ -35,11 +35,11 @@ class PipeSigns:
         self._begun = False
 
     def variable(self, timeout: float) -> str:
-        """Return the value of `HEARTBEAT`; by the inode the process knows that the number is still this pipe's."""
+        """Return the value of `HEARTBEAT`. The inode lets the process check that the number is still this pipe's."""
         return f"{self.write}:{os.fstat(self.write).st_ino}:{timeout:g}"
 
     def started(self) -> None:
-        """Leave the end that writes to the process, which is there now."""
+        """Close the writing end here; the process has its own copy now."""
         os.close(self.write)
 
     def given(self) -> bool:
@@ -56,7 +56,7 @@ class PipeSigns:
 
 
 class LogSigns:
-    """Those of a script of the user's own: its log grows."""
+    """Signs of life of a script of the user's own: its log grows."""
 
     def __init__(self, log: Path) -> None:
         self._log, self._size = log, -1

@@ -1,7 +1,7 @@
 """Launcher: starts the processes of one node, watches them and ends them. It runs once on each node.
 
-Launchers of one job know of one another through the run folder alone: a marker per worker that is done or given up, the
-first failure, the wish to end. So the same line works under srun, under Greasy and by hand.
+Launchers of one job communicate only through files in the run folder: a marker for each worker that is done or given
+up, the first failure, the request to end. So the same command works under srun, under Greasy and by hand.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from hpc_dl.runfolder.folder import Failure, RunFolder
 from hpc_dl.schedulers.slurm.task_numbers import with_numbers
 from hpc_dl.spec.placement import classic_flags, tf_config
 
-_TOLD = 0.5  # seconds in which a SIGTERM that has ended a process reaches the launcher too, if it was meant for all
+# When a process dies of SIGTERM, wait so many seconds for a SIGTERM of our own: then the whole step was signalled.
+_TOLD = 0.5
 _POLL = 1.0  # seconds between looks at the run folder, on a disk that many nodes share
 
 
@@ -45,7 +46,7 @@ class Launcher:
         node: this node's name.
         grace: seconds that processes have between SIGTERM and SIGKILL.
         policy: which processes are started again.
-        environ: what all processes find in their environment, before each gets what is its own.
+        environ: the environment of all processes; each gets variables of its own in addition.
     """
 
     # SIGUSR1 is how mpirun tells its ranks to end (mpirun.py).
@@ -65,12 +66,12 @@ class Launcher:
         self._policy = policy or Policy()
         self._environ = environ
         self._cluster = run.read_cluster()
-        # A task file that was made by hand has none.
+        # A task file that was made by hand comes without a placement.
         self._placement = run.read_placement() if run.placement.exists() else None
         self._children: dict[int, Child] = {}
         self._restarts: dict[str, int] = {}
-        self._unstarted: dict[str, float] = {}  # since when the disk has kept a process from its start
-        self._waiting: list[tuple[float, ProcessLine]] = []  # not before when, and what to start
+        self._unstarted: dict[str, float] = {}  # since when the disk prevents the start of a process
+        self._waiting: list[tuple[float, ProcessLine]] = []  # earliest start, and the process
         self._unwritten: list[tuple[float, Callable[[], None]]] = []  # since when, and what to write
         self._exit_code = 0
         self._clock = AwakeClock()
@@ -103,7 +104,7 @@ class Launcher:
                 self._kill_hung()
                 self._guard.beat()
         except BaseException as error:
-            # Its processes die with it: all are to know of what, and may start again.
+            # This node's processes die with the launcher. Report why, so that all nodes end and may start again.
             code = error.exit_code if isinstance(error, JobError) else LOST
             own = Failure("launcher", self._node, code, 0, time.time(), (f"{type(error).__name__}: {error}",))
             with contextlib.suppress(OSError):
@@ -115,7 +116,7 @@ class Launcher:
         return self._exit_code
 
     def _start_waiting(self) -> None:
-        """Start what it is time for."""
+        """Start the waiting processes whose time has come."""
         waiting, self._waiting = self._waiting, []
         for when, line in waiting:
             if self._kill_at is not None:
@@ -146,7 +147,7 @@ class Launcher:
         finally:
             if pipe:
                 pipe.started()
-        # Who serves others may have nothing to say for hours.
+        # A process that serves others may write nothing for hours.
         if policy.hang_timeout and policy.own_script and not self._serves(line.role):
             child.signs = LogSigns(log)
         self._unstarted.pop(line.name, None)
@@ -158,12 +159,12 @@ class Launcher:
         if error.errno in TROUBLE and error.errno not in FORBIDDEN and time.monotonic() - since < PATIENCE:
             self._waiting.append((time.monotonic() + _POLL, line))  # its log can't be opened now
             return
-        # As shells say it; a closed folder on PATH does not make a missing command a forbidden one.
+        # Exit codes as in shells. A closed folder on PATH gives EACCES for a missing command too, so look for it.
         code = 126 if shutil.which(command, os.F_OK) else 127
         self._fail(Failure(line.name, self._node, code, 0, time.time(), (f"{command}: {error.strerror}",)))
 
     def _reap(self) -> None:
-        """Take note of every process that has ended, our own and the orphans that they left."""
+        """Reap every process that has ended: our own and the orphans that they left."""
         while self._children:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -175,7 +176,7 @@ class Launcher:
                 child.popen.returncode = os.waitstatus_to_exitcode(status)
                 self._ended(child, child.popen.returncode)
         ended = {pid for pid, child in self._children.items() if child.popen.returncode is not None}
-        # What a process has started has the grace too.
+        # Kill what is left in their sessions at once, except in the grace period.
         left = kill_sessions(ended, signal.SIGKILL if self._kill_at is None else 0)
         for pid in ended - left:
             self._guard.drop(pid)
@@ -183,7 +184,7 @@ class Launcher:
                 signs.close()
 
     def _kill_hung(self) -> None:
-        """Kill the processes that give no sign of life: their death is dealt with like any other."""
+        """Kill the processes that give no sign of life. Their death is dealt with like any other."""
         now, timeout = self._clock.now(), self._policy.hang_timeout
         for pid, child in self._children.items() if timeout and self._kill_at is None else ():
             if child.silent_for(now) <= timeout or child.popen.returncode is not None:
@@ -195,7 +196,7 @@ class Launcher:
                 kill_sessions({pid}, signal.SIGKILL)
 
     def _hangs(self) -> None:
-        """Tell all launchers, from the guard, that this one hangs and is killed."""
+        """Tell all launchers that this one hangs and is killed; called in the guard."""
         hung = f"no sign of life for {self._policy.hang_timeout:g} s"
         report_failure(self._run, Failure("launcher", self._node, LOST, 0, time.time(), hung=hung))
 
@@ -210,7 +211,7 @@ class Launcher:
             return
         code, number = (status, 0) if status > 0 else (128 - status, -status)
         if code == 128 + signal.SIGTERM:
-            # scancel signals every process of a step, and all-reduce processes tell one another: nobody has failed.
+            # scancel signals every process of a step, and all-reduce processes end one another: none has failed then.
             if told := next_signal((signal.SIGTERM, signal.SIGINT, signal.SIGUSR1), _TOLD):
                 self._told(told)
             if self._is_over():
@@ -219,7 +220,7 @@ class Launcher:
         self._died(child.line, failure)
 
     def _told(self, number: int) -> None:
-        """End, and tell all launchers: Slurm signals the steps of a job, not what mpirun starts on its first node."""
+        """End, and tell all launchers to end. Slurm signals only steps, not what mpirun starts on the first node."""
         if self._kill_at is None:
             self._end(128 + (signal.SIGINT if number == signal.SIGINT else signal.SIGTERM))
             self._write(lambda: tell_all_to_end(self._run))
@@ -228,7 +229,7 @@ class Launcher:
         restarts = self._restarts.get(line.name, 0)
         after = self._policy.after_death(line.name, failure.exit_code, restarts)
         if after is not After.FAIL and self._is_over():
-            return  # it has died of that
+            return  # the end of the attempt caused this death
         if after is After.FAIL:
             self._fail(failure)
         elif after is After.WITHOUT:
@@ -248,10 +249,10 @@ class Launcher:
         self._exit_code = report_failure(self._run, failure).exit_code
 
     def _write(self, write: Callable[[], None], since: float | None = None) -> None:
-        """Write to the run folder, now or once its disk takes it again.
+        """Write to the run folder; try again later if its disk is in trouble.
 
         Raises:
-            DiskError: it has not for a long time.
+            DiskError: the disk has been in trouble for a long time.
         """
         since = time.monotonic() if since is None else since
         try:
@@ -264,10 +265,10 @@ class Launcher:
             self._unwritten.append((since, write))
 
     def _is_over(self) -> bool:
-        """See whether the attempt has ended elsewhere; end here too then."""
+        """Return whether the attempt is over. If it has ended on another node, end here too."""
         with contextlib.suppress(OSError):  # the disk is away for a moment
             if self._run.superseded:
-                # Of a node that was given up: its processes must not go on beside their successors.
+                # This node was given up: its processes must not run beside those of the later attempt.
                 _say(superseded(self._run.attempt))
                 self._end(LOST, signal.SIGKILL)
             elif failure := self._run.read_failure():
@@ -282,11 +283,11 @@ class Launcher:
         return False
 
     def _serves(self, role: str) -> bool:
-        """Say whether processes of a role only do what others tell them, so that nobody waits for their end."""
+        """Return whether processes of a role only serve others, so that the training is over without their end."""
         return role == "ps" or (role == "worker" and "chief" in self._cluster)
 
     def _look_around(self) -> None:
-        """See what happened on the other nodes, and how long is left."""
+        """Repeat failed writes, look at what happened on other nodes, and end processes whose time is over."""
         unwritten, self._unwritten = self._unwritten, []
         for since, write in unwritten:
             self._write(write, since)
@@ -300,7 +301,7 @@ class Launcher:
             if now > self._servers_until:
                 self._end(0)
         elif all(self._serves(child.line.role) for child in self._children.values()) and self._training_done():
-            # A ps of the built-in program leaves by itself; server.join() of a user's script never does.
+            # A ps of the built-in program ends by itself; server.join() in a user's script never returns.
             self._servers_until = now + _POLL * (5 if "chief" in self._cluster else 2)
 
     def _end(self, code: int, number: int = signal.SIGTERM) -> None:
@@ -311,5 +312,5 @@ class Launcher:
 
 
 def _say(text: str) -> None:
-    with contextlib.suppress(OSError):  # of the job's log on a full disk
+    with contextlib.suppress(OSError):  # the job's log may be on a full disk
         print(f"hpc-dl: {text}", flush=True)

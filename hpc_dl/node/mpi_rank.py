@@ -1,4 +1,4 @@
-"""An MPI rank: which process of the placement it is, started and watched like those of the other modes."""
+"""An MPI rank: its process in the placement, which a launcher starts and watches as in the other modes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.placement import Placement, Process
 from hpc_dl.spec.site import Site
 
-# Of Open MPI's mpirun; of srun --mpi=pmix; of other MPIs; of srun alone, which batch scripts have as well.
+# Set by Open MPI's mpirun; by srun --mpi=pmix; by other MPIs; by srun alone, and in batch scripts too.
 _RANK = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
 
 
@@ -19,7 +19,7 @@ def mpi_rank(environ: Mapping[str, str]) -> int:
     """Return this process's number in MPI_COMM_WORLD.
 
     Raises:
-        UserError: nothing says it.
+        UserError: no variable has it.
     """
     for key in _RANK:
         if (text := environ.get(key, "")).isdigit():

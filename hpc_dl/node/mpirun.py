@@ -1,9 +1,9 @@
-"""mpirun, kept from ending its ranks before they have saved.
+"""Runs mpirun so that it does not kill its ranks before they have saved.
 
-Told to end, Open MPI's mpirun sends SIGTERM to its ranks, and SIGKILL 0.5 to 1 second later; version 5 has no setting
-for that (version 4: odls_base_sigkill_timeout). Its daemons on other nodes do the same when Slurm signals them. So both
-run with SIGTERM and SIGINT blocked, which ranks are not, since Open MPI unblocks all signals for them. In their place
-mpirun gets SIGUSR1 and passes it on to all ranks, which end in their own time.
+When Open MPI's mpirun is told to end, it sends SIGTERM to its ranks, and SIGKILL 0.5 to 1 second later. Version 5 has
+no setting for that (version 4: odls_base_sigkill_timeout). Its daemons on other nodes do the same when Slurm signals
+them. So mpirun and its daemons run with SIGTERM and SIGINT blocked; Open MPI unblocks all signals for the ranks.
+Instead mpirun gets SIGUSR1 and passes it on to all ranks, which end in their own time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from hpc_dl.processes import Guard, die_with_parent, next_signal
 
-if TYPE_CHECKING:  # it runs on other nodes too, in front of a daemon
+if TYPE_CHECKING:  # this module also starts the daemons of other nodes, without a run folder
     from hpc_dl.runfolder.folder import RunFolder
 
 _ENDINGS = (signal.SIGTERM, signal.SIGINT)
@@ -30,22 +30,22 @@ _MORE = 10.0  # seconds beyond the ranks' grace after which mpirun itself counts
 def run_mpirun(command: Sequence[str], grace: float, run: RunFolder | None = None, hang_timeout: float = 0) -> int:
     """Run mpirun and return its exit code; when told to end, 128 + the signal.
 
-    On a node that was cut off it would wait for its daemons for ever: it ends when a later attempt has begun.
+    On a node that was cut off, mpirun would wait for its daemons for ever. It is killed once a later attempt has begun.
 
     Args:
         command: mpirun and its arguments.
         grace: seconds that ranks have to end once they are told.
-        run: the job's run folder, of its attempt.
+        run: the job's run folder, with the attempt of these ranks.
         hang_timeout: seconds after which this process counts as hung and is killed, and mpirun with it; 0: never.
     """
     guard = Guard(hang_timeout)
     signal.pthread_sigmask(signal.SIG_BLOCK, (*_ENDINGS, signal.SIGCHLD))
-    # Not -m, by which a select.py in the user's folder would be taken for Python's own; but Open MPI splits at blanks.
+    # With -m a select.py in the user's folder would hide Python's own. But Open MPI splits a path at blanks.
     program = "-m hpc_dl.node.mpirun" if " " in __file__ else __file__
     agent = f"{Path(sys.executable).name} {program}"
     process = subprocess.Popen(
         command,
-        # What starts on other nodes in place of the daemon: of Open MPI 5, of Open MPI 4.
+        # The command that starts on other nodes in place of the daemon, for Open MPI 5 and 4.
         env={
             **os.environ,
             "PRTE_MCA_prte_launch_agent": f"{agent} prted",

@@ -17,25 +17,25 @@ from hpc_dl.disk import insist, look_anew, write_whole
 from hpc_dl.runfolder.folder import Failure, RunFolder, Summary
 from hpc_dl.runfolder.metrics import figures, per_step
 
-_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)  # what link says on CIFS, exFAT, some of FUSE
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)  # errors of link() on CIFS, exFAT, some of FUSE
 
-_LEVELS = 50  # of a script's result, in a summary
+_LEVELS = 50  # deepest nesting of a script's result in a summary
 
 
 def mark_done(run: RunFolder, process: str) -> None:
-    """Say to the launchers of all nodes that a worker or the chief ended well."""
+    """Tell the launchers of all nodes that a worker or the chief ended well."""
     run.done.mkdir(parents=True, exist_ok=True)
     (run.done / process.replace(":", "-")).touch()
 
 
 def mark_lost(run: RunFolder, process: str) -> None:
-    """Say to all processes that a worker was given up: nobody need wait for it."""
+    """Tell all processes that a worker was given up, so that none waits for it."""
     run.lost.mkdir(parents=True, exist_ok=True)
     (run.lost / process.replace(":", "-")).touch()
 
 
 def tell_all_to_end(run: RunFolder) -> None:
-    """Say to the launchers of all nodes that they are to end, as the job script does."""
+    """Tell the launchers of all nodes to end, as the job script does."""
     run.state.mkdir(parents=True, exist_ok=True)
     run.stop.write_bytes(b"")
 
@@ -43,7 +43,7 @@ def tell_all_to_end(run: RunFolder) -> None:
 def training_done(run: RunFolder, cluster: Mapping[str, Sequence[str]]) -> bool:
     """Return whether the training of a cluster spec is over.
 
-    A separate chief directs the workers, as TensorFlow's ClusterCoordinator does: its good end is enough. Without one,
+    A separate chief directs the workers, as TensorFlow's ClusterCoordinator does: it must have ended well. Without one,
     all workers must have ended well or been given up.
     """
     look_anew(run.state)
@@ -61,7 +61,7 @@ def report_failure(run: RunFolder, failure: Failure) -> Failure:
     write_whole(own, msgspec.json.encode(failure))
     with contextlib.suppress(FileExistsError):
         try:
-            run.failure.hardlink_to(own)  # at once there, and whole
+            run.failure.hardlink_to(own)  # atomic: readers see the whole file
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
@@ -85,7 +85,7 @@ def complete_result(run: RunFolder) -> None:
 
 
 def _write_first(path: Path, data: bytes) -> None:
-    """Write a file on a file system without hard links; a reader takes it for missing while it is not whole.
+    """Write a file on a file system without hard links; readers treat an incomplete file as missing.
 
     Raises:
         FileExistsError: another process was first.
@@ -100,16 +100,15 @@ def _write_first(path: Path, data: bytes) -> None:
 
 
 def outcome(run: RunFolder, code: int, started: float) -> Summary:
-    """Return how a job ends whose script is about to end.
+    """Return the summary of a job whose script is about to end.
+
+    The exit code in it comes from the first process that failed, else from `code`. It is 0 if the job was told to end
+    when all its workers were done.
 
     Args:
-        run: its run folder, of the attempt that ends.
-        code: exit code of what the script ran last.
+        run: its run folder, with the attempt that ends.
+        code: exit code of the script's last command.
         started: Unix seconds.
-
-    Returns:
-        The summary; its exit code is that of the first process that failed, else `code`; 0 for a job that was told to
-        end when all its workers were done.
     """
     failure = run.read_failure()
     if code == 0 and run.told_to_end() and not _is_done(run):
@@ -123,7 +122,7 @@ def outcome(run: RunFolder, code: int, started: float) -> Summary:
 
 
 def _plain(value: Any, levels: int = _LEVELS) -> Any:
-    """Return a JSON value that every reader of a summary takes: not too deep, and without text that is no Unicode."""
+    """Return a JSON value that every reader of a summary accepts: not too deep, and with valid Unicode only."""
     if isinstance(value, str):
         return value.encode(errors="replace").decode()
     if isinstance(value, (dict, list)) and not levels:
@@ -143,6 +142,6 @@ def _is_done(run: RunFolder) -> bool:
 
 
 def finish(run: RunFolder, summary: Summary) -> None:
-    """Write the summary, now or once the disk takes it."""
+    """Write the summary; retry while the disk is in trouble."""
     data = msgspec.json.format(msgspec.json.encode(summary))
     insist(f"{run.summary} can't be written", lambda: write_whole(run.summary, data))

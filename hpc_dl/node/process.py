@@ -1,4 +1,4 @@
-"""One process of a node: its part of the line of ``launch``, and the process itself once it is started."""
+"""One process of a node: its part of a ``launch`` command line, and the process once it is started."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ProcessLine(msgspec.Struct, frozen=True):
 
 
 def parse_processes(words: Sequence[str], separator: str = ":::") -> list[ProcessLine]:
-    """Return the processes that follow a separator each.
+    """Return the processes of a ``launch`` command line; a separator stands before each.
 
     Raises:
         UserError: a process without name or command.
@@ -62,7 +62,7 @@ def _parse_process(words: Sequence[str]) -> ProcessLine:
 
 
 class Child:
-    """A started process, leader of a session of its own."""
+    """A started process. It leads a session of its own."""
 
     def __init__(
         self, line: ProcessLine, log: Path, env: dict[str, str], command: Sequence[str], pipe: PipeSigns | None
@@ -70,10 +70,10 @@ class Child:
         self.line = line
         self.log = log
         self.signs: Signs | None = pipe
-        self.heard = 0.0  # when it has given its last sign of life
-        self.hung = ""  # why it was killed, if it was for that
+        self.heard = 0.0  # when it gave its last sign of life
+        self.hung = ""  # why it was killed as hung; empty: it was not
         with self.log.open("ab") as file:
-            self._begins = file.tell()  # what stands before is of an earlier life
+            self._begins = file.tell()  # earlier text is from earlier starts
             self.popen = subprocess.Popen(
                 command,
                 env=env,
@@ -103,7 +103,7 @@ class Child:
 
 
 def _child_setup() -> Callable[[], None]:
-    """Return a ``preexec_fn``: the child dies with the launcher and gets its signals again."""
+    """Return a ``preexec_fn``: the child dies with the launcher, and its signals are not blocked."""
     ask = die_with_parent()
 
     def setup() -> None:

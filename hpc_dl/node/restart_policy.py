@@ -1,8 +1,8 @@
 """What follows the death of a process: the written policy of docs/explanation/failures.rst, as pure functions.
 
-A process can be started again alone where the others get on without it for a while: a worker or the chief of a
-parameter-server mode, whose variables lie on the parameter servers. Any other death breaks all of them: they start
-again from the last checkpoint, as a new attempt of the job.
+In a parameter-server mode the variables are on the parameter servers. So a worker or the chief can be started again
+alone: the others can do without it for a while. After any other death all processes start again from the last
+checkpoint, as a new attempt of the job.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from hpc_dl.errors import LOST
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.modes import MODES
 
-# Seconds before each new start; the last counts for all that follow. Others wait for `restart_timeout`, a minute, of
-# which the start itself may need half.
+# Seconds before each new start; the last counts for all that follow. Other processes wait only for `restart_timeout`, a
+# minute, and the start itself may need half of it.
 _PAUSES = (1.0, 2.0, 4.0, 8.0)
 
 
@@ -29,11 +29,11 @@ class After(Enum):
 
 
 class Policy(msgspec.Struct, frozen=True):
-    """A job's policy. The default is that of a job whose every failure is its end."""
+    """A job's restart policy. By default every failure ends the job."""
 
     mode: str = ""
     restarts: int = 0
-    """How often a process may be started again alone; and how often all of them, in one run of the Slurm job."""
+    """How often one process may be started again alone; and how often all of them, in one run of the Slurm job."""
     own_script: bool = False
     chief: str = "worker:0"
     """The name of the process that writes the checkpoints."""
@@ -49,8 +49,8 @@ class Policy(msgspec.Struct, frozen=True):
     def curable(self, exit_code: int) -> bool:
         """Return whether a new start may help.
 
-        The built-in program says by its exit code that it would not: what a signal has ended, or lost contact, may do
-        better. Of a script of the user's own nothing is known; who sets `restarts` wants them.
+        It may help after a signal or a lost peer. Other exit codes of the built-in program mean errors that would come
+        again. Exit codes of a user's own script are unknown to us: a user who sets `restarts` wants a new start.
 
         Args:
             exit_code: as a shell sees it: 128 + number for a signal.
@@ -75,7 +75,7 @@ class Policy(msgspec.Struct, frozen=True):
 
 
 def pause(restarts: int) -> float:
-    """Return for how many seconds a process that has died waits for its new start: longer each time, up to a limit.
+    """Return the seconds between the death of a process and its new start: more each time, up to a limit.
 
     Args:
         restarts: how often it was started again before.

@@ -31,10 +31,10 @@ _ENDINGS = (signal.SIGTERM, signal.SIGUSR1)  # mpirun tells its ranks by SIGUSR1
 
 @contextlib.contextmanager
 def staged_data(run: RunFolder, node: str) -> Iterator[Path]:
-    """Stage the data set of a job on this node, as `staged` does; a failure counts as the job's.
+    """Stage the data set of a job on this node, as `staged` does; a failure counts as a failure of the job.
 
     Raises:
-        JobError: there is no copy.
+        JobError: the data set could not be copied.
     """
     job, site = run.read_job(), run.read_site()
     with contextlib.ExitStack() as stack:
@@ -49,26 +49,26 @@ def staged_data(run: RunFolder, node: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def staged(name: str, data_dir: Path, local_disk: str = "", owner: str = "") -> Iterator[Path]:
-    """Copy a data set and yield the folder to read it from; the copy goes in the end, also after a signal.
+    """Copy a data set and yield the folder to read it from; the copy is removed at the end, also after a signal.
 
     Processes of one owner on one machine, such as MPI ranks, share a copy: the first one makes it, the last one removes
     it.
 
     Args:
-        name: of the data set; one that has no files is not copied, and `data_dir` is what to read from.
-        data_dir: where it lies, on the shared disk.
-        local_disk: where the copy goes, with environment variables such as ``$USER``; empty: $TMPDIR or /tmp.
-        owner: of what job and node it is; what an earlier attempt of theirs has left, killed itself, goes first.
+        name: the data set. One without files is not copied; then `data_dir` is the folder to read from.
+        data_dir: the folder of all data sets, on the shared disk.
+        local_disk: the folder for the copy, with environment variables such as ``$USER``; empty: $TMPDIR or /tmp.
+        owner: a name for the job on this node. Copies that a killed attempt of the job left are removed first.
 
     Raises:
-        JobError: the local disk has no room or can't be written, or the copy is not what was copied.
+        JobError: the local disk has no room or can't be written, or the copy differs from the source.
         UserError: see `hpc_dl.data.prepare`.
     """
     source = prepare(name, data_dir)
     if source is None:
         yield data_dir
         return
-    for number in _ENDINGS:  # the launcher blocks them later, and listens itself
+    for number in _ENDINGS:  # the launcher blocks them later, and waits for them itself
         signal.signal(number, _leave)
     disk = Path(os.path.expandvars(local_disk) or tempfile.gettempdir())
 
@@ -89,9 +89,9 @@ def staged(name: str, data_dir: Path, local_disk: str = "", owner: str = "") -> 
 
 @contextlib.contextmanager
 def _shared(disk: Path, owner: str, fill: Callable[[Path], None]) -> Iterator[Path]:
-    """Yield a folder that all processes of an owner share; who comes first fills it, who leaves last removes it.
+    """Yield a folder that all processes of an owner share. The first process fills it, and the last one removes it.
 
-    Who uses the folder has a shared lock on a file beside it, in which its name stands once it is filled.
+    Each process has a shared lock on a file beside the folder. The file holds the folder's path once it is filled.
     """
     lock = disk / f"hpc_dl-{owner}.lock"
     file, copy = -1, None
@@ -112,15 +112,15 @@ def _shared(disk: Path, owner: str, fill: Callable[[Path], None]) -> Iterator[Pa
 
 
 def _attach(file: int, disk: Path, owner: str, fill: Callable[[Path], None]) -> Path | None:
-    """Lock the file of a copy and return the copy, filled here or by another; None if its last user has just left."""
-    with contextlib.suppress(BlockingIOError):  # somebody fills or uses it
+    """Lock the file of a copy and return the copy; fill it if nobody uses it. None if it was just removed."""
+    with contextlib.suppress(BlockingIOError):  # another process fills or uses it
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.fstat(file).st_nlink:
             _remove_copies(disk, owner)
             os.ftruncate(file, 0)
             fill(new := Path(tempfile.mkdtemp(prefix=f"hpc_dl-{owner}-", dir=disk)))
             os.pwrite(file, bytes(new), 0)
-    # Between the two locks there is none: what was true before is asked again.
+    # The file is unlocked for a moment between the two locks, so all is checked again.
     fcntl.flock(file, fcntl.LOCK_SH)
     found = Path(os.fsdecode(os.pread(file, 4096, 0)))
     return found if found.is_absolute() and found.is_dir() and os.fstat(file).st_nlink else None
@@ -143,7 +143,7 @@ def _remove_copies(disk: Path, owner: str) -> None:
 
 
 def _owner(run: RunFolder, node: str) -> str:
-    """Return a name for a job on a node; job numbers alone are not unique: those of local runs count in each folder."""
+    """Return a name for a job on a node. Job numbers are not unique: local runs are counted in each folder of runs."""
     return hashlib.sha256(f"{run.path.absolute()} {node}".encode()).hexdigest()[:16]
 
 

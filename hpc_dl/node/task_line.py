@@ -13,12 +13,12 @@ from hpc_dl.errors import UserError, near_match
 from hpc_dl.processes import die_with_parent, end_with_parent, kill_group
 from hpc_dl.tasks.file.task import Task
 
-# Not sh: of one command bash makes its own process, so that signals reach the launcher and no shell is in between.
+# Not sh: bash replaces itself by a single command, so that signals reach the launcher without a shell in between.
 _SHELL = "/bin/bash"
 
 
 def become_node_task(tasks: Sequence[Task], node: str) -> NoReturn:
-    """Replace this process by the command of `node`'s task: signals and exit code are its own.
+    """Replace this process by the command of `node`'s task: signals reach it, and its exit code is ours.
 
     Raises:
         UserError: the file has no task for the node, or several.
@@ -68,7 +68,7 @@ def run_all(tasks: Sequence[Task]) -> int:
         code = os.waitstatus_to_exitcode(status)
         running.pop(pid).returncode = code
         if code and not first:
-            # mpirun says 1 where it was told to end.
+            # mpirun ends with 1 when it was told to end.
             first = 128 + received if received else code if code > 0 else 128 - code
             end()
     return first

@@ -11,10 +11,11 @@ _GB = 2**30  # what vendors call a GB of GPU memory
 
 
 def gpu_warning(job: JobSpec, site: Site) -> str | None:
-    """Return what to say of a resolved job whose network will probably not fit into a GPU; None if it fits.
+    """Return a warning if the network of a resolved job will probably not fit into a GPU; None if it fits.
 
-    A GPU holds the weights and the gradients, and the momentum too where no parameter server has it; and of each image
-    of the batch the outputs of all layers, which gradients are made from. Networks of the user's own are not known.
+    A GPU holds the weights and the gradients. It also holds the momentum if there are no parameter servers. For each
+    image of the batch it holds the outputs of all layers, from which the gradients are computed. There is no warning
+    for networks of the user's own, whose size is not known.
     """
     model = MODELS.get(job.model)
     if job.script or not job.gpus or site.gpu_memory_gb is None or model is None:

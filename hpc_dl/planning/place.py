@@ -1,7 +1,7 @@
 """Place a job's processes on its nodes, with their addresses, GPUs and cores. Pure functions.
 
-The layout is that of "Image Recognition with Deep Learning Techniques and TensorFlow" (UPC/BSC, 2016): parameter
-servers take no GPU and share their nodes with workers: one worker per GPU, in mode mixed one per node with all GPUs.
+The layout follows "Image Recognition with Deep Learning Techniques and TensorFlow" (UPC/BSC, 2016). Parameter servers
+take no GPU and share their nodes with workers. There is one worker per GPU; in mode mixed, one per node with all GPUs.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from hpc_dl.spec.nodelist import expand
 from hpc_dl.spec.placement import NodeFacts, Placement, Process, Role
 from hpc_dl.spec.site import Site
 
-_AGAIN = 3  # restarts and requeues of the built-in program, which goes on from its last checkpoint
-_HANG = 120  # seconds without a sign of life; longer than a machine that has no memory left may need for one
+_AGAIN = 3  # default restarts and requeues of the built-in program, which goes on from its last checkpoint
+_HANG = 120  # default hang_timeout; a process may be silent for almost as long on a machine that has no memory left
 
 
 def resolve(job: JobSpec, site: Site) -> JobSpec:
@@ -48,7 +48,7 @@ def resolve(job: JobSpec, site: Site) -> JobSpec:
     mode = MODES[job.mode]
     ps = job.ps or 1 if mode.parameter_servers else None
     again, hang = (0, 0) if job.script else (_AGAIN, _HANG)
-    # With many workers gradients come late, and at the full rate the last ones can undo what the network has learnt.
+    # With many workers gradients come late. At the full rate the last ones can undo what the network has learnt.
     boundaries = (max(1, job.steps * 3 // 4),) if job.lr_boundaries is None else job.lr_boundaries
     resolved = msgspec.structs.replace(
         job,
@@ -76,7 +76,7 @@ def resolve(job: JobSpec, site: Site) -> JobSpec:
 
 
 def expected_facts(job: JobSpec, site: Site, nodes: Iterable[str]) -> list[NodeFacts]:
-    """Return what `nodes` would tell if the resolved `job` had them: for previews."""
+    """Return the facts that a preview assumes for the nodes of a resolved job."""
     gpus = tuple(str(gpu) for gpu in range(job.gpus or 0))
     # Where all nodes are one machine, none of its cores belongs to one node.
     cores = () if site.address else tuple(range(job.cores or site.cores))
@@ -106,7 +106,8 @@ def place(job: JobSpec, site: Site, nodes: Sequence[NodeFacts], first_port: int 
     for facts, here in zip(nodes, roles, strict=True):
         host = site.address or facts.node + site.interconnect_suffix
         cores = _share_cores(facts.cores, [role for role, _ in here], job.ps_cores, facts.threads)
-        # Who is not bound shares the job's cores with the others; nodes that are one machine have none of their own.
+        # A process that is not bound has as many threads as its share of the job's cores. Nodes that are one machine
+        # have no cores of their own: one thread.
         unbound = 1 if site.address else max(1, (job.cores or 0) // len(here))
         free_gpus = iter(facts.gpus)
         share = gpus_per_node // job.per_node
@@ -132,11 +133,11 @@ def _roles(job: JobSpec, nodes: int) -> list[list[tuple[Role, int]]]:
 def _share_cores(
     cores: Sequence[int], roles: Sequence[Role], ps_cores: int | None, threads: int = 1
 ) -> list[tuple[int, ...]]:
-    """Share out a node's cores in runs: `ps_cores` to each process without a GPU, the rest evenly to the others.
+    """Share out a node's cores in runs: `ps_cores` to each ps and chief, the rest evenly to the workers.
 
-    Runs of cores in the order of the node's sockets keep each process on one socket where that is possible. No two
-    processes share a physical core, of `threads` CPUs, where there are enough. Nobody is bound where there are fewer
-    CPUs than processes.
+    The cores are in the order of the node's sockets, so a run keeps its process on one socket if possible. If there are
+    enough physical cores, of `threads` CPUs each, no two processes share one. If there are fewer CPUs than processes,
+    no process is bound.
     """
     unit = threads if threads > 1 and len(cores) % threads == 0 else 1
     sizes = _sizes(len(cores) // unit, roles, ps_cores and -(-ps_cores // unit))
@@ -190,11 +191,11 @@ class _Ports:
 
 
 def first_port(job_id: str, runs: str = "") -> int:
-    """Return where in the site's port range a job starts: jobs that run at once on a node rarely meet there.
+    """Return the offset into the site's port range at which a job starts; jobs on the same node rarely collide.
 
     Args:
-        job_id: the job's number, which Slurm counts up; ``L1`` and so on of a local job.
-        runs: the folder of the run folders. Each has a local job L1.
+        job_id: the job's number, which Slurm counts up; ``L1`` and so on for a local job.
+        runs: the folder of the run folders; local jobs are counted in each such folder.
     """
     digits = re.sub(r"\D", "", job_id)
     return int(digits or 0) * 97 + (zlib.crc32(runs.encode(errors="replace")) if job_id.startswith("L") else 0)
@@ -203,10 +204,10 @@ def first_port(job_id: str, runs: str = "") -> int:
 def placed(
     job: JobSpec, site: Site, facts: Mapping[str, NodeFacts], nodelist: str, job_id: str, runs: str = ""
 ) -> Placement:
-    """Return the placement of a running job on the nodes that Slurm assigned, from what they told.
+    """Return the placement of a running job on the nodes that Slurm assigned, from their facts.
 
     Raises:
-        UserError: a node told nothing, or lacks what the job needs.
+        UserError: a node told no facts, or lacks what the job needs.
     """
     names = expand(nodelist)
     if silent := [name for name in names if name not in facts]:

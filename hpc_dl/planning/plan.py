@@ -1,4 +1,4 @@
-"""Plan: everything that a job will be, before it exists. The preview and the real job come from here both."""
+"""Plan: a resolved job before it exists. Both the preview and the real job are made from it."""
 
 from __future__ import annotations
 
@@ -43,14 +43,15 @@ class Plan(msgspec.Struct, frozen=True):
         return Path(self.job.workdir, self.site.runs)
 
     def preview_nodes(self) -> list[str]:
-        """Return the node names to assume where Slurm has not assigned any; some are made up if the site has too few.
+        """Return the node names to assume before Slurm has assigned any; some are made up if the site has too few.
 
         Raises:
             UserError: a local run's site has fewer nodes than the job wants.
         """
         names = expand(self.site.nodes)
         if not scheduler_of(self.site).one_machine:
-            # How many there are only the scheduler knows: the site's key may be its default, or of another partition.
+            # Only the scheduler knows how many nodes there are: the site's key may be its default, or mean another
+            # partition.
             names = list(dict.fromkeys([*names, *expand(f"node[1-{self.job.nodes}]")]))
         if len(names) < self.job.nodes:
             raise UserError(f"nodes = {self.job.nodes}: site {self.site.name!r} has {len(names)} ({self.site.nodes})")
@@ -100,7 +101,7 @@ def make_plan(
     Args:
         job: name or path of a job file; None: the defaults.
         site: where to run.
-        site_path: the site's file, beside which its templates stand.
+        site_path: the site's file; its templates are beside it.
         overrides: what the command line, make or keywords change, weakest first.
         nodelist: nodes of a preview; they set the number of nodes, unless `overrides` do.
 
@@ -121,5 +122,5 @@ def make_plan(
 def script_values(
     site: Site, workdir: str, options: Mapping[str, Scalar], env: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """Return what all scripts may use (`ScriptValues`); `env` wins over the site's."""
+    """Return the values that all scripts may use (`ScriptValues`); `env` wins over the site's."""
     return {**common(site), "workdir": workdir, "directives": options, "env": {**site.env, **(env or {})}}

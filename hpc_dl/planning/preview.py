@@ -12,7 +12,7 @@ from hpc_dl.spec.placement import Placement, classic_flags, tf_config
 
 
 def files(plan: Plan, placement: Placement) -> dict[str, str]:
-    """Return file name to text: the very functions make these that make the real ones."""
+    """Return the text of each file by its name, from the functions that make the real files."""
     run = preview_folder(plan)
     cluster = msgspec.json.format(msgspec.json.encode(placement.cluster())).decode()
     places = msgspec.json.format(msgspec.json.encode(placement)).decode()

@@ -1,4 +1,4 @@
-"""The environment variables of a job's processes, beside those of the job itself."""
+"""Environment variables of a job's single processes, in addition to the job's own."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from hpc_dl.tensorflow_env import legacy_keras
 
 
 def variables(process: Process, job: JobSpec, site: Site) -> dict[str, str]:
-    """Return the environment variables that are a process's own; the threads that ``env`` of job or site sets stay."""
+    """Return the environment variables of one process, without those that ``env`` of the job or the site sets."""
     threads = str(process.threads)
     own = {
         "CUDA_VISIBLE_DEVICES": process.visible_gpus,
         "OMP_NUM_THREADS": threads,
         "TF_NUM_INTRAOP_THREADS": threads,
-        # A function of tf.distribute may block such a thread until another one has run: with one it waits for ever.
+        # A function of tf.distribute may block one of these threads until another has run: with a single one it hangs.
         "TF_NUM_INTEROP_THREADS": str(max(2, process.threads)) if job.script else threads,
     }
     return {key: value for key, value in own.items() if key not in {**site.env, **job.env}}
 
 
 def script_defaults(job: JobSpec) -> dict[str, str]:
-    """Return what the processes of a user's own Python script find set, where the user has not set it.
+    """Return default variables for the processes of a user's own Python script; the user's own settings win.
 
-    Where several processes train together, ``tf.keras`` is Keras 2: neither Horovod nor TensorFlow's
+    If several processes train together, ``tf.keras`` is Keras 2: neither Horovod nor TensorFlow's
     MultiWorkerMirroredStrategy and ParameterServerStrategy train a model of Keras 3.
     """
     together = job.script.endswith(".py") and MODES[job.mode].worker_per != "job"

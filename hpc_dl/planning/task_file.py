@@ -26,8 +26,8 @@ def task_file(job: JobSpec, site: Site, placement: Placement, run: str, renderer
         site: its site.
         placement: where its processes are.
         run: the run folder.
-        renderer: of the templates.
-        attempt: which start of the processes it is for.
+        renderer: renders the templates.
+        attempt: the attempt that it is for.
 
     Raises:
         UserError: a template is not valid.
@@ -46,7 +46,7 @@ def task_file(job: JobSpec, site: Site, placement: Placement, run: str, renderer
         variables={process.name: variables(process, job, site) for process in placement.processes},
         # Quoted once, not once per process.
         command=shell(command(job, site, run)),
-        # Of an MPI job: an mpirun in the environment of this Python comes before any other.
+        # For an MPI job: an mpirun in the environment of this Python comes before any other.
         bin=str(Path(nodes_python(site)).parent),
         ranks=job.nodes * job.per_node,
     )
@@ -63,7 +63,7 @@ def command(job: JobSpec, site: Site, run: str) -> list[str]:
 
 
 def common(site: Site) -> dict[str, Any]:
-    """Return what every template may use (`Values`)."""
+    """Return the values that every template may use (`Values`)."""
     python = nodes_python(site)
     version = importlib.metadata.version("hpc_dl")
     return {"site": site, "version": version, "python": python, "python_module": python_module(python)}

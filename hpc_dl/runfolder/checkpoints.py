@@ -1,7 +1,7 @@
-"""The files of checkpoints, as far as their names tell, without TensorFlow.
+"""Checkpoints, known from the names of their files, without TensorFlow.
 
-The files of step 500 are ``step-500.index`` and ``step-500.data-*``, and ``step-500-2.*`` in attempt 2: a process of an
-earlier attempt that still runs somewhere has other names. The newest is the highest (attempt, step).
+The files of step 500 are ``step-500.index`` and ``step-500.data-*``, and ``step-500-2.*`` in attempt 2. So a process of
+an earlier attempt that still runs somewhere writes other files. The newest checkpoint has the highest (attempt, step).
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ class CheckpointFile(NamedTuple):
     checkpoint: Checkpoint
     is_index: bool
     published: bool
-    """Whether it has its last name: it is neither being written nor a remainder."""
+    """Whether it has its final name. Other files are being written, or are left over."""
 
 
 def files(folder: Path) -> list[CheckpointFile]:
-    """Return all files of checkpoints in a folder, those that are being written and remains included."""
+    """Return all files of checkpoints in a folder, also files that are being written and files that are left over."""
     try:
-        names = os.listdir(folder)  # noqa: PTH208 - as fast as it can be on a shared disk
+        names = os.listdir(folder)  # noqa: PTH208 - faster than pathlib on a shared disk
     except FileNotFoundError:
         return []
     matches = (match for name in names if (match := _NAME.fullmatch(name)))
@@ -57,5 +57,5 @@ def files(folder: Path) -> list[CheckpointFile]:
 
 
 def published(folder: Path) -> list[Checkpoint]:
-    """Return the checkpoints in a folder, the newest last. What is in their files shows when they are read."""
+    """Return the checkpoints in a folder, the newest last. The contents of their files are not checked."""
     return sorted(file.checkpoint for file in files(folder) if file.is_index and file.published)

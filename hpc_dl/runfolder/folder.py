@@ -33,7 +33,7 @@ class Failure(msgspec.Struct, frozen=True):
     """Unix seconds."""
     last_lines: tuple[str, ...] = ()
     hung: str = ""
-    """For how long a process that hung, and was killed for that, gave no sign of life; empty: it did not hang."""
+    """Why a process was killed as hung, such as ``no sign of life for 120 s``; empty: it did not hang."""
 
     def __str__(self) -> str:
         how = f"was killed by signal {self.signal}" if self.signal else f"ended with exit code {self.exit_code}"
@@ -55,15 +55,15 @@ class Summary(msgspec.Struct, frozen=True):
     result: dict[str, Any] | None = None
     """What the training program wrote to ``result.json``."""
     attempts: int = 1
-    """How often the processes were started, all of them, over requeues and restarts."""
+    """How often all processes were started, with requeues and restarts."""
 
 
 class RunFolder:
-    """The files of one job; reading is by whoever shares the disk, writing by the job alone.
+    """The files of one job.
 
     Args:
         path: the folder.
-        attempt: which start of the job's processes is meant, where that is not the latest one.
+        attempt: the attempt that is meant; None: the latest one.
     """
 
     def __init__(self, path: Path | str, attempt: int | None = None) -> None:
@@ -99,7 +99,7 @@ class RunFolder:
 
     @property
     def attempt(self) -> int:
-        """Return the attempt that is meant: how often the job's processes had been started before it."""
+        """Return the number of the attempt that is meant, counted from 0."""
         return self.latest_attempt() if self._attempt is None else self._attempt
 
     def latest_attempt(self) -> int:
@@ -115,17 +115,17 @@ class RunFolder:
 
     @property
     def superseded(self) -> bool:
-        """Return whether a later attempt than the one that is meant has begun."""
+        """Return whether an attempt after the one that is meant has begun."""
         return self.latest_attempt() > self.attempt
 
     @property
     def state(self) -> Path:
-        """Return where the launchers of an attempt tell one another what has happened."""
+        """Return the folder in which the launchers of an attempt tell one another what has happened."""
         return self.path / "state" / str(self.attempt)
 
     @property
     def facts(self) -> Path:
-        """Return the folder in which each node tells what it has for the job."""
+        """Return the folder of the nodes' facts."""
         return self.state / "facts"
 
     @property
@@ -140,10 +140,10 @@ class RunFolder:
 
     @property
     def stop(self) -> Path:
-        """Return the file by which the job script, or one launcher, tells all launchers to end: then it is empty.
+        """Return the file through which the job script or a launcher tells all launchers to end: it empties the file.
 
-        It is there from the attempt's begin. A node may see a file that another node has made only a minute later, on
-        NFS; but what it reads from a file that it opens is what is there.
+        The file exists from the attempt's beginning. On NFS, a node may see a new file of another node only a minute
+        later; but when it opens a file, it reads the current content.
         """
         return self.state / "stop"
 
@@ -171,7 +171,7 @@ class RunFolder:
         return cls(path)
 
     def rename(self, name: str) -> None:
-        """Give the folder another name, beside where it is.
+        """Give the folder another name in the same parent folder.
 
         Raises:
             OSError: the name is taken.
@@ -183,14 +183,14 @@ class RunFolder:
         return self.logs / f"{process.replace(':', '-')}.log"
 
     def freeze(self, job: JobSpec, asked: JobSpec, site: Site, script: str, templates: Mapping[str, Path]) -> None:
-        """Write what the job is made from, so that later changes of the sources don't reach it.
+        """Write the files that the job is made from, so that later changes of their sources don't affect it.
 
         Args:
             job: the resolved job description.
-            asked: the job description as it was given, without what the site fills in.
+            asked: the job description as it was given, without the site's defaults.
             site: the site.
             script: the job script.
-            templates: name and file of those that the job itself renders.
+            templates: name and file of the templates that the job itself renders.
         """
         write_whole(self.job_file, to_toml(job))
         write_whole(self.asked_file, to_toml(asked))
@@ -198,13 +198,13 @@ class RunFolder:
         write_whole(self.script, script)
         for name, path in templates.items():
             target = self.templates / name
-            # The mode that `mkdir` is given is that of the last folder alone.
+            # `mkdir` with parents would give its mode to the last folder alone.
             inside = [parent for parent in reversed(target.parents) if parent.is_relative_to(self.templates)]
             for folder in inside:
                 folder.mkdir(mode=0o700, exist_ok=True)
             shutil.copyfile(path, target)
             target.chmod(0o600)
-        self.log.touch(0o600)  # Slurm appends to it, and would make it as the user's umask says
+        self.log.touch(0o600)  # Slurm appends to it, and would make it with the user's umask
 
     def renderer(self) -> Renderer:
         """Return a renderer of the frozen templates."""
@@ -219,7 +219,7 @@ class RunFolder:
         return build(Site, [without_gone(read_toml(self.site_file))], "site")
 
     def read_facts(self) -> dict[str, NodeFacts]:
-        """Return what each node told, by node name."""
+        """Return the facts of each node, by node name."""
         told = (msgspec.json.decode(path.read_bytes(), type=NodeFacts) for path in self.facts.glob("*.json"))
         return {facts.node: facts for facts in told}
 
@@ -228,7 +228,7 @@ class RunFolder:
         return msgspec.json.decode(self.cluster.read_bytes(), type=dict[str, list[str]])
 
     def read_placement(self) -> Placement:
-        """Return where the processes of the job are."""
+        """Return the placement of the job's processes."""
         return msgspec.json.decode(self.placement.read_bytes(), type=Placement)
 
     def read_failure(self) -> Failure | None:
@@ -258,7 +258,7 @@ class RunFolder:
 def _read(path: Path, kind: type[T]) -> T | None:
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
-    except (FileNotFoundError, msgspec.DecodeError):  # they are written whole: what can't be read is not ours
+    except (FileNotFoundError, msgspec.DecodeError):  # ours are written whole, so one that can't be decoded is not ours
         return None
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 _BLOCK = 65_536  # bytes read at once from a log's end
-_SCREEN = 8192  # bytes of a log's end that are worth a look while it grows
-# Escape sequences of terminals (ECMA-48, 5.4), and other control characters than those that go back in a line.
+_SCREEN = 8192  # bytes of a log's end that `screen_lines` reads
+# Escape sequences of terminals (ECMA-48, 5.4), and control characters; not those that go back in a line.
 _UNSEEN = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x07\x0b\x0c\x0e-\x1f\x7f]")
 _LONGEST = 1_000_000  # bytes after which a line without an end is cut
 
@@ -28,13 +28,13 @@ class Logs:
         """Yield what was appended, file by file, each line after the name of its source.
 
         Args:
-            sources: log files by the names that stand before their lines; one that is not there yet is passed over.
-            final: whether nothing more will come: a line without an end is given too.
+            sources: log files by the names that stand before their lines; a missing file is skipped.
+            final: whether the logs are complete; then a last line without an end is yielded too.
         """
         for name, path in sources.items():
             for line in self._lines(path, final):
                 yield f"{name:<9} {line}"
-        # What appears later is new as a whole.
+        # All lines of a file that appears later are new.
         self._last = None
 
     def _lines(self, path: Path, final: bool) -> Iterator[str]:
@@ -49,7 +49,7 @@ class Logs:
                 offset = 0 if self._last is None else last_lines_start(path, self._last)
             # A file that has become shorter was begun anew.
             file.seek(offset if offset <= size else 0)
-            # No further than it was: one that is written all the time must not keep the others waiting.
+            # Stop at the size from above: a file that grows all the time must not keep the others waiting.
             while file.tell() < size and (line := file.readline(_LONGEST)):
                 if not (line.endswith(b"\n") or final or len(line) == _LONGEST):
                     file.seek(-len(line), 1)
@@ -70,7 +70,7 @@ def last_lines_start(path: Path, count: int) -> int:
             start -= block
             file.seek(start)
             text = file.read(block)
-            # The end of the last line is no start of another.
+            # No line starts after the end of the last line.
             cut = len(text) - 1 if start + block == size and text.endswith(b"\n") else len(text)
             while (cut := text.rfind(b"\n", 0, cut)) >= 0:
                 ends_wanted -= 1
@@ -91,7 +91,7 @@ def last_lines(path: Path, count: int) -> list[str]:
 def screen_lines(path: Path, count: int) -> list[str]:
     """Return the last lines of a log as a terminal would show them; none if it can't be read.
 
-    Blank lines are left out. Of a line that was written again and again, such as a progress bar, the last text counts.
+    Blank lines are left out. If a line was overwritten, as by a progress bar, its last text counts.
     """
     try:
         with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""What each process of a run did, from the metrics that it left: step times and traffic."""
+"""Step times and traffic of each process of a run, from its metrics file."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ _FIELDS = ("local_steps", "step_seconds", "bytes_sent", "bytes_received")
 
 
 def figures(metrics: Path) -> dict[str, dict[str, Any]]:
-    """Return the figures of each process, ``worker-0``, ``ps-0``, …, by its last run.
+    """Return the figures of each process, ``worker-0``, ``ps-0``, …, since its last start.
 
-    Each has `devices`, the names of what it computes on. A worker has `local_steps`, `step_seconds` (see
-    `hpc_dl.train.reporting.step_times`), and `bytes_sent` and `bytes_received` in its training loop, all since it was
-    started last. A ps has the bytes of its whole life, and `all_steps`, those that workers made in that time; of a
-    worker that was killed these are the steps up to its last line. Processes that have not come that far are left out.
+    Each process has `devices`, the names of the devices that it computes on. A worker has `local_steps`, `step_seconds`
+    (see `hpc_dl.train.reporting.step_times`), and the `bytes_sent` and `bytes_received` in its training loop. A ps has
+    all bytes since it started, and `all_steps`, the steps that all workers made meanwhile (for a worker that was
+    killed, the steps up to its last line). A process without figures yet is left out.
     """
     found: dict[str, dict[str, Any]] = {}
     begun: dict[str, float] = {}
-    lives: list[tuple[float, int]] = []  # last time and number of steps
+    lives: list[tuple[float, int]] = []  # last time and number of steps of each start of a process
     for path in sorted(metrics.glob("*.jsonl")):
         time, steps, devices = 0.0, 0, []
         for record in _records(path):
-            if record.get("event") == "imported":  # it was started again
+            if record.get("event") == "imported":  # the process has started, maybe again
                 lives.append((time, steps))
                 begun[path.stem], steps = record.get("time", 0.0), 0
                 devices = record.get("devices", [])
@@ -46,7 +46,7 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def parse_record(line: bytes) -> dict[str, Any]:
-    """Return what a line of a metrics file says; nothing for one that a disk has damaged, or a script has written."""
+    """Return the record in a line of a metrics file; empty if a disk damaged it, or a script wrote it."""
     try:
         record = json.loads(line)  # not msgspec: a loss may be NaN
     except (ValueError, RecursionError):
@@ -56,7 +56,7 @@ def parse_record(line: bytes) -> dict[str, Any]:
 
 
 def per_step(processes: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Return the bytes that each process sent and received per step: a worker's own steps, for a ps those of all."""
+    """Return the bytes that each process sent and received per step; for a ps the steps of all workers count."""
     return {
         name: {key: figures[key] / own for key in ("bytes_sent", "bytes_received")}
         for name, figures in processes.items()

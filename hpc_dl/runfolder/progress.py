@@ -12,8 +12,8 @@ import msgspec
 from hpc_dl.runfolder.folder import RunFolder
 from hpc_dl.runfolder.metrics import parse_record
 
-_TAIL = 64_000  # bytes of a metrics file that count at the first look
-# Notably long without a step: so many seconds, and so many times as long as a worker's last two lines are apart.
+_TAIL = 64_000  # bytes at the end of a metrics file that the first look reads
+# A time without a step is notable if it is _QUIET seconds, and _LATE times the time between a worker's last two lines.
 _QUIET, _LATE = 60.0, 5
 
 
@@ -23,7 +23,7 @@ class Totals(msgspec.Struct, frozen=True):
     step: int = 0
     """Highest global step that any worker reported."""
     steps_per_s: float = 0.0
-    """Global steps per second, as the workers see them pass: in async each makes some of them, in sync all make all."""
+    """Global steps per second. Each worker measures them, so this is the mean over the workers."""
     images_per_s: float = 0.0
     loss: float | None = None
     """Mean over the workers of their last training batch."""
@@ -32,9 +32,9 @@ class Totals(msgspec.Struct, frozen=True):
     """How many workers have reported a step."""
     evaluating: bool = False
     last_step: float = 0.0
-    """When a worker has reported a step last, in Unix seconds; 0: none has."""
+    """When a worker last reported a step, in Unix seconds; 0: none has."""
     quiet: float = 0.0
-    """For how many seconds none has, if that is notably long; the speed is that of before."""
+    """Seconds since then if that is notably long, else 0. The speeds above are old then."""
     begun: float = 0.0
     """When the job's current attempt began, in Unix seconds; 0 before the first."""
 
@@ -54,7 +54,7 @@ class Progress:
         self._evaluating: dict[Path, float] = {}
 
     def look(self) -> Totals:
-        """Return the totals now, of the job's current attempt: the files hold what earlier ones wrote too."""
+        """Return the totals of the job's current attempt. The files hold lines of earlier attempts too."""
         for path in self._run.metrics.glob("*.jsonl"):
             self._read(path)
         try:
@@ -71,7 +71,7 @@ class Progress:
     def _read(self, path: Path) -> None:
         with path.open("rb") as file:
             if path not in self._offsets:
-                # Of a long file the end is enough: a worker's last record, and events that no record follows.
+                # The end of a long file is enough: it has the worker's last record and the events after that.
                 self._offsets[path] = _line_start(file, max(0, path.stat().st_size - _TAIL))
             file.seek(self._offsets[path])
             appended = file.read()

@@ -14,7 +14,7 @@ _COLUMNS = ("min", "median", "p90", "p99", "max")
 
 
 def report_lines(run: RunFolder) -> Iterator[str]:
-    """Yield what a job's processes did; parts that are not known yet, or never, are left out."""
+    """Yield the lines of a job's report; parts that are not known, or not yet, are left out."""
     processes = figures(run.metrics)
     times = {task: of["step_seconds"] for task, of in processes.items() if of.get("step_seconds")}
     if times:
@@ -39,7 +39,7 @@ def _step_times(times: Mapping[str, Mapping[str, Any]], processes: Mapping[str, 
 
 
 def _histogram(histograms: Sequence[Sequence[tuple[float, int]]]) -> Iterator[str]:
-    """Yield a bar per bin of all processes together; their bins have the same ends."""
+    """Yield a bar for each bin, of all processes together; all have the same bins."""
     bins: Counter[float] = Counter()
     for histogram in histograms:
         bins.update(dict(histogram))
@@ -51,7 +51,7 @@ def _histogram(histograms: Sequence[Sequence[tuple[float, int]]]) -> Iterator[st
 
 
 def _is_matrix(value: Any) -> bool:
-    """Say whether these are rows of counts: a script of the user's own may mean something else by the word."""
+    """Return whether a value is rows of counts; a script of the user's own may use the key for something else."""
     rows = value if isinstance(value, list) else []
     return bool(rows) and all(isinstance(row, list) and row and all(isinstance(n, int) for n in row) for row in rows)
 

@@ -1,4 +1,4 @@
-"""Where a job starts from: the run folder of an earlier one, as far as file names tell, without TensorFlow."""
+"""Where a job starts from: the newest whole checkpoint of an earlier run, found without TensorFlow."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def find_start(run: RunFolder) -> tuple[RunFolder, Checkpoint]:
 
 
 def read_earlier(run: RunFolder) -> JobSpec:
-    """Return the job that a run folder is of.
+    """Return the job of a run folder.
 
     Raises:
-        UserError: it is no run folder, or one that can't be read.
+        UserError: it is no run folder, or it can't be read.
     """
     if not is_file(run.job_file):
         raise UserError(f"start_from = {str(run.path)!r}: no run folder of a job (it has no {run.job_file.name})")
@@ -60,12 +60,12 @@ def read_earlier(run: RunFolder) -> JobSpec:
 
 
 def resolve_start(job: JobSpec) -> JobSpec:
-    """Return `job` with `start_from` being the run folder that its first checkpoint is read from.
+    """Return `job` with `start_from` set to the run folder from which its first checkpoint is read.
 
-    Of a script of the user's own nobody knows where its checkpoints are: it gets the folder as it is.
+    For a script of the user's own the folder is not changed: nobody knows where its checkpoints are.
 
     Raises:
-        UserError: there is no such checkpoint, it is one of another network or data set, or nothing is left to do.
+        UserError: there is no such checkpoint, it has another network or data set, or no steps are left to do.
     """
     if not job.start_from:
         return job

@@ -1,4 +1,4 @@
-"""Schedulers: what starts jobs. Each is a folder with a module `scheduler`; a new folder is a new scheduler."""
+"""Schedulers, which start jobs. Each is a folder with a module `scheduler`; a new folder adds a scheduler."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def scheduler_of_run(run: RunFolder) -> Scheduler:
         text = run.site_file.read_text()
     except (OSError, UnicodeDecodeError):
         text = ""
-    # We wrote the file: each key has a line of its own. A list of many jobs would take long to parse.
+    # We wrote the file, with a line for each key. A TOML parser would be slow for a list of many jobs.
     kind, name = (re.search(rf'^{key} = "(.*)"$', text, re.MULTILINE) for key in ("scheduler", "name"))
     return _scheduler(kind[1] if kind else "slurm", name[1] if name else "")
 
 
 def schedulers() -> Iterator[Scheduler]:
-    """Yield all schedulers, each as it is for a site of no name."""
+    """Yield all schedulers, each for a site without a name."""
     for module in pkgutil.iter_modules(__path__):
         if module.ispkg:
             yield _scheduler(module.name, "")

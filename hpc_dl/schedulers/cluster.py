@@ -1,4 +1,4 @@
-"""Partitions and nodes of a cluster, as a scheduler tells of them."""
+"""Partitions and nodes of a cluster, as a scheduler describes them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Partition(msgspec.Struct, frozen=True):
 
 
 class Node(msgspec.Struct, frozen=True):
-    """One node, once for each partition that it is in."""
+    """One node in one partition; a node in several partitions has several of these."""
 
     name: str
     partition: str
@@ -43,12 +43,12 @@ class Node(msgspec.Struct, frozen=True):
         return not self.state.upper().startswith(_OUT) and "*" not in self.state
 
     def has_gpus(self, number: int, kind: str = "") -> bool:
-        """Return whether it has so many GPUs of a type; any type counts where none is asked for."""
+        """Return whether it has `number` GPUs of type `kind`; empty: of any types."""
         return (self.gpus.get(kind, 0) if kind else sum(self.gpus.values())) >= number
 
 
 class Cluster(msgspec.Struct, frozen=True):
-    """What a scheduler says of itself."""
+    """Partitions, nodes and limits of a cluster."""
 
     partitions: dict[str, Partition]
     nodes: tuple[Node, ...]

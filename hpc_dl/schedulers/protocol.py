@@ -1,4 +1,4 @@
-"""What the rest of hpc_dl knows of a scheduler, and the state that a scheduler has a job in."""
+"""The interface of all schedulers, and the job states that they report."""
 
 from __future__ import annotations
 
@@ -30,36 +30,36 @@ ENDED = frozenset(
         "TIMEOUT",
     }
 )
-# States of a job that waits, for which Slurm's reason says why.
+# States of a waiting job; Slurm's reason says why it waits.
 WAITING = frozenset(
     {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"}
 )
 # All others (man squeue and man sacct).
 ACTIVE = frozenset({"RUNNING", "COMPLETING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SUSPENDED", "UNKNOWN"})
-# Ends after which Slurm requeues most jobs; accounting learns of that seconds later.
+# Ends after which Slurm requeues most jobs. Accounting shows the requeue only seconds later.
 REQUEUED = frozenset({"BOOT_FAIL", "NODE_FAIL", "PREEMPTED", "REQUEUED"})
 
-PATIENCE = 30.0  # seconds that a question has: a busy controller takes its time
+PATIENCE = 30.0  # timeout of a query in seconds: a busy controller takes its time
 
 
 class JobState(msgspec.Struct, frozen=True, repr_omit_defaults=True):
-    """Where a job is; times are Unix seconds."""
+    """The state of a job; times are Unix seconds."""
 
     state: str
     """One of Slurm's job states, or UNKNOWN."""
     reason: str = ""
-    """Why it waits, or why nothing can be known of it here; empty once it runs."""
+    """Why it waits, or why its state can't be known here; empty once it runs."""
     nodelist: str = ""
     exit_code: int | None = None
-    """As a shell sees it: 128 + number for a signal. Only accounting tells it."""
+    """As a shell sees it: 128 + number for a signal. Only accounting knows it."""
     submitted: float | None = None
     started: float | None = None
     """When it started; not known while it waits."""
     ended: float | None = None
     estimated_start: float | None = None
-    """When Slurm expects to start it, where it has worked that out."""
+    """When Slurm expects to start it; None if Slurm has not worked that out."""
     name: str = ""
-    """The job's name; empty where it is not told. Another Slurm has other jobs of the same numbers."""
+    """The job's name; empty if unknown. Another Slurm may have another job of the same number."""
     silent: bool = False
     """Whether a part of the scheduler that may know more did not answer: the state may be older than it seems."""
     job_id: str = ""
@@ -69,7 +69,7 @@ UNKNOWN = JobState("UNKNOWN")
 
 
 def state_in_summary(run: RunFolder) -> JobState | None:
-    """Return how a job ended by its own record; None if it has not written one."""
+    """Return how a job ended, from its own summary; None if it has not written one."""
     if (ended := run.read_summary()) is None:
         return None
     return JobState(ended.state, exit_code=ended.exit_code, started=ended.started, ended=ended.ended, job_id=run.job_id)
@@ -81,11 +81,11 @@ class Told(NamedTuple):
     by: str
     """Why it was told to: ``time limit``, ``preemption``, or empty for anything else."""
     state: str
-    """The state that the scheduler will give it, if its script exits with an error now; empty if nobody knows."""
+    """The state that the scheduler will give it, if its script exits with an error now; empty if unknown."""
 
 
 class StrayJobError(UserError):
-    """A job could be neither started nor cancelled: it may still exist, and needs its run folder then."""
+    """A job could be neither started nor cancelled. It may still exist, and then needs its run folder."""
 
 
 class Scheduler(Protocol):
@@ -107,18 +107,18 @@ class Scheduler(Protocol):
         """Return the name of the cluster that answers here; empty if there is none.
 
         Raises:
-            UserError: There is one, which does not answer.
+            UserError: There is one, but it does not answer.
         """
 
     def describe(self, cluster: str, partition: str) -> Site:
-        """Return a site made from what the scheduler says of a partition; empty: the default one.
+        """Return a site made from the scheduler's description of a partition; empty: the default one.
 
         Raises:
             UserError: The scheduler does not answer, or has no such partition.
         """
 
     def completed(self, site: Site) -> Site:
-        """Return a site that has a file, with what only the machine itself can say of it.
+        """Return a site from a file, with the values that only the running machine knows filled in.
 
         Raises:
             UserError: The scheduler does not answer.
@@ -128,7 +128,7 @@ class Scheduler(Protocol):
         """Return the nodes of all partitions; none where the scheduler has none, or does not answer."""
 
     def cluster(self) -> Cluster | None:
-        """Return all that the scheduler says of itself; None where it has neither partitions nor limits."""
+        """Return partitions, nodes and limits; None if the scheduler has neither partitions nor limits."""
 
     def directives(self, job: JobSpec, site: Site, runs: Path) -> Mapping[str, Scalar]:
         """Return the options at the head of the script of a resolved job; True stands for an option without a value.
@@ -156,11 +156,11 @@ class Scheduler(Protocol):
         """
 
     def states(self, runs: Sequence[RunFolder], patience: float) -> dict[Path, JobState]:
-        """Return what the scheduler says of jobs, by the paths of their run folders.
+        """Return the states of jobs, by the paths of their run folders.
 
         Args:
             runs: the run folders.
-            patience: seconds that each question may take.
+            patience: timeout of each query in seconds.
         """
 
     def cancel(self, runs: Sequence[RunFolder]) -> None:
@@ -180,5 +180,5 @@ class Scheduler(Protocol):
         """Queue the job around us again; it is ended soon after.
 
         Raises:
-            JobError: The scheduler did not.
+            JobError: The scheduler did not queue it.
         """

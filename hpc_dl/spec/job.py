@@ -1,4 +1,4 @@
-"""JobSpec: what the user wants to run, from ``jobs/*.toml`` and what overrides it."""
+"""JobSpec: what the user wants to run, from a job file and the settings that override it."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class JobSpec(TrainSettings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @property
     def memory_gb(self) -> float:
-        """Return `memory` in GB; 0 where it says nothing (man sbatch, --mem)."""
+        """Return `memory` in GB; 0 if it is not set (man sbatch, --mem)."""
         number = int(self.memory.rstrip("KMGTkmgt") or 0)
         return number * 1024.0 ** {"K": -2, "G": 0, "T": 1}.get(self.memory[-1:].upper(), -1)
 
@@ -111,7 +111,7 @@ class JobSpec(TrainSettings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 def job_folders() -> Iterator[Path]:
-    """Yield where job files are looked for."""
+    """Yield the folders in which job files are looked for."""
     yield Path.cwd() / "jobs"
     yield share() / "jobs"
 
@@ -138,8 +138,8 @@ def job_file(name: str) -> Path:
 def load_job(path: Path | None, overrides: Sequence[Layer] = ()) -> JobSpec:
     """Read a job file, or start from the defaults, then apply `overrides`, weakest first.
 
-    Paths become absolute: `workdir` and `start_from` from the current folder; `script` from `workdir`, or from the job
-    file's folder, which comes first where the job file itself names the script.
+    Paths become absolute. `workdir` and `start_from` are relative to the current folder. `script` is looked for in
+    `workdir` and in the job file's folder; the latter comes first if the job file itself names the script.
 
     Raises:
         UserError: a key or value is not valid, or a value does not fit another.
@@ -175,7 +175,7 @@ def _find_script(script: str, folders: Sequence[Path]) -> str:
 
 
 def check(job: JobSpec) -> None:
-    """Check what one field alone can't show.
+    """Check what the types of single fields can't show.
 
     Raises:
         BadValueError: two values don't fit each other, or a text can't stand in a script.

@@ -23,17 +23,17 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-_SHORT = reprlib.Repr()  # of a value in a message; tables may be deeper than `repr` can go
+_SHORT = reprlib.Repr()  # shows values in messages; tables may be deeper than `repr` can go
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxlong, _SHORT.maxother = 4, 200, 60, 200
-_DEEPEST = 200  # dots in a line of TOML: the time that a dotted key takes grows with their square
+_DEEPEST = 200  # dots in a line of TOML: the time to parse a dotted key grows with their square
 T = TypeVar("T", bound=msgspec.Struct)
 
-# The end of msgspec's messages: "- at `$.args[1]`", "- at `key` in `$.env`". What stands before may be the user's text.
+# The end of msgspec's messages: "- at `$.args[1]`", "- at `key` in `$.env`". The text before it may be the user's.
 _KEY = re.compile(r" - at (?:`key` in )?`\$\.(\w+)[^`]*`$")
 
 
 class BadValueError(UserError):
-    """A value that its type allows and that is wrong all the same; `build` adds where `key` was set."""
+    """A value that is wrong although its type allows it; `build` adds where `key` was set."""
 
     def __init__(self, key: str, message: str) -> None:
         super().__init__(message)
@@ -45,8 +45,8 @@ class Layer:
 
     Args:
         values: key to value; a dict as value is a table that is merged key by key.
-        origin: what a message calls the source; ``{key}`` in it is replaced by the key.
-        lines: line numbers of keys, where the source is a file.
+        origin: the source's name in messages; ``{key}`` in it is replaced by the key.
+        lines: line numbers of keys, if the source is a file.
     """
 
     def __init__(self, values: Mapping[str, Any], origin: str, lines: Mapping[str, int] | None = None) -> None:
@@ -67,7 +67,7 @@ class Layer:
 
     @property
     def file(self) -> str:
-        """Return the file's name; empty where the source is none."""
+        """Return the file's name; empty if the source is no file."""
         return self._origin if self._lines is not None else ""
 
 
@@ -116,7 +116,7 @@ def build(kind: type[T], layers: Sequence[Layer], what: str, check: Callable[[T]
         kind: a `msgspec.Struct`; its field types and `msgspec.Meta` say what is valid.
         layers: the sources, weakest first.
         what: "job" or "site", for messages.
-        check: looks at the whole object and raises `BadValueError` for what the types of single fields can't show.
+        check: checks the whole object and raises `BadValueError` for what the types of single fields can't show.
 
     Raises:
         UserError: an unknown key or an invalid value, with its origin, what was found and what is allowed.
@@ -152,7 +152,7 @@ def build(kind: type[T], layers: Sequence[Layer], what: str, check: Callable[[T]
 
 
 def _reason(kind: type[msgspec.Struct], key: str, value: object, message: str) -> str:
-    """Return what is wrong with a value, in words; names the choices where there is a list of them."""
+    """Return what is wrong with a value, in words, with the choices if there is a list of them."""
     hint = typing.get_type_hints(kind)[key]
     if choices := [c for c in typing.get_args(hint) if isinstance(c, str)]:
         return f"not a known {key}{near_match(str(value), choices)}; allowed: {allowed(choices)}"
@@ -187,7 +187,7 @@ def check_lines(values: Mapping[str, Any]) -> None:
 
 
 def is_file(path: Path) -> bool:
-    """Return whether there is a file that we may see; a name that no file can have is no error."""
+    """Return whether there is a file that we may see; False for a name that no file can have."""
     try:
         return path.is_file()
     except OSError:

@@ -1,4 +1,4 @@
-"""The modes: how the processes of a job train together. Each mode is one row of `MODES`, which says everything of it.
+"""The modes: how the processes of a job train together. Each mode is one row of `MODES`, which describes it fully.
 
 A new mode is a new row, and a module with `run(options, cluster, metrics, stop) -> exit code`.
 """
@@ -29,9 +29,9 @@ class Mode(msgspec.Struct, frozen=True, kw_only=True):
     keys: tuple[str, ...]
     """The job keys that this mode uses and that not every mode uses."""
     worker_per: Literal["gpu", "node", "job"] = "gpu"
-    """What has one worker where the job does not say how many a node has."""
+    """What gets one worker each, if the job does not set the workers per node."""
     compressions: tuple[str, ...] = _COMPRESSIONS
-    """What it can do to gradients on their way."""
+    """The ways in which it can compress gradients before they are sent."""
     synchronous: bool = False
     """Whether one step takes the gradients of several workers."""
     restarts_alone: bool = False

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from hpc_dl.errors import UserError
 
-_MOST = 100_000  # names in one list; `n[1-999999999]` is a slip of the keyboard
+_MOST = 100_000  # names in one list; `n[1-999999999]` is a typing error
 _PART = re.compile(r"[\w.-]*(?:\[[^\[\]]*\][\w.-]*)*", re.ASCII)
 _RANGE = re.compile(r"([0-9]{1,18})(?:-([0-9]{1,18}))?")
 _NUMBERED = re.compile(r"(.*?)([0-9]{1,18})")
@@ -42,7 +42,7 @@ def _expand_part(nodelist: str, start: int, part: str, most: int) -> Iterable[st
     """Return the names of ``r[1-2]n[08-11]``, which starts at `start`; there may be no more than `most`."""
     place = start
     choices: list[list[str]] = []
-    # Text and what is in brackets take turns.
+    # Text outside and inside of brackets alternates.
     for number, piece in enumerate(re.split(r"[\[\]]", part)):
         choices.append([piece] if number % 2 == 0 else _numbers(nodelist, place, piece))
         if math.prod(map(len, choices)) > most:

@@ -37,7 +37,7 @@ class Field(msgspec.Struct, frozen=True):
         return typing.get_origin(self.kind) is dict
 
     def option(self, **more: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
-        """Return the arguments of `click.option` or `click.Option`; None is the value where it is not given."""
+        """Return the arguments of `click.option` or `click.Option`; the value is None if it is not given."""
         flag = self.flag
         if self.kind is bool:
             flag += f"/--no-{self.name.replace('_', '-')}"
@@ -46,10 +46,10 @@ class Field(msgspec.Struct, frozen=True):
         return (flag, self.name), {"help": self.description, "default": None, **more}
 
     def parse(self, value: Any, origin: str) -> Any:
-        """Return what was given on a command line, taken apart where the field holds several values.
+        """Return a value from the command line, split if the field holds several values.
 
         Raises:
-            UserError: it can't be taken apart; the message has `origin`.
+            UserError: it can't be split; the message has `origin`.
         """
         if self.is_table:
             return pairs(value, origin)

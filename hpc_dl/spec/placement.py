@@ -13,16 +13,16 @@ Role = Literal["ps", "chief", "worker"]
 
 
 class NodeFacts(msgspec.Struct, frozen=True):
-    """What a job may use on one node: what the site says before there is a job, what the node says in the job."""
+    """What a job may use on one node: told by the site for a preview, by the node itself in the job."""
 
     node: str
     gpus: tuple[str, ...] = ()
     """GPUs as CUDA_VISIBLE_DEVICES names them, in the order of the local GPU numbers."""
     cores: tuple[int, ...] = ()
-    """CPU numbers in the order of sockets and physical cores; empty where they are not this job's alone to give out."""
+    """CPU numbers in the order of sockets and physical cores; empty if processes are not bound, as on shared cores."""
     busy_ports: frozenset[int] = frozenset()
     threads: int = 1
-    """How many CPUs are one physical core; they stand together in `cores`."""
+    """CPUs in a physical core; they are neighbours in `cores`."""
 
 
 class Process(msgspec.Struct, frozen=True):

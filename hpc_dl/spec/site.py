@@ -23,7 +23,7 @@ Count = Annotated[int, Meta(ge=0)]
 Port = Annotated[int, Meta(ge=1024, le=65535)]
 Scalar = str | int | float | bool
 
-# Options that hpc_dl sets itself, and the job key that stands for each.
+# Options that hpc_dl sets itself, and the job key for each.
 _OWN_OPTIONS = {
     "job-name": "name",
     "nodes": "nodes",
@@ -40,20 +40,20 @@ _OWN_OPTIONS = {
 }
 _FIXED_OPTIONS = {"ntasks", "ntasks-per-node", "tasks-per-node", "output", "error", "open-mode", "array", "wrap"}
 _FIXED_OPTIONS |= {"parsable", "quiet", "test-only", "hold", "wait", "help", "usage", "version"}
-# They send a job to a cluster where scontrol and scancel don't look for it, and may meet another of its number here.
+# These send a job to another cluster. scontrol and scancel don't look there, and may find a job of its number here.
 _CLUSTER_OPTIONS = {"clusters", "cluster", "M"}
 OTHER_CLUSTER = "set SLURM_CLUSTERS to the cluster's name: sbatch, squeue, scontrol and scancel all follow it"
-"""What to do in place of an option that sbatch alone follows."""
+"""What to do instead of an option that sbatch alone follows."""
 _NOT_FREE = {*_OWN_OPTIONS, *_FIXED_OPTIONS, *_CLUSTER_OPTIONS}
-# Variables that the job script needs for itself, and those that bash lets nobody set.
+# Variables that the job script needs for itself, and variables that bash lets nobody set.
 _TAKEN_VARIABLES = {"run", "step", "started", "code", "attempt", "told", "warned", "between", "signalled"}
 _TAKEN_VARIABLES |= {"srun", "next", "pause", "unready", "python", "usual"}
 _TAKEN_VARIABLES |= {"BASHOPTS", "BASH_VERSINFO", "EUID", "PPID", "SHELLOPTS", "UID"}
-# Variables by which a user would change what bash, or the Python of the job script, does.
+# Variables that would change what bash or the job script's Python does.
 _TAKEN_VARIABLES |= {"IFS", "OPTIND", "RANDOM", "SRANDOM", "HISTCMD", "FUNCNEST", "BASH_XTRACEFD", "EXECIGNORE"}
 _TAKEN_VARIABLES |= {"ENV", "BASH_ENV", "PYTHONHOME"}
 _INHERITED = "in the shell that submits: the job inherits it"
-# Variables that each process gets a value of its own for, and what decides it.
+# Variables that have a value of their own in each process, and what decides it.
 _PER_PROCESS = {
     "TF_CONFIG": "the placement",
     "CUDA_VISIBLE_DEVICES": "the placement; see gpus and workers",
@@ -63,7 +63,7 @@ _SECRET = re.compile(
     r"|SECRET_?KEY|PASSW(OR)?D|PASSPHRASE|(SSH|PG)PASS$|API_?KEY|(^|_)KEY$|_(PWD|PAT)$",
     re.IGNORECASE,
 )
-# Addresses that hold a password, by their name or by what they are.
+# Addresses that may hold a password: told by the variable's name, or by the address itself.
 _SECRET_ADDRESS = re.compile(
     r"WEBHOOK|(^|_)(DATABASE|DB|REDIS|MONGO(DB)?|POSTGRES(QL)?|MYSQL)_UR[IL]$|(^|_)DSN$", re.IGNORECASE
 )
@@ -71,7 +71,7 @@ _PASSWORD_IN_ADDRESS = re.compile(r"://[^/\s:@]*:[^/\s@]+@")
 _PLACE_OF_SECRET = re.compile(r"_(FILE|PATH|DIR|URL)$", re.IGNORECASE)
 
 
-# Keys that site files have had; what is said to who still has them.
+# Keys of site files of earlier versions, and why they are gone: told to users who still set one.
 _GONE = {"sockets": "each node tells itself how its cores are shared out"}
 
 
@@ -142,14 +142,14 @@ def config_home() -> Path:
 
 
 def site_folders() -> Iterator[Path]:
-    """Yield where site files are looked for: the user's configuration, this folder, the package."""
+    """Yield the folders in which site files are looked for: the user's configuration, this folder, the package."""
     yield config_home() / "hpc_dl" / "sites"
     yield Path.cwd() / "env" / "sites"
     yield share() / "env" / "sites"
 
 
 def site_files() -> dict[str, Path]:
-    """Return every site's name and file; where two have one name, the first folder wins."""
+    """Return every site's name and file; if two have the same name, the first folder wins."""
     files: dict[str, Path] = {}
     for folder in site_folders():
         for path in sorted(folder.glob("*.toml")):
@@ -187,7 +187,7 @@ def load_site(path: Path, **changes: Any) -> Site:
 
 
 def schedulers() -> list[str]:
-    """Return the names of the schedulers: each has a folder of its own, which is not imported for that."""
+    """Return the names of the schedulers, which are the names of their folders; none is imported."""
     spec = importlib.util.find_spec("hpc_dl.schedulers")
     folders = pkgutil.iter_modules(spec.submodule_search_locations if spec else [])
     return [folder.name for folder in folders if folder.ispkg]
@@ -204,7 +204,7 @@ def _say_once(note: str) -> None:
 
 
 def check(site: Site) -> None:
-    """Check what one field alone can't show.
+    """Check what the types of single fields can't show.
 
     Raises:
         BadValueError: two values don't fit each other, or a text can't stand in a script.
@@ -224,7 +224,7 @@ def check_env(env: Mapping[str, str]) -> None:
     """Check the names of environment variables; messages hold no values.
 
     Raises:
-        BadValueError: one that no shell can set, that hpc_dl sets itself, or whose value should not be written down.
+        BadValueError: no shell can set a variable, hpc_dl sets it itself, or its value should not be written down.
     """
     for key, value in env.items():
         if not re.fullmatch(r"[A-Za-z_]\w*", key, re.ASCII):
@@ -257,13 +257,13 @@ def check_slurm_options(options: Mapping[str, Scalar]) -> None:
     """Check the sbatch options that are passed through.
 
     Raises:
-        BadValueError: not the form of an option, one that hpc_dl sets itself, or one that names another cluster.
+        BadValueError: a key is no name of an option, hpc_dl sets the option itself, or it names another cluster.
     """
     for key in options:
         if not re.fullmatch(r"[a-z][a-z0-9-]+", key) and key not in _CLUSTER_OPTIONS:
             reason = "is not an sbatch option; expected its long name without dashes, such as 'qos'"
             raise BadValueError(f"slurm.{key}", f"slurm: {key!r} {reason}")
-        # sbatch takes the beginning of an option's name for the option.
+        # sbatch accepts shortened names of options.
         for option in (key, *sorted(_NOT_FREE)):
             if option in _NOT_FREE and option.startswith(key):
                 short = "" if option == key else f"is short for {option!r}, which "

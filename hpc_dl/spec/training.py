@@ -1,4 +1,4 @@
-"""The settings of the built-in training program: its options, job keys and make variables are these fields."""
+"""The settings of the built-in training program. Its options, job keys and make variables are these fields."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from hpc_dl.errors import UserError, allowed
 from hpc_dl.spec.layers import BadValueError
 from hpc_dl.spec.modes import KEYS, MODES, ModeName, modes_with, unused
 
-_LARGEST = 2**63 - 1  # of TensorFlow's int64
+_LARGEST = 2**63 - 1  # the largest int64 of TensorFlow
 Count = Annotated[int, Meta(ge=0, le=_LARGEST)]
 Positive = Annotated[int, Meta(ge=1, le=_LARGEST)]
 Compression = Literal["none", "fp16", "1bit"]
-_ANY = sys.float_info.max  # neither infinity nor NaN is at most this
+_ANY = sys.float_info.max  # as an upper limit it excludes infinity and NaN
 
 
 class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the built-in program trains, and how. What only some modes use is in `hpc_dl.spec.modes`."""
+    """What the built-in program trains, and how. `hpc_dl.spec.modes` lists the settings that only some modes use."""
 
     mode: Annotated[ModeName, Meta(description="how the processes train together")] = "async"
     model: Annotated[str, Meta(description="network: a known name, or package.module:function")] = "small"
@@ -84,10 +84,10 @@ def changed(settings: msgspec.Struct) -> dict[str, object]:
 
 
 def check_modes(settings: TrainSettings) -> None:
-    """Check that the mode uses what is set.
+    """Check that the mode uses all settings.
 
     Raises:
-        BadValueError: it does not; the message names the modes that do.
+        BadValueError: it does not use one; the message names the modes that do.
     """
     values = changed(settings)
     for key in unused(settings.mode, values):
@@ -103,7 +103,7 @@ def check_modes(settings: TrainSettings) -> None:
 
 
 def check_training(settings: TrainSettings) -> None:
-    """Check what one field alone can't show.
+    """Check what the types of single fields can't show.
 
     Raises:
         BadValueError: a value is not known, or does not fit another.

@@ -1,4 +1,4 @@
-"""Choosing the site: the one that was asked for, else the one where we are."""
+"""Choosing the site: the one that the user named, else the one that this machine belongs to."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hpc_dl.spec.site import Site, load_site, site_file, site_files, site_folder
 
 
 class Choice(NamedTuple):
-    """A site, its file, and what the user should know of the choice."""
+    """A site, its file, and notes on the choice for the user."""
 
     site: Site
     path: Path
@@ -24,10 +24,10 @@ def choose_site(name: str = "", partition: str = "") -> Choice:
     """Return a site as it is now.
 
     Args:
-        name: the site's name or file. Empty: the site whose `cluster` is that of the scheduler that answers here, else
-            that scheduler's own description; this machine where there is none. The private cluster of this folder
-            comes first if it runs.
-        partition: the job's; a site without a file is described for it. Empty: the default one.
+        name: the site's name or file. If it is empty, the scheduler that answers here tells the name of its cluster;
+            the private cluster of this folder comes first if it runs. The site is the file with that name as `cluster`,
+            else the scheduler's own description of its cluster. If no scheduler answers, the site is this machine.
+        partition: the job's partition, from which a site without a file is described; empty: the default one.
 
     Raises:
         UserError: there is no such site, its file is not valid, or the scheduler does not answer.
@@ -54,9 +54,9 @@ def site_of_job(name: str, job: str | None, overrides: Sequence[Layer]) -> Choic
     """Return the site for a job, in the job's partition.
 
     Args:
-        name: the site's name or file; empty: where we are.
+        name: the site's name or file; empty: see `choose_site`.
         job: name or path of a job file; None: the defaults.
-        overrides: what changes, weakest first.
+        overrides: settings that override the job file, weakest first.
 
     Raises:
         UserError: see `choose_site`; or the job is not valid.

@@ -40,34 +40,34 @@ class Job:
 
     @property
     def job_id(self) -> str:
-        """Return the number that Slurm gave it, or ``L1`` and so on for a local run."""
+        """Return the job's number in Slurm, or ``L1`` and so on for a local run."""
         return self.run.job_id
 
     @property
     def state(self) -> str:
-        """Return the state in Slurm's words: PENDING, RUNNING, COMPLETED, FAILED, …; UNKNOWN where nobody knows."""
+        """Return the state in Slurm's words: PENDING, RUNNING, COMPLETED, FAILED, …; UNKNOWN if nobody knows."""
         return self.query().state
 
     def query(self) -> JobState:
-        """Return the state, why it waits, where and when it runs.
+        """Return the state, with the reason why the job waits, its nodes and its times.
 
-        Slurm comes first; the records in the run folder count where Slurm has forgotten the job or does not answer.
+        Slurm comes first; the records in the run folder count if Slurm has forgotten the job or does not answer.
         """
         return states([self.run])[0]
 
     def done(self) -> bool:
-        """Return whether it has ended, well or not."""
+        """Return whether the job has ended, well or not."""
         return self.state in ENDED
 
     def wait(self, timeout: float | None = None) -> None:
-        """Return when it has ended.
+        """Wait until the job has ended.
 
         Args:
             timeout: seconds.
 
         Raises:
             JobError: nobody knows the job any more, and it left no summary.
-            TimeoutError: it has not ended by then.
+            TimeoutError: the job has not ended by then.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         asking = Asking(self.run)
@@ -80,13 +80,13 @@ class Job:
             raise JobError(f"job {self.job_id}: {why}, and it left no summary in {self.run.path}")
 
     def result(self, timeout: float | None = None) -> dict[str, Any]:
-        """Wait for the end and return what the training program reported, such as ``test_accuracy``.
+        """Wait for the end and return the results that the training program reported, such as ``test_accuracy``.
 
         A script of the user's own reports by writing ``result.json`` into the folder that HPC_DL_RUN names.
 
         Raises:
-            JobError: it ended badly; the message names the first process that failed, with its last lines.
-            TimeoutError: it has not ended after `timeout` seconds.
+            JobError: the job ended badly; the message names the first process that failed, with its last lines.
+            TimeoutError: the job has not ended after `timeout` seconds.
         """
         self.wait(timeout)
         if error := self.exception():
@@ -94,7 +94,7 @@ class Job:
         return self.run.read_result() or {}
 
     def exception(self) -> JobError | None:
-        """Return why it ended badly; None if it ended well or has not ended."""
+        """Return why the job ended badly; None if it ended well or has not ended."""
         final = self.query()
         if final.state == "COMPLETED" or final.state not in ENDED:
             return None
@@ -103,19 +103,19 @@ class Job:
         return JobError(f"job {self.job_id} ended {final.state}: {cause}")
 
     def summary(self) -> Summary | None:
-        """Return how it ended, from its own record; None before the end, or if it could not write one."""
+        """Return the summary that the job wrote at its end; None before the end, or if it could not write one."""
         return self.run.read_summary()
 
     def cancel(self) -> None:
-        """End it; what trains saves a last checkpoint. One that has ended is left as it is."""
+        """Cancel the job; the training saves a last checkpoint. A job that has ended is left as it is."""
         cancel([self])
 
     def resume(self, *, site: str = "", from_start: bool = False, **settings: Any) -> Job:
-        """Submit a new job that goes on from the last checkpoint of this one, which has ended; return its handle.
+        """Submit a new job that goes on from the last checkpoint of this ended job; return its handle.
 
         Args:
-            site: name or path of a site file; empty: where we are.
-            from_start: begin at step 0, without its checkpoints.
+            site: name or path of a site file; empty: the site that this machine belongs to.
+            from_start: begin at step 0, without this job's checkpoints.
             **settings: keys of a job file that change, such as ``nodes``, ``mode`` and ``steps``.
 
         Raises:
@@ -141,10 +141,10 @@ class Job:
 
 
 def cancel(jobs: Sequence[Job]) -> list[Job]:
-    """End jobs; those of one scheduler with one command. Return those that were told; one that has ended is left alone.
+    """Cancel jobs, with one command for each scheduler; return the jobs that had not ended.
 
     Raises:
-        UserError: a scheduler does not know one, or it can't be ended from here: none is told then. Or one refused.
+        UserError: a job is not known, or can't be cancelled from here; then none is cancelled. Or a scheduler refused.
     """
     said = ask([job.run for job in jobs])
     told = [job for job in jobs if _may_go_on(job, said[job.run.path])]
@@ -154,24 +154,24 @@ def cancel(jobs: Sequence[Job]) -> list[Job]:
 
 
 def _may_go_on(job: Job, said: JobState) -> bool:
-    """Return whether a job is to be cancelled, by what its scheduler says of it.
+    """Return whether a job may still run, from the state that its scheduler reports.
 
     Raises:
-        UserError: neither the scheduler nor the run folder knows of the job, or it can't be asked for here.
+        UserError: neither the scheduler nor the run folder knows the state, or it can't be asked from here.
     """
     if said.state == "UNKNOWN" and (said.reason or not said.silent):
         if job.done():
             return False
         raise UserError(f"job {job.job_id}: {said.reason or f'Slurm knows no such job; see {job.run.path}'}")
-    # After some ends a job is in the queue again a moment later.
+    # In some of these states a job may be queued again a moment later.
     return said.state not in ENDED - REQUEUED
 
 
 def runs_in(folder: Path) -> Iterator[RunFolder]:
-    """Yield the run folders in `folder` that we may see, oldest first; none twice that a link gives another name."""
+    """Yield the run folders in `folder` that we may see, oldest first. A link that renames its folder is left out."""
     found = []
     for path in folder.glob("*-*"):
-        # Another user's, one that is being removed, a link in a circle.
+        # The folder may be another user's, or is just being removed; a link may lead to itself.
         with contextlib.suppress(OSError, RuntimeError):
             if path.name.startswith(".") or (path.is_symlink() and path.resolve().name != path.name):
                 continue

@@ -17,9 +17,9 @@ _INSTEAD = "or use mode 'multiworker', which needs no MPI"
 
 
 def check_mpi(job: JobSpec, site: Site, python: str) -> None:
-    """Check that what mode ``horovod`` needs is there; other modes need nothing.
+    """Check that Horovod and an MPI launcher are there, if the mode needs them.
 
-    What modules or an interpreter of the site's own bring can't be seen here, and is not checked.
+    Software from modules or from a Python of the site's own can't be seen here, and is not checked.
 
     Args:
         job: what is to run.

@@ -1,4 +1,4 @@
-"""Resuming: a new job goes on where one that has ended left its last checkpoint."""
+"""Resuming: a new job goes on from the last checkpoint of a job that has ended."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hpc_dl.spec.modes import MODES, unused
 from hpc_dl.spec.training import changed
 from hpc_dl.submission.choose_site import site_of_job
 
-_KEPT = ("model", "data", "script")  # else the checkpoints are of something else
+_KEPT = ("model", "data", "script")  # keys that can't change: the checkpoints depend on them
 
 
 def plan_resumption(
@@ -26,14 +26,14 @@ def plan_resumption(
 ) -> tuple[Plan, list[str]]:
     """Return the plan of a job that goes on where an earlier one ended, and notes on it for the user.
 
-    It is made from what was asked for when that job was submitted; what the site and the mode add is found anew.
+    The plan is made from the job description as it was submitted. Defaults of the site and the mode are filled in anew.
 
     Args:
         run: the run folder of the earlier job.
-        state: where that job is; it has ended.
-        site: name or path of a site file; empty: where we are.
-        overrides: what changes, weakest first.
-        from_start: begin at step 0, without its checkpoints.
+        state: the state of that job.
+        site: name or path of a site file; empty: the site that this machine belongs to.
+        overrides: settings that change, weakest first.
+        from_start: begin at step 0, without checkpoints of the earlier job.
 
     Raises:
         UserError: it still runs or waits, it has no whole checkpoint, or a change is not valid.
@@ -77,7 +77,7 @@ def _name(value: object) -> str:
 
 
 def _names(earlier: JobSpec, key: str) -> list[str]:
-    """Return the values of a key that mean what the earlier job had: a script also has relative paths."""
+    """Return all ways to write the earlier job's value of a key: a script may also be given by a relative path."""
     value = str(getattr(earlier, key))
     if key != "script" or not value:
         return [value]

@@ -1,4 +1,4 @@
-"""Where jobs are: the scheduler's word, else what was written down of it, else the job's own summary, else UNKNOWN."""
+"""The states of jobs, from the scheduler; else from a record of its last answer, else from the job's own summary."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from hpc_dl.runfolder.progress import Progress
 from hpc_dl.schedulers import scheduler_of_run
 from hpc_dl.schedulers.protocol import ENDED, PATIENCE, JobState, Scheduler, state_in_summary
 
-_PATIENCE = 5.0  # seconds that a scheduler's commands have where the run folders already say how every job ended
+_PATIENCE = 5.0  # timeout of a query in seconds, if the run folders already say how every job ended
 
 
 class Ended(msgspec.Struct, frozen=True):
-    """How a job ended in Slurm's words: written down when they were seen, since Slurm forgets."""
+    """Slurm's answer on how a job ended, recorded in the run folder since Slurm forgets jobs."""
 
     attempt: int | None
-    """The job's last attempt at that time: a job that was requeued since has a later one."""
+    """The job's latest attempt at that time. A job that was requeued since has a later one, and this does not count."""
     said: JobState
 
 
@@ -44,30 +44,30 @@ class JobStatus(msgspec.Struct, frozen=True):
     ended: float | None
     estimated_start: float | None
     attempt: int | None
-    """Starts of its processes before this one, by requeues and otherwise; None before the first."""
+    """Number of the current attempt, counted from 0; None before the first."""
     step: int | None
-    """Highest global step that any of its workers has reported since its last start."""
+    """Highest global step that any of its workers has reported in this attempt."""
     steps: int | None
-    """Global steps that it makes; None for a script of the user's own."""
+    """Global steps until the training's end; None for a script of the user's own."""
     last_step: float | None
-    """When one of them has reported a step last."""
+    """When a worker last reported a step."""
     failure: Failure | None
     """The first process that failed."""
     slurm_answers: bool
-    """False: the state is what was last known."""
+    """If False, the state is the last one known."""
     run_folder: str
 
 
 def states(runs: Sequence[RunFolder], patience: float = 0.0) -> list[JobState]:
-    """Return where jobs are, by two questions to Slurm at most, however many they are.
+    """Return the states of jobs, with at most two queries to Slurm, however many jobs there are.
 
-    Slurm's word comes first: a job that was requeued may have a summary of its earlier run.
+    Slurm's answer comes first: a job that was requeued may have a summary of its earlier run.
 
     Args:
         runs: the jobs' run folders.
-        patience: seconds that each question may take; 0: half a minute, but 5 s where no job needs an answer.
+        patience: timeout of each query in seconds; 0: 30 s, or 5 s if there is a record of the end of every job.
     """
-    # Read before Slurm is asked: a job that starts again meanwhile makes what we write down void.
+    # Attempts are read before Slurm is asked: if a job starts again meanwhile, our record of its end does not count.
     attempts = [read_attempt(run) for run in runs]
     records = [_record(run, attempt) for run, attempt in zip(runs, attempts, strict=True)]
     said = ask(runs, patience or (_PATIENCE if all(records) else PATIENCE))
@@ -76,14 +76,14 @@ def states(runs: Sequence[RunFolder], patience: float = 0.0) -> list[JobState]:
         state = said[run.path]
         if not state.silent and state.state in ENDED and state != record:
             _write_down(run, Ended(attempt, state))
-        # Without slurmctld's word a job that accounting has as running may have ended meanwhile.
+        # If slurmctld does not answer, a job that accounting calls running may have ended meanwhile.
         known = state.state in ENDED or (state.state != "UNKNOWN" and not (state.silent and record))
         found.append(state if known or record is None else msgspec.structs.replace(record, silent=state.silent))
     return found
 
 
 def ask(runs: Sequence[RunFolder], patience: float = PATIENCE) -> dict[Path, JobState]:
-    """Return what the schedulers themselves say of jobs, by the paths of their run folders."""
+    """Return the states that the schedulers report, by the paths of the run folders."""
     said: dict[Path, JobState] = {}
     for scheduler, its_runs in by_scheduler(runs).items():
         said |= scheduler.states(its_runs, patience)
@@ -99,7 +99,7 @@ def by_scheduler(runs: Sequence[RunFolder]) -> dict[Scheduler, list[RunFolder]]:
 
 
 def status(run: RunFolder, state: JobState) -> JobStatus:
-    """Return all that is known of a job in a state."""
+    """Return all that is known of a job, given its state."""
     job = run.read_job()
     summary = summary_of(run, state)
     now = Progress(run).look() if state.state not in ("PENDING", "UNKNOWN") else None
@@ -129,7 +129,7 @@ def status(run: RunFolder, state: JobState) -> JobStatus:
 def summary_of(run: RunFolder, state: JobState) -> Summary | None:
     """Return the summary of a job's end; None while it goes on, or if it left none.
 
-    A job that was requeued and then cancelled while it waited has one of its earlier run, and no nodes.
+    A job that was requeued, and cancelled while it waited, has no nodes. Its summary is of its earlier run.
     """
     if state.state not in ENDED or (state.submitted is not None and not state.nodelist):
         return None
@@ -144,7 +144,7 @@ def read_attempt(run: RunFolder) -> int | None:
 
 
 def _record(run: RunFolder, attempt: int | None) -> JobState | None:
-    """Return how a job ended by the records in its run folder: Slurm's words, else the job's own."""
+    """Return how a job ended, from its run folder: Slurm's recorded answer, else the job's own summary."""
     with contextlib.suppress(OSError, msgspec.DecodeError):
         ended = msgspec.json.decode(run.ended.read_bytes(), type=Ended)
         if ended.attempt == attempt:
@@ -153,5 +153,5 @@ def _record(run: RunFolder, attempt: int | None) -> JobState | None:
 
 
 def _write_down(run: RunFolder, ended: Ended) -> None:
-    with contextlib.suppress(OSError):  # another user's run folder, a full disk: it is asked again next time
+    with contextlib.suppress(OSError):  # another user's run folder, or a full disk: Slurm is asked again next time
         write_whole(run.ended, msgspec.json.encode(ended))

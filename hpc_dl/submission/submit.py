@@ -23,11 +23,11 @@ from hpc_dl.submission.mpi_check import check_mpi
 def submit_plan(plan: Plan) -> RunFolder:
     """Make the run folder, submit the job and return the folder.
 
-    A data set is downloaded here and now if it is missing, since nodes often have no way out.
+    A data set that is missing is downloaded now, on this machine: nodes often have no access to the internet.
 
     Raises:
-        UserError: the mode can't run here, Slurm refuses the job, or the data set can't be had; no run folder is left
-            then.
+        UserError: the mode can't run here, Slurm refuses the job, or the data set can't be downloaded. Then no run
+            folder is left.
     """
     _check(plan)
     script = plan.script()
@@ -59,7 +59,7 @@ def _check(plan: Plan) -> None:
 
 @contextlib.contextmanager
 def _new_folder(parent: Path) -> Iterator[RunFolder]:
-    """Yield a run folder without its name yet; it goes again if the block fails, unless its job may still start."""
+    """Yield a run folder under a temporary name; remove it if the block fails, unless its job may still start."""
     run = RunFolder.create(parent / f".new-{os.getpid()}-{uuid.uuid4().hex[:8]}")
     try:
         yield run

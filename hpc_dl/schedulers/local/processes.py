@@ -25,7 +25,7 @@ class LocalProcess(msgspec.Struct, frozen=True):
     host: str = ""
     """The machine that it is a process of."""
     cancelled: bool = False
-    """Whether it was told to end; counts where it was too early for it to say how it ended."""
+    """Whether it was told to end; counts if its script could not yet write a summary."""
 
     @property
     def elsewhere(self) -> bool:
@@ -54,7 +54,7 @@ def start(run: RunFolder, job_id: str) -> LocalProcess:
     return local
 
 
-# Keeps Popen objects, which would else warn when they are collected before their process has ended.
+# Keeps Popen objects, which would otherwise warn when they are collected before their process has ended.
 _detached: list[subprocess.Popen[bytes]] = []
 
 
@@ -82,8 +82,8 @@ def load(run: RunFolder) -> LocalProcess | None:
 
 
 def state(run: RunFolder) -> JobState:
-    """Return where the job of a run folder is."""
-    # Asked first: the summary is the last thing that its script writes.
+    """Return the state of the job of a run folder."""
+    # Look at the process before the summary: its script writes the summary last.
     process = load(run)
     alive = process is not None and process.alive
     if ended := state_in_summary(run):
@@ -95,6 +95,6 @@ def state(run: RunFolder) -> JobState:
     if process.elsewhere:
         where = f"it was started on {process.host}, and can be seen and ended there alone"
         return JobState("UNKNOWN", where, silent=True, job_id=run.job_id)
-    # Its script was killed itself, or told to end before it could write one.
+    # The script was killed, or told to end, before it could write a summary.
     last = load(run)
     return JobState("CANCELLED" if last and last.cancelled else "FAILED", job_id=run.job_id)

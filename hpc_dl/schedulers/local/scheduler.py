@@ -1,4 +1,4 @@
-"""This machine behind the protocol of schedulers."""
+"""This machine, with the interface of all schedulers."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Local:
     def submit(self, run: RunFolder, name: str) -> None:
         runs = run.path.parent
         number = 1 + max((_number(path) for path in runs.glob("*-L*")), default=0)
-        # Whoever has the folder .L7 may give number 7, whatever the names of the jobs that are submitted at once.
+        # Several jobs may be submitted at once: only the process that renames its folder to .L7 may give number 7.
         while not _renamed(run, f".L{number}") or any(runs.glob(f"*-L{number}")):
             number += 1
         run.rename(f"{name}-L{number}")

@@ -10,12 +10,12 @@ import msgspec
 from hpc_dl.errors import UserError
 from hpc_dl.schedulers.slurm.environment import for_slurms_commands
 
-_PATIENCE = 30.0  # seconds that a command has, if nothing else is said
+_PATIENCE = 30.0  # default timeout of a command in seconds
 NO_COMMAND, TOO_LATE = 127, 124  # the exit codes of a shell, and of timeout(1)
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What a command said."""
+    """The exit code and output of a command."""
 
     code: int
     out: str = ""
@@ -23,12 +23,12 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 def ask(environ: Mapping[str, str], *command: str, patience: float = _PATIENCE) -> Answer:
-    """Run a command of Slurm and return what it said.
+    """Run a command of Slurm and return its answer.
 
     Args:
         environ: its environment.
         command: the command line.
-        patience: seconds that it has. A controller that is away is asked again for up to a minute.
+        patience: timeout in seconds. The command itself asks a controller that is away for up to a minute.
     """
     try:
         done = subprocess.run(
@@ -57,7 +57,7 @@ def insist(environ: Mapping[str, str], *command: str, what: str = "") -> str:
         what: how a message calls it; empty: the command line.
 
     Raises:
-        UserError: it failed; the message has its own words.
+        UserError: the command failed; the message has its error output.
     """
     answer = ask(environ, *command)
     if answer.code:

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 
 # Variables that hpc-dl would read as its own options, or that describe the Slurm job around us: never inherited.
 _FOREIGN = ("HPC_DL_", "SLURM_", "SRUN_", "PMI_")
-# sbatch would take these in place of what the script says and we rely on (man sbatch, "INPUT ENVIRONMENT VARIABLES").
+# sbatch would prefer these to the options in our script (man sbatch, "INPUT ENVIRONMENT VARIABLES").
 _OF_SBATCH = ("SBATCH_JOB_NAME", "SBATCH_OUTPUT", "SBATCH_ERROR", "SBATCH_OPEN_MODE", "SBATCH_ARRAY_INX", "SBATCH_WAIT")
-# Of the make that runs us. A make in the job would take our variables for its own (NODES=2), and our jobserver.
+# Variables of the make that runs us. A make in the job would take over our settings (NODES=2) and our jobserver.
 _OF_MAKE = ("MAKELEVEL", "MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "MAKE_TERMOUT", "MAKE_TERMERR")
 _KEPT = (
     "HPC_DL_CLUSTER_DIR",
@@ -19,26 +19,26 @@ _KEPT = (
     "SLURM_CLUSTERS",
     "SLURM_TIME_FORMAT",
 )
-# Outside a job these are the user's own settings.
+# Not inherited when we run inside a job. Outside a job these are the user's own settings.
 _FOREIGN_INSIDE = ("SBATCH_", "SLURMD_", "SALLOC_", "PMIX_", "OMPI_", "OPAL_", "PRTE_", "TF_CONFIG")
 _INSIDE = ("SLURM_JOB_ID", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "HPC_DL_RUN")
 
-# User settings (SQUEUE_FORMAT, …) that change what Slurm's commands list or ask (man squeue, "ENVIRONMENT VARIABLES").
+# User settings such as SQUEUE_FORMAT that change the output of Slurm's commands (man squeue, "ENVIRONMENT VARIABLES").
 _CHANGING = ("SQUEUE_", "SACCT_", "SINFO_", "SCANCEL_", "SCONTROL_")
 
 # Options whose variable is not SBATCH_ and the option's name (man sbatch, "INPUT ENVIRONMENT VARIABLES").
 _VARIABLES = {"time": "TIMELIMIT", "mem": "MEM_PER_NODE", "array": "ARRAY_INX", "switches": "REQ_SWITCH"}
-# Options of which one in the script decides for the others too.
+# Groups of options: if the script has one of a group, the variables of the others don't count either.
 _TOGETHER = ({"gres", "gpus", "gpus-per-node", "gpus-per-task"}, {"requeue", "no-requeue"})
 
-# srun takes these for options: how many tasks the job's own steps have, and what each of them gets.
+# srun reads these as options. They describe the job's own steps: number of tasks, and resources of each task.
 _STEP = re.compile(
     r"SLURM_(N?TASKS\w*|NPROCS|NNODES|DISTRIBUTION|GPUS_PER_TASK|TRES_PER_TASK|CPUS_PER_TASK|EXACT|CPU_BIND\w*)|SRUN_\w+"
 )
 
 
 def inheritable(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment for a job, without a job around us and without the options of `hpc-dl`."""
+    """Return an environment for a new job, without variables of a job around us and without options of `hpc-dl`."""
     inside = any(key in environ for key in _INSIDE)
     foreign = (*_FOREIGN, *(_FOREIGN_INSIDE if inside else ()))
     dropped = (*_OF_SBATCH, *(_OF_MAKE if "MAKELEVEL" in environ else ()))
@@ -46,13 +46,13 @@ def inheritable(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def for_sbatch(environ: Mapping[str, str], script: str) -> dict[str, str]:
-    """Return an environment in which sbatch does what the script says; SBATCH_* variables would come before that."""
+    """Return an environment for sbatch, without the SBATCH_* variables that would win over options in the script."""
     decided = set(_decided(re.findall(r"^#SBATCH --([\w-]+)", script, re.MULTILINE)))
     return {key: value for key, value in inheritable(environ).items() if key not in decided}
 
 
 def _decided(options: list[str]) -> Iterator[str]:
-    """Yield the variables of options, and of those that they stand in the place of."""
+    """Yield the variables of options, and of all options in the groups of these."""
     together = {other for group in _TOGETHER if group & set(options) for other in group}
     for option in {*options, *together}:
         yield "SBATCH_" + _VARIABLES.get(option, option.upper().replace("-", "_"))
@@ -64,5 +64,5 @@ def for_slurms_commands(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def without_step(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment without what srun would take for options of another step."""
+    """Return an environment without the variables that srun would read as options of a new step."""
     return {key: value for key, value in environ.items() if not _STEP.fullmatch(key)}

@@ -1,4 +1,4 @@
-"""Partitions and nodes of a Slurm, from the text of its commands; and a site that is made from them."""
+"""Partitions and nodes of a Slurm cluster, parsed from the output of its commands, and a site made from them."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from hpc_dl.spec.layers import Layer, build
 from hpc_dl.spec.nodelist import fold
 from hpc_dl.spec.site import Site
 
-# %R would be the partition without the mark of the default one.
+# %P marks the default partition with a star; %R would not.
 _SINFO = ("sinfo", "--noheader", "--all", "--Node", "--format=%N|%P|%T|%c|%X|%m|%G")
-# A "+" stands behind numbers that differ between nodes.
+# A "+" follows numbers that differ between nodes.
 _ROW = re.compile(r"([\w.-]+)\|([^|]+)\|([^|]*)\|(\d+)\+?\|(\d+)\+?\|(\d+)\+?\|([^|]*)", re.ASCII)
 _CONFIG = ("scontrol", "show", "config")
 _GRACE = Site(cores=1).grace
 
 
 def cluster(environ: Mapping[str, str]) -> Cluster:
-    """Return what a Slurm says of itself; what it does not answer is empty."""
+    """Return partitions, nodes and KillWait of a Slurm; parts that it does not answer are empty."""
     return Cluster(
         parse_partitions(ask(environ, "scontrol", "show", "partition", "--oneliner").out),
         nodes(environ),
@@ -37,14 +37,14 @@ def nodes(environ: Mapping[str, str]) -> tuple[Node, ...]:
 
 
 def describe(environ: Mapping[str, str], name: str, partition: str = "") -> Site:
-    """Return a site made from what Slurm says of a partition; empty: the default one.
+    """Return a site made from Slurm's description of a partition.
 
-    Of nodes that differ, the most frequent kind counts.
+    If its nodes differ, the most frequent kind counts.
 
     Args:
         environ: the environment of Slurm's commands.
         name: the cluster's name.
-        partition: which one counts, or several with commas, of which the first one does.
+        partition: one or several with commas, of which the first one counts; empty: the default one.
 
     Raises:
         UserError: Slurm does not answer, names no node, or has no such partition.
@@ -54,7 +54,7 @@ def describe(environ: Mapping[str, str], name: str, partition: str = "") -> Site
 
 
 def described(found: Sequence[Node], name: str, partition: str = "", kill_wait: int | None = None) -> Site:
-    """Return the same from nodes and KillWait.
+    """Return the site that `describe` returns, from nodes and KillWait.
 
     Raises:
         UserError: there is no node, or no such partition.

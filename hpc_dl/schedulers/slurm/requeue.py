@@ -10,9 +10,9 @@ from hpc_dl.errors import JobError
 from hpc_dl.schedulers.protocol import Told
 from hpc_dl.schedulers.slurm.commands import Answer, ask
 
-_PATIENCE = 300.0  # seconds for a controller that is away: nobody ends the job then, so it may wait
+_PATIENCE = 300.0  # seconds to wait for a controller that is away: nobody ends the job meanwhile
 _PAUSE = 2.0
-# What scontrol says after MessageTimeout, 10 s; asked again, as by a later call, the controller may be there.
+# Errors of scontrol after MessageTimeout (10 s). A later call may reach the controller.
 _AWAY = re.compile(r"Unable to contact|timed out|Connection refused|Zero Bytes", re.IGNORECASE)
 
 
@@ -26,7 +26,7 @@ def told_by(job_id: str) -> Told:
 
 
 def parse_told_by(text: str) -> Told:
-    """Return the same from what ``scontrol --oneliner show job`` prints."""
+    """Return the result of `told_by` from the output of ``scontrol --oneliner show job``."""
     fields = dict(re.findall(r"\b(JobState|Reason|PreemptTime)=(\S+)", text))
     if fields.get("Reason") == "TimeLimit":
         return Told("time limit", "TIMEOUT")
@@ -40,7 +40,7 @@ def requeue(job_id: str) -> None:
     """Let Slurm end a job and queue it again; the caller, part of that job, is ended soon after.
 
     Raises:
-        JobError: Slurm did not.
+        JobError: Slurm did not queue it.
     """
     answer = _scontrol("requeue", job_id)
     if answer.code:

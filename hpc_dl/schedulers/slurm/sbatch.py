@@ -1,4 +1,4 @@
-"""Submits scripts, held, so that a run folder has its name before its job starts; checks them; cancels jobs."""
+"""Submits, checks and cancels jobs. Jobs are submitted held, so that run folders have their names before jobs start."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from hpc_dl.schedulers.slurm.commands import TOO_LATE, Answer, ask, insist
 from hpc_dl.schedulers.slurm.environment import for_sbatch
 from hpc_dl.spec.site import OTHER_CLUSTER
 
-_PATIENCE = 120.0  # seconds that sbatch has
+_PATIENCE = 120.0  # timeout of sbatch in seconds
 # A wrapper for sbatch may say more, or leave out our --parsable.
 _JOB_ID = re.compile(r"^(?:Submitted batch job )?(\d+)(?:;\S*| on cluster \S+)?\s*$", re.MULTILINE)
-# What sbatch says where slurmctld may have taken the job all the same.
+# Errors of sbatch after which slurmctld may have accepted the job nevertheless.
 _UNSURE = re.compile(r"timed out|Zero Bytes", re.IGNORECASE)
 
 
@@ -28,11 +28,11 @@ def held(script: Path, environ: Mapping[str, str]) -> Iterator[str]:
     """Submit a script and yield the job id; the job may start when the block ends, and is cancelled if that fails.
 
     Args:
-        script: its file; no other job has been submitted from a file of this name.
-        environ: the environment of Slurm's commands and, but for what is a job's around us, of the job.
+        script: its file; no other job may have been submitted from a file of this name.
+        environ: the environment of Slurm's commands. The job inherits it, without variables of a job around us.
 
     Raises:
-        UserError: sbatch refused the script, or Slurm did not let it start; or the block raises it.
+        UserError: sbatch refused the script, Slurm did not let it start, or the block raised it.
         StrayJobError: the same, but the job may still exist.
     """
     job_id = _submit(script, environ)
@@ -81,7 +81,7 @@ def _sbatch(options: list[str], text: str, environ: Mapping[str, str], script: P
         )
     pipe = subprocess.PIPE
     try:
-        # In a session of its own: a Ctrl-C ends us, and not what has just asked for a job.
+        # In a session of its own: Ctrl-C must not end an sbatch that has just asked for a job.
         process = subprocess.Popen(
             ["sbatch", *options],
             env=passed,
@@ -166,7 +166,7 @@ def release(job_id: str, environ: Mapping[str, str]) -> None:
     """Let a held job start.
 
     Raises:
-        UserError: Slurm did not.
+        UserError: Slurm did not release it.
     """
     insist(environ, "scontrol", "release", job_id)
 

@@ -27,19 +27,20 @@ def directives(job: JobSpec, site: Site, runs: Path) -> dict[str, Scalar]:
         "ntasks-per-node": 1,
         "cpus-per-task": job.cores or site.cores,
         "time": job.time,
-        # Slurm replaces %j by the job's number; a % of the path itself is doubled.
+        # Slurm replaces %j by the job's number; a % in the path itself is doubled.
         "output": f"{str(runs).replace('%', '%%')}/{job.name}-%j/job.log",
         # A requeued job must not lose the log of its first run.
         "open-mode": "append",
     }
-    # Else Slurm requeues a job after a node's failure, and its script starts from the beginning.
+    # Without no-requeue Slurm may requeue a job after a node failure, and its script would start from the beginning.
     ours, other = ("requeue", "no-requeue") if job.requeues else ("no-requeue", "requeue")
     options[ours] = True
     if job.requeues and site.notice:
-        # To the batch shell alone; srun would not pass it on in time. Slurm may send it up to a minute early, which
-        # must not eat most of a short job. A time of 0 is no limit; an administrator may still set one.
+        # B: only the batch shell is signalled; srun would not pass the signal on in time. Slurm may send it up to a
+        # minute early, so the notice is at most a fifth of the time limit. A time of 0 means no limit, but an
+        # administrator may still set one.
         options["signal"] = f"B:USR1@{min(site.notice, minutes(job.time) * 60 // 5) or site.notice}"
-    # What the site's file says of it (slurm.mem) is for jobs that say nothing.
+    # slurm.mem in the site file is for jobs without `memory`.
     own = {**({"mem": job.memory} if job.memory else {}), **job.slurm}
     options = with_site(options, site, job.gpus or 0, job.partition, own)
     if other in options:
@@ -57,7 +58,7 @@ def with_site(
         site: the site.
         gpus: GPUs per node.
         partition: the job's choice; empty: the site's.
-        own: further options of the job, which win over the site's; false takes an option away.
+        own: further options of the job, which win over the site's; false removes an option.
     """
     options = dict(options)
     if gpus:

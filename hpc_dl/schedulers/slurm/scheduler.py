@@ -1,4 +1,4 @@
-"""Slurm behind the protocol of schedulers."""
+"""Slurm, with the interface of all schedulers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Slurm:
         """The environment of Slurm's commands.
 
         Raises:
-            UserError: the private cluster is meant, and does not run.
+            UserError: the private cluster is meant, but does not run.
         """
         return which.private_environ() if self.private else os.environ
 
@@ -47,7 +47,7 @@ class Slurm:
     def completed(self, site: Site) -> Site:
         if site.name != which.PRIVATE:
             return site
-        # `make cluster NODES=… GPUS=…` made it as large as it is.
+        # `make cluster NODES=… GPUS=…` decided its size.
         now = self.describe(site.name, site.partition)
         return replace(site, nodes=now.nodes, cores=now.cores, gpus=now.gpus)
 
@@ -71,7 +71,7 @@ class Slurm:
             try:
                 run.rename(f"{name}-{job_id}")
             except OSError as error:
-                # The name is taken where an earlier cluster gave the same number.
+                # The name is taken if an earlier cluster gave a job the same number.
                 raise UserError(f"{error.filename2}: {error.strerror}") from None
 
     def states(self, runs: Sequence[RunFolder], patience: float) -> dict[Path, JobState]:

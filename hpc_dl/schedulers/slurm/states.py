@@ -1,4 +1,4 @@
-"""The state of Slurm jobs, with or without accounting. What nobody knows is UNKNOWN, never a guess."""
+"""The state of Slurm jobs, with or without accounting. A state that nobody knows is UNKNOWN, never a guess."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from hpc_dl.schedulers.protocol import ENDED, PATIENCE, REQUEUED, UNKNOWN, WAITI
 from hpc_dl.schedulers.slurm.commands import NO_COMMAND, ask
 
 _JOB_ID = re.compile(r"\d+([_+]\d+)?")
-_AT_ONCE = 60.0  # seconds between the making of a run folder and the submission of its job, at most
-_LIST = 100_000  # characters of a list of jobs; the kernel takes 128 KiB in an argument
+_AT_ONCE = 60.0  # the most seconds between making a run folder and submitting its job
+_LIST = 100_000  # characters of a list of jobs; the kernel allows 128 KiB in an argument
 _SQUEUE = "--format=%i|%T|%N|%V|%S|%e|%j|%r"  # the reason comes last: it may hold anything
 _SACCT = "--format=JobID,State,ExitCode,Submit,Start,End,NodeList,JobName"
 
 
 def query(environ: Mapping[str, str], job_ids: Iterable[str], patience: float = PATIENCE) -> dict[str, JobState]:
-    """Return the states of jobs by two questions at most: squeue for all, then sacct for all that it does not list.
+    """Return the states of jobs with at most two queries: squeue for all, then sacct for all that it does not list.
 
     Args:
         environ: the environment of Slurm's commands.
         job_ids: jobs, or elements of arrays such as ``12_3``.
-        patience: seconds that each question may take.
+        patience: timeout of each query in seconds.
     """
     environ = {**environ, "SLURM_TIME_FORMAT": "%s"}  # Unix seconds: man squeue, man sacct
     wanted = list(dict.fromkeys(job_ids))
@@ -44,7 +44,7 @@ def query(environ: Mapping[str, str], job_ids: Iterable[str], patience: float = 
 def of_runs(environ: Mapping[str, str], runs: Sequence[RunFolder], patience: float) -> dict[Path, JobState]:
     """Return the states of the jobs of run folders, by the folders' paths.
 
-    A job of another name is one of another Slurm, or of a Slurm whose job numbers have restarted.
+    A job whose name differs belongs to another Slurm, or to one whose job numbers restarted: it counts as UNKNOWN.
     """
     said = query(environ, [run.job_id for run in runs], patience)
     ours = {run: said[run.job_id] if _is_of(run, said[run.job_id]) else UNKNOWN for run in runs}
@@ -55,26 +55,26 @@ def _is_of(run: RunFolder, said: JobState) -> bool:
     if said.name in ("", run.path.name.rpartition("-")[0]):
         return True
     with contextlib.suppress(UserError, OSError):
-        # The folder may have another name by now; and the job, by a plugin or the user's hand.
+        # The folder may have been renamed; the job too, by a plugin or the user.
         made = run.job_file.stat().st_mtime
         return said.name == run.read_job().name or abs((said.submitted or 0.0) - made) < _AT_ONCE
     return False
 
 
 def _of_record(recorded: JobState | None, no_controller: bool, no_accounting: bool) -> JobState:
-    """Return the state of a job that slurmctld does not list, from what accounting has recorded of it."""
+    """Return the state of a job that slurmctld does not list, from its record in accounting."""
     if recorded is None:
         return msgspec.structs.replace(UNKNOWN, silent=no_controller or no_accounting)
     if no_controller:
         known = UNKNOWN if recorded.state in REQUEUED else recorded
         return msgspec.structs.replace(known, silent=True)
-    # slurmctld has forgotten it, so it has ended: accounting was away at that time, and knows no better.
+    # slurmctld has forgotten the job, so it has ended. Accounting may have been away then and still call it running.
     return recorded if recorded.state in ENDED else UNKNOWN
 
 
 def _ask_controller(environ: Mapping[str, str], job_ids: Sequence[str], patience: float) -> dict[str, JobState] | None:
-    """Return all that slurmctld lists of these jobs, maybe of others too; None if it does not answer."""
-    # --states=all lists a job that just ended too; an unknown id among several is no error to it.
+    """Return the states of these jobs in slurmctld, maybe of others too; None if it does not answer."""
+    # --states=all lists a job that just ended too; an unknown id among several is no error to squeue.
     chosen = ",".join(job_ids)
     jobs = [f"--jobs={chosen}"] if len(chosen) <= _LIST else []
     command = ("squeue", "--noheader", "--array", "--states=all", _SQUEUE, *jobs)
@@ -85,7 +85,7 @@ def _ask_controller(environ: Mapping[str, str], job_ids: Sequence[str], patience
 
 
 def _ask_accounting(environ: Mapping[str, str], job_ids: Sequence[str], patience: float) -> dict[str, JobState] | None:
-    """Return all that accounting has recorded of these jobs, nothing where there is none; None: no answer."""
+    """Return the states of these jobs in accounting; empty if there is no accounting; None if it does not answer."""
     count = max(1, _LIST // (1 + max(map(len, job_ids))))
     jobs = [f"--jobs={','.join(job_ids[start : start + count])}" for start in range(0, len(job_ids), count)]
     command = ("sacct", "--noheader", "--allocations", "--parsable2", _SACCT, *jobs)
@@ -117,7 +117,7 @@ def _parse_sacct(text: str) -> dict[str, JobState]:
 def _state(
     state: str, nodes: str, submit: str, start: str, end: str, reason: str = "", code: str = "", name: str = ""
 ) -> JobState:
-    """Return a state from Slurm's words for its parts."""
+    """Return a state from Slurm's texts."""
     waits, over = state in WAITING, state in ENDED
     nodes = "" if nodes in ("(null)", "None assigned", "None") else nodes
     exit_code = _exit_code(code) if over else None
@@ -125,7 +125,7 @@ def _state(
         state=state,
         reason=reason.strip() if waits and reason.strip() not in ("None", "(null)") else "",
         nodelist=nodes,
-        # A job that was cancelled while it waited has 0:0.
+        # A job that was cancelled while it waited has the exit code 0:0.
         exit_code=exit_code if exit_code or state == "COMPLETED" else None,
         submitted=_seconds(submit),
         started=_seconds(start) if nodes and not waits else None,

@@ -14,10 +14,10 @@ _PATIENCE = 20.0  # seconds: longer, and the agent would seem dead
 def srun_command(node: str, cores: int, command: Sequence[str]) -> list[str]:
     """Return the command that runs an agent on a node of this allocation (man srun).
 
-    --overlap gives it all of the job's GPUs on the node, and leaves them to a task that calls srun itself; the cores
-    have to be asked for. It is no MPI rank.
+    With --overlap the agent gets all of the job's GPUs on the node, and a task that calls srun itself can use them too.
+    Its cores must be requested. The agent is no MPI rank.
     """
-    # Else it would keep all memory from the steps of the tasks.
+    # Before that version, an agent without --mem=0 would leave no memory to the steps of the tasks.
     memory = [] if version() >= OVERLAP_SHARES_ALL else ["--mem=0"]
     return [
         "srun",
@@ -34,5 +34,5 @@ def srun_command(node: str, cores: int, command: Sequence[str]) -> list[str]:
 
 
 def kill_steps(steps: Sequence[str]) -> None:
-    """Kill steps, named ``JOB.STEP``; what scancel says of one that has ended already is nothing to anybody."""
+    """Kill steps, named ``JOB.STEP``; errors about steps that have ended already don't matter."""
     ask(os.environ, "scancel", "--quiet", "--signal=KILL", *steps, patience=_PATIENCE)

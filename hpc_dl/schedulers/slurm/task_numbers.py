@@ -1,7 +1,7 @@
-"""The numbers by which a process of a Slurm step knows its place, made right for each process of a job.
+"""Slurm's numbers of a task, such as SLURM_PROCID, set for each process of a job.
 
-Slurm starts one launcher on each node, and numbers those. TensorFlow's SlurmClusterResolver, PyTorch Lightning and JAX
-want the numbers of the processes: these are counted node by node, as ``srun --distribution=block`` would.
+Slurm starts one launcher on each node, and numbers the launchers. TensorFlow's SlurmClusterResolver, PyTorch Lightning
+and JAX need numbers of the processes. These are counted node by node, as ``srun --distribution=block`` does.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ _NUMBERS = (
     "SLURM_NTASKS", "SLURM_NPROCS", "SLURM_NTASKS_PER_NODE", "SLURM_TASKS_PER_NODE",
     "SLURM_STEP_NUM_TASKS", "SLURM_STEP_TASKS_PER_NODE", "SLURM_STEP_NUM_NODES", "SLURM_STEP_NODELIST",
 )  # fmt: skip
-# Of the launcher as an MPI process. Two of its children that took them would be the same rank.
+# Variables of the launcher as an MPI process. Children that inherit them would all be the same rank.
 _MPI = ("PMI_", "PMIX_")
 _MPI_SETTINGS = "PMIX_MCA_"
 
 
 def without_rank(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment that makes no MPI rank of who gets it."""
+    """Return an environment that does not make its process an MPI rank."""
     return {k: v for k, v in environ.items() if k.startswith(_MPI_SETTINGS) or not k.startswith(_MPI)}
 
 
 def with_numbers(environ: Mapping[str, str], placement: Placement | None, name: str) -> dict[str, str]:
-    """Return an environment in which Slurm's numbers are those of one process.
+    """Return an environment with Slurm's numbers for one process.
 
     Args:
         environ: the environment of its launcher.
-        placement: all processes of the job; None if it is not known: the numbers are left out then.
+        placement: all processes of the job; None if unknown; then the numbers are left out.
         name: which process, such as ``worker:3``.
     """
     numbers = {}

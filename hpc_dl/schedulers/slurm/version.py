@@ -1,4 +1,4 @@
-"""Which version of Slurm is here, asked once: what its versions differ in is decided by these names."""
+"""The version of Slurm here, asked once, and the versions in which its behaviour changed."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Version = tuple[int, int]
 """Slurm's year and month, such as (24, 11)."""
 
 OVERLAP_SHARES_ALL: Version = (22, 5)
-"""From here on a step with --overlap shares memory and GPUs with others too; before, the cores alone."""
+"""Since this version a step with --overlap also shares memory and GPUs with others; before, only cores."""
 HOSTFILE_EXCLUDES_NODES: Version = (23, 11)
-"""From here on srun takes no --nodes beside SLURM_HOSTFILE."""
+"""Since this version srun refuses --nodes together with SLURM_HOSTFILE."""
 
 
 @functools.cache
 def version() -> Version:
-    """Return the version of srun here; one that it does not tell counts as new."""
+    """Return the version of srun here; an unknown version counts as new."""
     return parse_version(ask(os.environ, "srun", "--version").out)
 
 

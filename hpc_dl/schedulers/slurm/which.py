@@ -45,7 +45,7 @@ def cluster_name() -> str:
 
     if is_private(PRIVATE) and running():
         return PRIVATE
-    # Asked wherever there is an sbatch: it may be a wrapper, or find its configuration by the DNS alone.
+    # Ask wherever there is an sbatch: it may be a wrapper, or find its configuration through DNS alone.
     if not (sbatch := shutil.which("sbatch")):
         return ""
     said = ask(os.environ, "scontrol", "show", "config", patience=_PATIENCE).out
@@ -57,7 +57,7 @@ def cluster_name() -> str:
 
 
 def _configured(sbatch: Path) -> bool:
-    """Return whether Slurm's clients have a configuration here, so that no answer means a Slurm that is away."""
+    """Return whether Slurm's clients have a configuration here, so that a missing answer means that Slurm is down."""
     if os.environ.get("SLURM_CONF") or os.environ.get("SLURM_CONF_SERVER"):
         return True
     prefixes = {sbatch.parent.parent, sbatch.resolve().parent.parent}
