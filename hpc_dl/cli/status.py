@@ -48,7 +48,7 @@ def status(jobs: tuple[str, ...], runs: str, as_json: bool) -> int:
 
 
 def print_status(handle: Job, state: JobState) -> None:
-    """Print a job's state, progress and run folder."""
+    """Print a job's state, its progress or how it ended, and its run folder."""
     from hpc_dl.cli.terminal import describe, output_lines, summary_lines
     from hpc_dl.runfolder.progress import Progress
     from hpc_dl.schedulers.protocol import ENDED
