@@ -1,4 +1,4 @@
-"""Facts: what the machine where a job is submitted, and its Slurm, say of themselves. Nothing is judged here."""
+"""Facts about the machine where a job is submitted, and about its Slurm. `rules` judges them."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ class Folder(msgspec.Struct, frozen=True):
 
 
 class Here(msgspec.Struct, frozen=True):
-    """What modules and the Python of the nodes do on this machine."""
+    """How the site's modules and the nodes' Python work on this machine."""
 
     failed_modules: dict[str, str] = {}
-    """Module to what it said; ``module_init`` is the site's key."""
+    """Module to what it printed when it failed to load. ``module_init`` stands for the file of that site key."""
     python: Python | None = None
     said: str = ""
-    """The last line that was printed, where there is no `python`."""
+    """The last line that was printed, if `python` is None."""
 
 
 class Facts(msgspec.Struct, frozen=True):
@@ -62,17 +62,17 @@ class Facts(msgspec.Struct, frozen=True):
     """Why Slurm would not take the job, as ``sbatch --test-only`` says; empty if it would."""
     data_there: bool = True
     no_network: str = ""
-    """Why the data set's address can't be reached, where it must be."""
+    """Why the data set's address can't be reached, if it must be downloaded; else empty."""
     mpi_problem: str = ""
     outgoing_ports: tuple[int, int] = (0, 0)
-    """The ports from which the kernel takes those of outgoing connections."""
+    """The first and last of the ports that the kernel gives to outgoing connections."""
     busy_ports: frozenset[int] = frozenset()
     script: str = ""
-    """Why a script of the user's own can't be run; empty if it can."""
+    """Why the user's script can't be run; empty if it can."""
 
 
 def gather(plan: Plan) -> Facts:
-    """Ask for everything that the rules need; takes as long as the import of TensorFlow does."""
+    """Find out everything that the rules need. This takes as long as importing TensorFlow."""
     job, site = plan.job, plan.site
     data_dir = Path(job.workdir, site.data)
     built_in = not job.script
@@ -94,7 +94,7 @@ def gather(plan: Plan) -> Facts:
 
 
 def look_at(path: Path) -> Folder:
-    """Write a file into a folder, or into the nearest one above that exists, and take it away again."""
+    """Try to write a file into a folder, or into its nearest ancestor that exists; then remove the file."""
     nearest = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
     try:
         with tempfile.TemporaryFile(dir=nearest, prefix=".hpc_dl-") as file:
@@ -114,7 +114,7 @@ def here_script(plan: Plan) -> str:
 
 
 def ask_here(plan: Plan) -> Here:
-    """Load the site's modules in a shell of their own, and see what the nodes' Python has then."""
+    """Load the site's modules in a separate shell, and ask the nodes' Python there what it has."""
     script = here_script(plan)
     with tempfile.NamedTemporaryFile("w", prefix="hpc_dl-", suffix=".sh") as file:
         file.write(script)
@@ -136,7 +136,7 @@ def ask_here(plan: Plan) -> Here:
 
 
 def read_here(output: str) -> Here:
-    """Return what the script of `ask_here` printed."""
+    """Parse what the script of `ask_here` printed."""
     failed: dict[str, str] = {}
     before: list[str] = []
     for line in output.splitlines():

@@ -11,7 +11,7 @@ class Finding(msgspec.Struct, frozen=True):
     """One thing that is wrong."""
 
     level: Literal["error", "warning"]
-    """An error: the job would not start, or fail. A warning: it would run, but not as it should."""
+    """An error: the job would not start, or would fail. A warning: it would run, but not as it should."""
     text: str
     node: str = ""
     """Where it was found; empty: here."""
@@ -21,15 +21,15 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def error(text: str) -> Finding:
-    """Return what would keep the job from running."""
+    """Return a finding that would keep the job from running."""
     return Finding("error", text)
 
 
 def warning(text: str) -> Finding:
-    """Return what would make it run in another way than it should."""
+    """Return a finding that would make the job run in another way than it should."""
     return Finding("warning", text)
 
 
 def last_line(text: str) -> str:
-    """Return the last line that says something, for the end of a message."""
+    """Return the last line that is not blank, for the end of a message."""
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "it said nothing")

@@ -1,4 +1,4 @@
-"""Rules for nodes: each looks at one thing that a node said. A new check is a function here and a word in `RULES`."""
+"""Rules for nodes: each looks at one part of a node's answer. A new check is a function here and a word in `RULES`."""
 
 # ruff: noqa: ARG001 - all rules have one form
 
@@ -16,11 +16,11 @@ from hpc_dl.spec.site import Site
 
 Rule = Callable[[JobSpec, Site, NodeAnswer], Iterator[Finding]]
 
-_CLOCKS = 2.0  # seconds apart: times in logs and metrics of several nodes are compared with one another
+_CLOCKS = 2.0  # seconds that clocks may differ: people compare times in logs and metrics of several nodes
 
 
 def python(job: JobSpec, site: Site, answer: NodeAnswer) -> Iterator[Finding]:
-    """What the processes import is there."""
+    """The packages that the processes import are there."""
     if answer.python is None:
         yield error(f"the Python of the nodes ends at once: {answer.said}")
         return
@@ -29,7 +29,7 @@ def python(job: JobSpec, site: Site, answer: NodeAnswer) -> Iterator[Finding]:
 
 
 def gpus(job: JobSpec, site: Site, answer: NodeAnswer) -> Iterator[Finding]:
-    """The GPUs that the job asks for are there, TensorFlow sees them, and they are of the type."""
+    """The GPUs that the job asks for are there, TensorFlow sees them, and they are of the site's type."""
     wanted = job.gpus or 0
     if len(answer.gpus) < wanted:
         seen = ", ".join(answer.gpus) or "none"
@@ -55,7 +55,7 @@ def _letters(text: str) -> set[str]:
 
 
 def folders(job: JobSpec, site: Site, answer: NodeAnswer) -> Iterator[Finding]:
-    """The run folder, the data set and the local disk can be used from here."""
+    """The node can use the run folder, the data set and the local disk."""
     if answer.run.problem:
         yield error(f"runs: can't be written from this node: {answer.run.problem}; it must be on a disk that all share")
     if answer.data_problem:
@@ -66,7 +66,7 @@ def folders(job: JobSpec, site: Site, answer: NodeAnswer) -> Iterator[Finding]:
 
 
 def network(job: JobSpec, site: Site, answer: NodeAnswer) -> Iterator[Finding]:
-    """The node's address is its own, and the others can be reached at theirs."""
+    """The node can listen at its address, and reach the others at theirs."""
     own = answer.address
     if own.problem:
         yield error(f"{own.host}:{own.port}: can't listen there: {own.problem}; see interconnect_suffix and ports")
@@ -87,5 +87,5 @@ RULES: tuple[Rule, ...] = (python, gpus, folders, network, clocks)
 
 
 def findings(job: JobSpec, site: Site, answer: NodeAnswer) -> list[Finding]:
-    """Return all that is wrong on a node, labelled with its name."""
+    """Return all findings on a node, labelled with its name."""
     return [msgspec.structs.replace(one, node=answer.node) for rule in RULES for one in rule(job, site, answer)]

@@ -1,4 +1,4 @@
-"""The nodes of a job, checked in a job of a minute; where there is no Slurm, this machine."""
+"""Checks the nodes of a job, in a short job of their own. Without Slurm, it checks this machine."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from hpc_dl.submission.asking import Asking
 from hpc_dl.templates import Renderer
 from hpc_dl.templates.values import NodesScript
 
-_MINUTES = "2"  # a minute is too short for a TensorFlow on a slow disk
+_MINUTES = "2"  # a minute is too short to import TensorFlow from a slow disk
 _LOOK = 0.2  # seconds between looks for the end of the job
 _LOG = "check.log"
 
 
 def check_nodes(plan: Plan, say: Callable[[str], None]) -> list[Finding]:
-    """Run the probe where the job would run, and return all that is wrong there; nothing is left behind.
+    """Run the probe where the job would run, and return all that is wrong there. Leave nothing behind.
 
     Args:
         plan: the job.
-        say: gets what to tell the user while the job waits.
+        say: shows a line to the user while the job waits.
 
     Raises:
         UserError: Slurm refuses the job.
@@ -66,13 +66,13 @@ def _has_data(plan: Plan) -> bool:
 
 
 def _name(plan: Plan) -> str:
-    return f".check-{plan.job.name}"  # no job of those that `list` shows
+    return f".check-{plan.job.name}"  # the dot hides it from `list`
 
 
 def node_script(plan: Plan) -> str:
-    """Return the script of the job that checks the nodes, which has the job's own size."""
+    """Return the script of the job that checks the nodes. It asks for as much as the job itself."""
     options = dict(scheduler_of(plan.site).directives(plan.job, plan.site, plan.runs))
-    # It neither saves nor goes on: a signal ahead of its end would only kill the probes.
+    # It has nothing to save or to continue: a signal ahead of its end would only kill the probes.
     options.pop("signal", None)
     if options.pop("requeue", False):
         options["no-requeue"] = True
@@ -113,7 +113,7 @@ def answer_probe(run: RunFolder, node: str, nodelist: str, with_data: bool) -> N
 
 
 def _wait(asking: Asking, say: Callable[[str], None]) -> None:
-    """Wait for the end of a job, and say why it waits."""
+    """Wait for the end of a job, and say why the job is pending."""
     reason = ""
     while not asking.look().over:
         if asking.state.reason not in ("", reason):
@@ -124,7 +124,7 @@ def _wait(asking: Asking, say: Callable[[str], None]) -> None:
 
 @contextlib.contextmanager
 def _folder(plan: Plan) -> Iterator[RunFolder]:
-    """Yield a folder like a run folder, which goes in the end."""
+    """Yield a temporary run folder."""
     made = [folder for folder in (plan.runs, *plan.runs.parents) if not folder.exists()]
     run = RunFolder.create(plan.runs / f".check-{os.getpid()}-{uuid.uuid4().hex[:8]}")
     try:

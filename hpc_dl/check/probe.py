@@ -1,6 +1,6 @@
-"""Probe: what a node says of itself and of the others, asked on the node. Nothing is judged here but in `node_rules`.
+"""Probe: runs on a node, looks at the node, and calls the others. `node_rules` judges what it finds.
 
-The nodes of a job meet in its run folder: each writes where it listens, and waits there until all others have called.
+The nodes meet in the run folder of their job: each writes there where it listens, and waits until all others are done.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from hpc_dl.runfolder.folder import RunFolder
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.site import Site
 
-_MEETING = 60.0  # seconds in which all nodes come, or go: the slowest has imported TensorFlow by then
+_MEETING = 60.0  # seconds to wait for all nodes to come, and to be done: the slowest imports TensorFlow first
 _CALL = 5.0  # seconds for a connection between two nodes
-_TIME = struct.Struct("!d")  # what a node says to who calls: its clock, in Unix seconds
+_TIME = struct.Struct("!d")  # what a caller gets from a node: its clock, in Unix seconds
 
 
 class Address(msgspec.Struct, frozen=True):
@@ -52,20 +52,20 @@ class Call(msgspec.Struct, frozen=True):
     address: str
     problem: str = ""
     ahead: float = 0.0
-    """Seconds that the other's clock is ahead of ours."""
+    """Seconds by which the other clock is ahead of ours."""
     took: float = 0.0
-    """Seconds: as much `ahead` may be wrong by."""
+    """Seconds that the call took. `ahead` may be wrong by as much."""
 
 
 class NodeAnswer(msgspec.Struct, frozen=True):
-    """What one node says."""
+    """What the probe found on one node."""
 
     node: str
     python: Python | None
     said: str
-    """The last line of the Python that has nothing else to say."""
+    """The last line that its Python wrote to standard error: the cause, if `python` is None."""
     gpus: tuple[str, ...]
-    """Those that the job got there."""
+    """The GPUs that the job got there."""
     run: Folder
     local_disk: Folder
     data_problem: str
@@ -80,8 +80,8 @@ def probe(run: RunFolder, node: str, nodes: list[str], with_data: bool, local: b
         run: a run folder that all nodes share, with the job and the site.
         node: this node's name.
         nodes: all of them.
-        with_data: the data set is where it belongs, as seen where the job is submitted.
-        local: there is no Slurm that gives GPUs out.
+        with_data: the data set was found, as seen where the job is submitted.
+        local: there is no Slurm that assigns GPUs.
     """
     job, site = run.read_job(), run.read_site()
     meeting = run.path / "meeting"
@@ -109,10 +109,10 @@ def probe(run: RunFolder, node: str, nodes: list[str], with_data: bool, local: b
 
 @contextlib.contextmanager
 def _listening(site: Site, node: str, nodes: list[str]) -> Iterator[Address]:
-    """Listen on this node's interconnect address, on a free port of the site's; tell the time to who calls."""
+    """Listen on this node's interconnect address, on a free port of the site's. Send callers the time."""
     host = site.address or node + site.interconnect_suffix
     first, last = site.ports
-    # Nodes that are one machine don't try the same ports.
+    # Nodes that share one machine must not try the same ports.
     wanted = range(first + nodes.index(node) if node in nodes else first, last + 1, len(nodes) or 1)
     busy = ports_in_use(site.ports)
     port = next((port for port in wanted if port not in busy), 0)
@@ -130,7 +130,7 @@ def _listening(site: Site, node: str, nodes: list[str]) -> Iterator[Address]:
 
 
 def _tell_time(server: socket.socket) -> None:
-    with contextlib.suppress(OSError):  # closed: nobody calls any more
+    with contextlib.suppress(OSError):  # closed: all calls are over
         while True:
             connection, _ = server.accept()
             with connection, contextlib.suppress(OSError):
@@ -173,19 +173,19 @@ def _wait(met: Callable[[], bool]) -> None:
 
 def _ask_python(job: JobSpec) -> tuple[Python | None, str]:
     command = [*python_module(sys.executable), "hpc_dl.check.python", *wanted_packages(job.mode, job.script)]
-    # As the processes of the job are, it is alone in its MPI world.
+    # Like a process of the job, it must be alone in its MPI world.
     environ = {key: value for key, value in os.environ.items() if not key.startswith(("PMI", "SLURM_"))}
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, env=environ)
     return read_python(done.stdout), last_line(done.stderr)
 
 
 def _usable(disk: Path) -> Folder:
-    """Return what a folder that must exist is like."""
+    """Look at a folder that must exist."""
     return look_at(disk) if disk.is_dir() else Folder(str(disk), "there is no such folder")
 
 
 def _data_problem(job: JobSpec, site: Site) -> str:
-    """Return why this node can't read a data set that is there."""
+    """Return why this node can't read an existing data set; empty if it can."""
     if job.script or not data.describe(job.data).needs_files:
         return ""
     folder = data.describe(job.data).folder(Path(job.workdir, site.data))

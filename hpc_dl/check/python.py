@@ -1,4 +1,4 @@
-"""``python -m hpc_dl.check.python NAME…``: which packages a Python has, as a line that `read_python` reads."""
+"""``python -m hpc_dl.check.python NAME…``: prints which packages a Python has, for `read_python`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Python(msgspec.Struct, frozen=True):
 
     executable: str
     failed: dict[str, str]
-    """Package to why it can't be imported."""
+    """Package to the reason why it can't be imported."""
     gpus: tuple[str, ...] = ()
     """The GPUs that TensorFlow sees, as it names them."""
 
@@ -33,7 +33,7 @@ def main(wanted: list[str]) -> None:
     for name in wanted:
         try:
             importlib.import_module(name)
-        except Exception as error:  # noqa: PERF203 - what the import of a broken package raises is its own affair
+        except Exception as error:  # noqa: PERF203 - a broken package may raise anything
             failed[name] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     tensorflow: Any = sys.modules.get("tensorflow")
     gpus: list[str] = []

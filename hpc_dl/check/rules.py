@@ -38,7 +38,7 @@ def _nodes(plan: Plan, facts: Facts) -> list[Node]:
 
 
 def slurm_answers(plan: Plan, facts: Facts) -> Iterator[Finding]:
-    """Slurm is there."""
+    """Slurm answers, and has partitions."""
     if facts.cluster and not facts.cluster.partitions:
         yield error("Slurm names no partition (scontrol show partition): is this the right machine, is slurmctld up?")
 
@@ -61,7 +61,7 @@ def partition(plan: Plan, facts: Facts) -> Iterator[Finding]:
 
 
 def placement(plan: Plan, facts: Facts) -> Iterator[Finding]:
-    """The processes find their places on nodes as the site describes them."""
+    """The processes fit on nodes as the site describes them."""
     try:
         plan.placement()
     except UserError as problem:
@@ -83,7 +83,7 @@ def limits(plan: Plan, facts: Facts) -> Iterator[Finding]:
 
 
 def enough_nodes(plan: Plan, facts: Facts) -> Iterator[Finding]:
-    """The partition has as many nodes as the job wants, with what it wants of each, and they are up."""
+    """The partition has enough nodes of the kind that the job wants, and they are up."""
     job, nodes = plan.job, _nodes(plan, facts)
     fit = fitting(job, plan.site, nodes)
     if problem := too_few(job, plan.site, nodes):
@@ -94,7 +94,7 @@ def enough_nodes(plan: Plan, facts: Facts) -> Iterator[Finding]:
 
 
 def site_file(plan: Plan, facts: Facts) -> Iterator[Finding]:
-    """The site file says of nodes what Slurm says of them."""
+    """The site file describes the nodes as Slurm does."""
     site, nodes = plan.site, _nodes(plan, facts)
     if not nodes:
         return
@@ -114,7 +114,7 @@ def site_file(plan: Plan, facts: Facts) -> Iterator[Finding]:
 
 
 def kill_wait(plan: Plan, facts: Facts) -> Iterator[Finding]:
-    """Slurm leaves a cancelled job as much time to save as the site says."""
+    """Slurm gives a cancelled job as much time to save as the site file says."""
     wait = facts.cluster.kill_wait if facts.cluster else None
     if wait is not None and wait < plan.site.grace:
         yield warning(
@@ -124,7 +124,7 @@ def kill_wait(plan: Plan, facts: Facts) -> Iterator[Finding]:
 
 
 def accepted(plan: Plan, facts: Facts) -> Iterator[Finding]:
-    """Slurm would take the job: account, QOS and what else only Slurm knows."""
+    """Slurm would accept the job: account, QOS and whatever else only Slurm knows."""
     known = [*partition(plan, facts), *limits(plan, facts), *enough_nodes(plan, facts)]
     if facts.refusal and not any(one.level == "error" for one in known):
         yield error(facts.refusal)
@@ -140,7 +140,7 @@ def modules(plan: Plan, facts: Facts) -> Iterator[Finding]:
 
 
 def python(plan: Plan, facts: Facts) -> Iterator[Finding]:
-    """The nodes' Python is there, with what processes import."""
+    """The nodes' Python runs, and has the packages that processes import."""
     executable = nodes_python(plan.site)
     found = facts.here.python
     if found is None and "module_init" not in facts.here.failed_modules:
@@ -154,13 +154,13 @@ def python(plan: Plan, facts: Facts) -> Iterator[Finding]:
 
 
 def mpi(plan: Plan, facts: Facts) -> Iterator[Finding]:
-    """Ranks can be started."""
+    """MPI ranks can be started."""
     if facts.mpi_problem:
         yield error(facts.mpi_problem)
 
 
 def folders(plan: Plan, facts: Facts) -> Iterator[Finding]:
-    """Run folders and data can be written, and there is room for the checkpoints."""
+    """Run folders and data can be written, and the disk has room for the checkpoints."""
     for key, folder in (("runs", facts.runs), ("data", facts.data)):
         if folder.problem:
             yield error(f"{key} = {folder.path!r}: can't be written: {folder.problem}; set {key} in the site file")
@@ -176,7 +176,7 @@ def folders(plan: Plan, facts: Facts) -> Iterator[Finding]:
 
 
 def data_set(plan: Plan, facts: Facts) -> Iterator[Finding]:
-    """The data set is there, or can be had."""
+    """The data set is there, or can be downloaded."""
     if facts.no_network:
         yield error(
             f"data = {plan.job.data!r}: is not in {facts.data.path}, and can't be downloaded here"
@@ -185,7 +185,7 @@ def data_set(plan: Plan, facts: Facts) -> Iterator[Finding]:
 
 
 def script(plan: Plan, facts: Facts) -> Iterator[Finding]:
-    """A script of the user's own can be run."""
+    """The user's script can be run."""
     if facts.script:
         yield error(f"script = {plan.job.script!r}: {facts.script}")
 
@@ -197,7 +197,7 @@ def gpu_memory(plan: Plan, facts: Facts) -> Iterator[Finding]:
 
 
 def ports(plan: Plan, facts: Facts) -> Iterator[Finding]:
-    """Nobody else is given the ports of the job, and enough of them are free."""
+    """The kernel gives the site's ports to no outgoing connection, and enough of them are free."""
     (first, last), (low, high) = plan.site.ports, facts.outgoing_ports
     if first <= high and low <= last:
         yield warning(
@@ -218,6 +218,6 @@ RULES: tuple[Rule, ...] = (
 
 
 def findings(plan: Plan, facts: Facts, rules: tuple[Rule, ...] = RULES) -> list[Finding]:
-    """Return all that is wrong, errors first."""
+    """Return all findings, errors first."""
     found = [one for rule in rules for one in rule(plan, facts)]
     return sorted(found, key=lambda one: one.level != "error")

@@ -1,4 +1,4 @@
-"""A site's templates, rendered in all the ways that there are; shellcheck reads what comes out."""
+"""Renders a site's templates for all kinds of jobs, and runs shellcheck on the scripts."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from hpc_dl.tasks.file.parser import parse
 from hpc_dl.tasks.submit import Request
 from hpc_dl.tasks.submit import script as tasks_script
 
-# SC2016 asks whether a text between single quotes should have been expanded. All values of ours stand between them.
+# SC2016 asks whether a text in single quotes should have been expanded. All our values are in single quotes.
 _SHELLCHECK = ("--shell=bash", "--exclude=SC2016", "--format=json1")
 _ODD = "it's $(odd) 100%"
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One thing that shellcheck says."""
+    """One complaint of shellcheck."""
 
     script: str
     line: int
@@ -45,7 +45,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def rendered(site: Site, folders: Sequence[Path]) -> Iterator[tuple[str, str]]:
-    """Yield what each script is and its text: of all modes, own scripts, task files and checks.
+    """Yield title and text of each script: for all modes, users' scripts, task files and checks.
 
     Raises:
         UserError: a template is not valid.
@@ -64,7 +64,7 @@ def rendered(site: Site, folders: Sequence[Path]) -> Iterator[tuple[str, str]]:
 
 
 def _jobs(mode: str) -> dict[str, JobSpec]:
-    """Return jobs that together reach all that our templates have for a mode."""
+    """Return jobs that together reach all branches of our templates for a mode."""
     job = JobSpec(name="test", mode=mode, workdir=f"/{_ODD}", env={"WORDS": _ODD})
     own = msgspec.structs.replace(job, script=f"/{_ODD}/own.py", args=(_ODD, ":::"), classic_flags=True)
     return {
@@ -75,7 +75,7 @@ def _jobs(mode: str) -> dict[str, JobSpec]:
 
 
 def shellcheck(scripts: Mapping[str, str]) -> list[Finding]:
-    """Return what shellcheck says of scripts, each once: the same line in several modes is one thing.
+    """Return what shellcheck says of scripts. A line that several modes have is reported once.
 
     Raises:
         UserError: there is no shellcheck.

@@ -11,7 +11,7 @@ from hpc_dl.spec.layers import is_file
 
 
 class _JobNames(click.types.StringParamType):
-    """Names of jobs; in a variable they are quoted as in a shell, or it is the path of one run folder."""
+    """Names of jobs. An environment variable holds names quoted as in a shell, or the path of one run folder."""
 
     def split_envvar_value(self, rv: str) -> list[str]:
         if is_file(Path(rv, "job.toml")):

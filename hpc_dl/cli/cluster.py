@@ -98,7 +98,7 @@ def env() -> None:
         raise UserError(f"no Slurm runs in {mini.root}; `hpc-dl cluster start` starts one")
     wanted = mini.env()
     for name in sorted(os.environ.keys() - wanted.keys()):
-        if name.isidentifier():  # a shell can hand on exported functions, whose names it can't unset
+        if name.isidentifier():  # exported shell functions have names that `unset` does not take
             click.echo(f"unset {name}")
     for name, value in sorted(wanted.items()):
         if os.environ.get(name) != value:

@@ -18,7 +18,7 @@ from hpc_dl.spec.options import NOT_SHOWN, fields, pairs, words
 def job_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add an option for each job key; the command gets them all as ``**settings``, None where not given.
 
-    Environment variables ``HPC_DL_<KEY>`` stand in for options; the Makefile sets them from its variables.
+    An environment variable ``HPC_DL_<KEY>`` has the effect of its option. The Makefile sets these from its variables.
     """
     for field in reversed(list(fields(JobSpec))):
         variable = None if field.is_table else f"HPC_DL_{field.name.upper()}"
@@ -31,7 +31,7 @@ def layers(settings: dict[str, Any]) -> list[Layer]:
     """Return the given options as layers that know where each came from.
 
     Raises:
-        UserError: a value can't be taken apart.
+        UserError: a value can't be parsed.
     """
     context = click.get_current_context()
     found: list[Layer] = []
@@ -41,7 +41,7 @@ def layers(settings: dict[str, Any]) -> list[Layer]:
         key, value, origin = field.name, settings[field.name], field.flag
         if context.get_parameter_source(key) == ParameterSource.ENVIRONMENT:
             if key == "start_from" and "HPC_DL_RUN" in os.environ and "HPC_DL_MAKE" not in os.environ:
-                continue  # we are in a process of a job, and it is that job's
+                continue  # it belongs to the job whose process we are in
             origin = _variable(key)
         _check_text(value, origin, key)
         if field.is_table and (text := os.environ.get(f"HPC_DL_{key.upper()}")):
@@ -52,7 +52,7 @@ def layers(settings: dict[str, Any]) -> list[Layer]:
 
 
 def _variable(key: str) -> str:
-    """Return what to call the environment variable of a key: make users have set a make variable."""
+    """Return the name of a key's variable in messages. Users of make have set a make variable."""
     return f"make variable {key.upper()}" if "HPC_DL_MAKE" in os.environ else f"HPC_DL_{key.upper()}"
 
 

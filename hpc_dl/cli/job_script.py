@@ -1,4 +1,4 @@
-"""What job script and task file call: begin, facts, place, launch, again, finish. People may too."""
+"""Commands that job script and task file call: begin, facts, place, launch, again, finish. People may call them too."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def begin(run: Path) -> int:
     folder = RunFolder(run)
     summary = insist(f"{folder.summary} can't be read", folder.read_summary)
     if summary and summary.state == "COMPLETED":
-        # Slurm 24.11 does that with a job that was preempted and requeued before.
+        # Slurm 24.11 starts a completed job again if the job was preempted and requeued before.
         click.echo("hpc-dl: this job has completed before, and Slurm has started it once more: nothing to do", err=True)
         return 0
     click.echo(attempts.begin(folder, scheduler_of_run(folder).restarts()))
@@ -99,7 +99,7 @@ def again(run: Path, attempt: int, code: int) -> int:
 
 
 def _job(folder: RunFolder) -> JobSpec:
-    """Return the job of a run folder, now or once its disk answers."""
+    """Return the job of a run folder. Wait if its disk does not answer."""
     from hpc_dl.disk import insist
 
     insist(f"{folder.job_file} can't be read", folder.job_file.read_bytes)
@@ -184,7 +184,7 @@ def launch(
 
 @contextlib.contextmanager
 def _staged(folder: RunFolder, node: str, lines: Sequence[ProcessLine]) -> Iterator[list[ProcessLine]]:
-    """Yield processes that read the copy of the data set on this node; none, and no copy, if there are none."""
+    """Copy the data set to this node, and yield processes that read the copy. Without processes, copy nothing."""
     import msgspec
 
     from hpc_dl.node.staging import staged_data
@@ -199,7 +199,7 @@ def _staged(folder: RunFolder, node: str, lines: Sequence[ProcessLine]) -> Itera
 
 @contextlib.contextmanager
 def _reported(folder: RunFolder, process: str, node: str) -> Iterator[None]:
-    """Record a user's error as the job's failure: else only the output of this process would say why it has ended."""
+    """Record a user's error as the job's failure. Else only the output of this process would tell the cause."""
     from hpc_dl.node.outcome import report_failure
     from hpc_dl.runfolder.folder import Failure
 
@@ -211,7 +211,7 @@ def _reported(folder: RunFolder, process: str, node: str) -> Iterator[None]:
 
 
 def _site_variables(folder: RunFolder) -> dict[str, str]:
-    """Return what the processes of a job must know of their site."""
+    """Return the environment variables that tell a job's processes about their site."""
     fake = folder.site_file.exists() and folder.read_site().fake_gpus
     return {"HPC_DL_FAKE_GPUS": "1"} if fake else {}
 
@@ -295,7 +295,7 @@ def finish(run: Path, attempt: int | None, code: int, started: float, told: bool
     insist(f"{folder.result} can't be completed", functools.partial(complete_result, folder))
     summary = insist("the outcome can't be read", functools.partial(outcome, folder, code, started))
     if told and attempts.may_restart(Policy.of(_job(folder)), attempts.events(folder), summary):
-        summary = cancelled(summary)  # it would have gone on
+        summary = cancelled(summary)  # without the signal, it would have restarted
     then = ""
     if summary.state == "CANCELLED":
         then, state = _requeued(folder, warned)
@@ -316,10 +316,10 @@ def finish(run: Path, attempt: int | None, code: int, started: float, told: bool
 
 
 def _requeued(folder: RunFolder, warned: bool) -> tuple[str, str]:
-    """Requeue a job that was told to end, if that is how it goes on.
+    """Requeue a job that was told to end, if it may be requeued.
 
     Returns:
-        What `attempts.requeue` says, and the state that Slurm will give a job that is not requeued; empty: not known.
+        What `attempts.requeue` returns, and the state that Slurm gives a job that is not requeued; empty: not known.
     """
     from hpc_dl.node import attempts
     from hpc_dl.schedulers import scheduler_of_run

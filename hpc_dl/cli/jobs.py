@@ -24,7 +24,7 @@ def follow(job: Job, console: Console) -> int:
     try:
         state = watch(job, console)
     except KeyboardInterrupt:
-        # The id alone finds it where `watch` looks by itself.
+        # The id alone is enough for a job in the folder where `watch` looks by default.
         name = job.job_id if job.run.path.parent.absolute() == Path("runs").absolute() else str(job.run.path)
         word = shlex.quote(name)
         click.echo(
@@ -88,7 +88,7 @@ def tensorboard(job: str, runs: str, port: int) -> int:
         raise UserError(f"{folder}: no such folder; a job has it from its first step on")
     if importlib.util.find_spec("tensorboard") is None:
         raise UserError(f"{sys.executable} has no tensorboard: it comes with TensorFlow (make setup)")
-    # What it would warn of first concerns its authors alone.
+    # Its first warnings concern only its developers.
     command = [sys.executable, "-W", "ignore::UserWarning", "-m", "tensorboard.main"]
     command += [f"--logdir={folder}", "--host=localhost", f"--port={port}"]
     tensorflow_env.before_import()
@@ -103,7 +103,7 @@ def cancel(jobs: tuple[str, ...], runs: str) -> int:
     from hpc_dl.submission.handle import cancel as end
     from hpc_dl.submission.handle import find_jobs
 
-    handles = find_jobs(jobs or [""], Path(runs))  # one that is not found ends none
+    handles = find_jobs(jobs or [""], Path(runs))  # a job that is not found raises, before any job is ended
     told = end(handles)
     for handle in handles:
         click.echo(f"Job {handle.job_id} {'is told to end' if handle in told else 'has ended already'}")

@@ -58,7 +58,7 @@ def commands() -> None:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run the command line; errors of the user's end with one message and exit code 2."""
+    """Run the command line. A user's error ends with one message and exit code 2."""
     try:
         result: Any = commands.main(args=args, prog_name="hpc-dl", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -75,7 +75,7 @@ def main(args: list[str] | None = None) -> None:
         click.echo(f"hpc-dl: {error}", err=True)
         sys.exit(error.exit_code)
     except OSError as error:
-        # A folder that can't be written, a disk that is full: the place and the reason say it all.
+        # Such as a folder that can't be written, or a full disk: place and reason are enough.
         click.echo(f"hpc-dl: error: {error.filename or 'system'}: {error.strerror or error}", err=True)
         sys.exit(2)
     except (KeyboardInterrupt, click.Abort):

@@ -49,11 +49,11 @@ def _described() -> Site:
 
 
 def _file(site: Site) -> Iterator[str]:
-    """Yield the lines of a site file: each key with what it means; a key that has its default is commented out."""
+    """Yield the lines of a site file: each key after its description. A key with its default value is commented out."""
     from hpc_dl.spec.options import fields
     from hpc_dl.spec.site import Site
 
-    for field in list(fields(Site))[1:]:  # the first is the name, which is the file's
+    for field in list(fields(Site))[1:]:  # the first is the name, which comes from the file's name
         value = getattr(site, field.name)
         unset = "# " if value in (field.default, None, {}) else ""
         yield f"# {field.description}\n{unset}{field.name} = {'…' if value is None else _toml(value)}"

@@ -48,7 +48,7 @@ def status(jobs: tuple[str, ...], runs: str, as_json: bool) -> int:
 
 
 def print_status(handle: Job, state: JobState) -> None:
-    """Print where a job is."""
+    """Print a job's state, its progress or how it ended, and its run folder."""
     from hpc_dl.cli.terminal import describe, output_lines, summary_lines
     from hpc_dl.runfolder.progress import Progress
     from hpc_dl.schedulers.protocol import ENDED
@@ -115,7 +115,7 @@ def _times(run: RunFolder, state: JobState) -> str:
 
 
 def _read_job(run: RunFolder) -> JobSpec | None:
-    """Return the job of a run folder; None, with a message, for one of another version, or that is not ours."""
+    """Return the job of a run folder. If this version can't read it (or it is not ours), say so and return None."""
     from hpc_dl.errors import UserError
 
     try:

@@ -64,7 +64,7 @@ def resume(job: str, runs: str, site: str, detach: bool, dry_run: bool, from_sta
 
 
 def _planned(job: str, site: str, overrides: Sequence[Layer], nodelist: str = "") -> Plan:
-    """Return the plan of a job on its site; say what is to be known of the choice of the site."""
+    """Return the plan of a job on its site. Print notes on how the site was chosen."""
     from hpc_dl.planning.plan import make_plan
     from hpc_dl.submission.choose_site import site_of_job
 

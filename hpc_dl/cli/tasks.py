@@ -68,7 +68,7 @@ def run(file: Path, records: Path | None, as_json: bool, local: bool, **given: A
     try:
         click.echo(report.json() if as_json else report.text())
     except OSError:
-        # The exit code is that of the run, not of Python's second try to print at its end.
+        # Keep the run's exit code: at its end, Python would try to print again, and fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return report.exit_code
 

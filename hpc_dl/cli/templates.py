@@ -1,4 +1,4 @@
-"""`templates`: what a site can override, what it does override, and whether that is right."""
+"""`templates`: what a site can override, what it does override, and whether its templates are valid."""
 
 from __future__ import annotations
 

@@ -53,12 +53,12 @@ def placement_table(placement: Placement) -> Table:
 
 
 def describe(state: JobState, now: Totals, steps: int | None) -> str:
-    """Return one line on where a job is.
+    """Return one line on a job's state and progress.
 
     Args:
         state: its state.
-        now: how far it is.
-        steps: global steps that it makes; None for a script of the user's own.
+        now: its progress.
+        steps: global steps that it makes in all; None for a user's script.
     """
     parts = [f"{state.state} ({state.reason})" if state.reason else state.state]
     if state.silent and not state.reason:
@@ -95,7 +95,7 @@ def _speed(now: Totals) -> list[str]:
 
 
 def no_step_for(seconds: float) -> str:
-    """Return what to say of a job that has made no step for notably long."""
+    """Return the words for a job that has made no step for so long."""
     return f"no step for {duration(seconds)}"
 
 
@@ -135,17 +135,17 @@ def watch(job: Job, console: Console) -> JobState:
 
 
 class _View(msgspec.Struct, frozen=True):
-    """What there is to see of a job at one time."""
+    """What is shown of a job at one time."""
 
     line: str
     totals: Totals
     steps: int | None
     output: list[str]
-    """The last lines that a script of the user's own has written."""
+    """The last output lines of a user's script."""
 
 
 def output_lines(run: RunFolder, spec: JobSpec, state: JobState) -> list[str]:
-    """Return the last lines of a running script of the user's own: of the process that mostly speaks for all."""
+    """Return the last output lines of a running user's script, from the process that usually prints for all."""
     if not spec.script or state.state != "RUNNING":
         return []
     speaker = "chief:0" if spec.chief else "worker:0"
@@ -153,9 +153,9 @@ def output_lines(run: RunFolder, spec: JobSpec, state: JobState) -> list[str]:
 
 
 def _follow(job: Job, show: Callable[[_View], None], every: float = _LINE) -> JobState:
-    """Show a job's progress when its state changes, and when something else does, at most every so many seconds.
+    """Show a job's progress at once when its state changes. Show other changes at most every `every` seconds.
 
-    With 0 seconds it is shown at each look, since the time goes on.
+    With 0, show it at each look, since elapsed times change.
     """
     spec = job.run.read_job()
     steps = None if spec.script else spec.steps
@@ -168,7 +168,7 @@ def _follow(job: Job, show: Callable[[_View], None], every: float = _LINE) -> Jo
         looked = time.monotonic() - now
         state, ended = asking.look().state, asking.over
         view = _View(describe(state, totals, steps), totals, steps, output_lines(job.run, spec, state))
-        quiet = totals.quiet // 60  # said once a minute
+        quiet = totals.quiet // 60  # changes once a minute
         said = f"{state.state} {state.reason} {state.silent} {totals.evaluating} {quiet}"
         mark = (said, totals.step, view.output[-1:])
         if mark[0] != shown[0] or ended or not every or (mark != shown and now - shown_at >= every):
@@ -176,12 +176,12 @@ def _follow(job: Job, show: Callable[[_View], None], every: float = _LINE) -> Jo
             shown, shown_at = mark, now
         if ended:
             return state
-        # With the metrics of a thousand workers on a shared disk, most of the time is for others.
+        # Reading the metrics of a thousand workers takes long: leave the shared disk to others for most of the time.
         time.sleep(max(_FRAME, 10 * looked))
 
 
 def summary_lines(job: Job, state: JobState, summary: Summary | None) -> list[str]:
-    """Return what to say of a job that has ended: how, the result, the run folder."""
+    """Return the lines on a job that has ended: how it ended, its result, its run folder."""
     took = f" after {duration(summary.ended - summary.started)}" if summary else ""
     lines = [f"Job {job.job_id} {state.state}{took}"]
     if summary and summary.attempts > 1:
@@ -205,7 +205,7 @@ def summary_lines(job: Job, state: JobState, summary: Summary | None) -> list[st
 
 
 def _is_ours(result: Mapping[str, Any]) -> bool:
-    """Say whether a result has what the built-in program reports: a script's own may have text by the same names."""
+    """Return whether a result is the built-in program's. A user's script may report text under the same names."""
     numbers = [result.get(key) for key in _RESULT - {"test_loss"}]
     loss = result.get("test_loss", "")
     numbers.append(0.0 if loss is None else loss)

@@ -18,7 +18,7 @@ __all__ = ["ClusterConfig", "MiniCluster", "NodeGroup", "Partition", "default_ro
 
 
 def __getattr__(name: str) -> Any:
-    """Import the classes when they are first used: `running` is asked for at each start of the command."""
+    """Import the classes when they are first used, since each start of the command imports `running`."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from hpc_dl.minicluster import cluster

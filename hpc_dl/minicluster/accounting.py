@@ -1,4 +1,4 @@
-"""Accounting for the private cluster: a slurmdbd and its database, whose only door is a socket in the root folder."""
+"""Accounting for the private cluster: slurmdbd and its database, which only a socket in the root folder leads to."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from hpc_dl.errors import UserError
 from hpc_dl.minicluster.programs import Programs, find_accounting
 from hpc_dl.minicluster.supervisor import Daemon
 
-_PATIENCE = 60.0  # seconds that an empty database may take; 0.4 s are usual
+_PATIENCE = 60.0  # seconds for making an empty database; 0.4 s are usual
 # Small: there is one user, and nothing of it survives the cluster.
 _SIZES = ("--innodb-log-file-size=4M", "--innodb-buffer-pool-size=16M", "--innodb-flush-log-at-trx-commit=0")
 
 
 class Accounting:
-    """The programs of a cluster's accounting and what they are called with.
+    """The programs of a cluster's accounting, and their commands.
 
     Args:
         root: the cluster's root folder.
@@ -33,7 +33,7 @@ class Accounting:
         self._user = user
         self.data = root / "db"
         self._socket = self.data / "socket"
-        # Any version serves.
+        # Any version of the database will do.
         self._database = _path(find_accounting(slurm, "mariadbd"), "mariadbd")
 
     @property
@@ -43,7 +43,7 @@ class Accounting:
         named = [str(folder) for folder in folders if folder]
         if not named:
             return ""
-        # PluginDir takes the place of the folder that the system's Slurm was built to look in.
+        # PluginDir replaces the folder that is built into the system's Slurm, so it must name that folder too.
         built = () if self._slurm.prefix else Path("/usr/lib").glob("*/slurm*/auth_none.so")
         return ":".join(dict.fromkeys([*named, *(str(path.parent) for path in built)]))
 
@@ -68,8 +68,8 @@ class Accounting:
 
     def daemons(self, port: int) -> list[Daemon]:
         """Return mariadbd(8) and slurmdbd(8), which listens on `port`."""
-        # Whoever reaches the socket, in a folder of the user's own, may do everything; there is no other way in.
-        # No TLS inside this host: with that of MariaDB 11.8, slurmdbd fails at its second question.
+        # Whoever reaches the socket may do everything. It is in the user's own folder, and there is no other way in.
+        # No TLS inside this host: with the TLS of MariaDB 11.8, slurmdbd fails at its second query.
         options = ["--skip-networking", "--skip-grant-tables", "--skip-ssl", f"--socket={self._socket}"]
         env = ["env", f"MYSQL_UNIX_PORT={self._socket}"]
         return [

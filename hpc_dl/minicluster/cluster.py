@@ -49,7 +49,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Status:
-    """A running cluster: its supervisor's process id, how users prove who they are, node states in Slurm's words."""
+    """A running cluster: its supervisor's process id, how users authenticate, node states in Slurm's words."""
 
     pid: int
     slurm_conf: Path
@@ -66,8 +66,8 @@ class MiniCluster:
             subprocess.run(["sbatch", "job.sh"], env=cluster.env(), check=True)
 
     Args:
-        root: The cluster's folder; default is `default_root()`. A cluster that runs there is found by `stop`, `status`
-            and `env`, whoever started it.
+        root: The cluster's folder; default is `default_root()`. `stop`, `status` and `env` find a cluster that runs
+            there, whichever process started it.
         config: What nodes and partitions it has.
         programs: Which Slurm; default is what `find_programs()` finds.
         network: The networks of the nodes; default is that all share this host's.
@@ -191,7 +191,7 @@ class MiniCluster:
         return found
 
     def pause(self, timeout_s: float = 20.0) -> None:
-        """End slurmctld; jobs that run go on. `resume` starts it again, with all that it knew.
+        """End slurmctld; running jobs go on. `resume` starts it again with its saved state.
 
         Raises:
             UserError: No cluster runs in the root folder, or it did not end in time.
@@ -242,7 +242,7 @@ class MiniCluster:
         return UserError(f"private cluster: one runs in {self.root} already; `hpc-dl cluster stop` ends it")
 
     def _place(self) -> Place:
-        """Find out what the configuration needs to know of this machine."""
+        """Find out what the configuration needs to know about this machine."""
         auth: Auth | None = self.config.auth
         munged = self.programs.find("munged")
         if auth == "munge" and not munged:
@@ -282,7 +282,7 @@ class MiniCluster:
         return int(found[1]), int(found[2])
 
     def _sweep(self) -> None:
-        """Remove what a cluster that was killed has left. Slurm's own state stays: job numbers go on."""
+        """Remove what a killed cluster has left. Slurm's own state stays, so job numbers continue."""
         kill_strays(self.slurm_conf)
         (self.root / "cluster.json").unlink(missing_ok=True)
         for name in ("spool", "tmp", "munge", "db"):
@@ -316,7 +316,7 @@ class MiniCluster:
         return file
 
     def _forget_other_version(self, version: tuple[int, int]) -> None:
-        """Remove Slurm's state where another version has written it, which this one may not understand."""
+        """Remove Slurm's state if another version has written it: this version may not understand it."""
         state, file, text = self.root / "state", self.root / "state" / "version", ".".join(map(str, version))
         if file.exists() and file.read_text(encoding="utf-8") != text:
             shutil.rmtree(state)
@@ -367,7 +367,7 @@ class MiniCluster:
 def _user_name() -> str:
     try:
         return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:  # a container's user may have a number alone
+    except KeyError:  # a container's user may have no name
         return str(os.getuid())
 
 

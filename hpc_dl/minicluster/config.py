@@ -17,7 +17,7 @@ FILES = ("slurm.conf", "gres.conf", "cgroup.conf")
 ACCOUNTING_FILE = "slurmdbd.conf"
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
-# A value that slurm.conf(5) reads as it stands; with blanks it needs quotes, and anything else is read as syntax.
+# Values that slurm.conf(5) reads as they stand, and values that it reads in quotes. Anything else is read as syntax.
 _PLAIN = re.compile(r"[\w./:,+@=\[\]()~-]+", re.ASCII)
 _QUOTABLE = re.compile(r"[\w./:,+@=\[\]()~ -]+", re.ASCII)
 
@@ -108,13 +108,13 @@ class ClusterConfig:
 
     @property
     def memory_per_cpu_mb(self) -> int:
-        """The memory that goes with a CPU by default, in MiB: with all of its CPUs a job gets all of any node."""
+        """The default memory for each CPU, in MiB. It is so small that a job may take all CPUs of any node."""
         return min(group.memory_mb // group.cpus for group in self.groups)
 
 
 @dataclass(frozen=True)
 class Host:
-    """Where a node is on the network; `enter` goes before the command of its slurmd: what takes it there."""
+    """Where a node is on the network. `enter` is the prefix of its slurmd's command, which puts slurmd there."""
 
     address: str = "127.0.0.1"
     name: str = "localhost"
@@ -128,9 +128,9 @@ HERE = Host()
 class Place:
     """What is known only on the machine where the cluster starts.
 
-    `version` is Slurm's, year and month. `plugin_dir` is where Slurm's plugins are, when they are not where Slurm was
-    built to look for them. With accounting there are slurmdbd's port and its plugins' folders too; it wants the user by
-    name. `controller` and `hosts` say where slurmctld and the nodes are.
+    `version` is Slurm's year and month. `plugin_dir` is the folder of Slurm's plugins, if it is not the one built into
+    Slurm. `accounting_port`, `accounting_plugins` and `user_name` are for slurmdbd. `controller` and `hosts` say where
+    slurmctld and the nodes are.
     """
 
     root: Path

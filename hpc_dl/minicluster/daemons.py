@@ -20,7 +20,7 @@ _PORTS = range(10_000, 20_000)
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports on which nobody listens, from a random place on, so that two clusters that start don't meet.
+    """Return ports on which nobody listens. The search starts at random: two clusters may start at the same time.
 
     Raises:
         UserError: There are not enough.
@@ -47,13 +47,13 @@ def _is_free(port: int) -> bool:
 def daemons(place: Place, names: Iterable[str], programs: Programs, accounting: Iterable[Daemon] = ()) -> list[Daemon]:
     """Return the daemons in the order in which they start.
 
-    That is munged(8), those of accounting if there is any, slurmctld(8), a slurmd(8) for each node.
+    First munged(8), then the daemons of accounting if there is any, slurmctld(8), a slurmd(8) for each node.
     """
-    # -c: nodes and jobs of the last time are gone, only the job numbers go on.
+    # -c: forget the nodes and jobs of the last cluster; job numbers continue.
     known = ["-D", "-f", str(place.root / "slurm.conf")]
     options = [*known, "-c"]
     stepd = programs.find("slurmstepd")
-    # slurmd looks for slurmstepd only where it was built to be.
+    # By itself, slurmd looks for slurmstepd only in the folder that is built into it.
     node_options = [*options, "-d", stepd] if stepd else options
     munged = [_munged(place.root / "munge", programs)] if place.auth == "munge" else []
     slurmctld = _find(programs, "slurmctld")
@@ -98,9 +98,9 @@ def last_words(log: Path) -> str:
 
 
 def kill_strays(slurm_conf: Path) -> None:
-    """Kill what the jobs of a cluster have left whose supervisor was killed, in both its processes.
+    """Kill job processes that outlived their cluster, because both processes of its supervisor were killed.
 
-    A shell whose user only asks this cluster has its SLURM_CONF too, and no SLURM_JOB_ID.
+    A user's shell may have the cluster's SLURM_CONF too, but it has no SLURM_JOB_ID.
     """
     ours = f"SLURM_CONF={slurm_conf}".encode()
     for folder in Path("/proc").glob("[0-9]*"):

@@ -1,7 +1,7 @@
-"""Get Slurm's programs: as root by apt, as any user by unpacking Debian's packages into a folder, a copy.
+"""Get Slurm's programs: as root with apt, as any user by unpacking Debian's packages into a folder, called a copy.
 
-A copy brings its own libraries, libc too, so it may be of any Debian release. Its programs name these libraries by
-themselves (interpreter and RPATH of ELF files). No LD_LIBRARY_PATH leaks into jobs, whose programs are the machine's.
+A copy has its own libraries, even libc, so it may come from any Debian release. Its programs find the libraries by
+the interpreter and RPATH of their ELF files. So no LD_LIBRARY_PATH leaks into jobs, which run the machine's programs.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def install_version(version: str, say: Say = print) -> Programs:
     prefix = default_prefix(version)
     programs = Programs(prefix)
     _need_apt(PACKAGES)
-    # Bullseye has slurmdbd's plugin among the others.
+    # In Bullseye, another of these packages has slurmdbd's plugin.
     plugin = [] if SUITES[version] == "bullseye" else ["slurm-wlm-mysql-plugin"]
     _unpack([*PACKAGES, "slurmdbd", *plugin], prefix, say, version)
     _check(programs, (*COMMANDS, "slurmdbd"))
@@ -113,9 +113,9 @@ def _install_in_system(packages: Sequence[str], say: Say) -> None:
 
 
 def _unpack(packages: Sequence[str], prefix: Path, say: Say, version: str = "") -> None:
-    """Make a copy in `prefix`: these packages and all libraries that they need, of a version or of apt's sources.
+    """Make a copy in `prefix`: these packages and all libraries that they need.
 
-    Needs no root.
+    With `version` they come from the Debian suite that has it, else from apt's sources. Needs no root.
     """
     if prefix.exists():
         raise UserError(f"{prefix}: exists, but is not complete; remove it or set {PREFIX_VARIABLE} to another folder")
@@ -133,7 +133,7 @@ def _unpack(packages: Sequence[str], prefix: Path, say: Say, version: str = "") 
             own = package in packages or "slurm" in package
             _run(["dpkg", "-x", str(deb), str(copy if own else others)])
         _gather(others, copy / "libraries")
-        # Installed, Debian has these links by update-alternatives.
+        # On an installed system, update-alternatives makes these links.
         for program in (copy / "usr/sbin").glob("*-wlm"):
             program.with_name(program.name.removesuffix("-wlm")).symlink_to(program.name)
         _patch(copy, others / "usr/bin/patchelf", prefix)
@@ -141,13 +141,13 @@ def _unpack(packages: Sequence[str], prefix: Path, say: Say, version: str = "") 
 
 
 def _download(packages: Sequence[str], folder: Path, version: str, say: Say) -> list[Path]:
-    """Download packages and all that they need into `folder`, with a state of apt's own."""
+    """Download packages and all that they need into `folder`, with a separate state of apt."""
     for name in ("lists/partial", "cache/archives/partial", "debs"):
         (folder / name).mkdir(parents=True)
     options = {
         "Dir::State::lists": folder / "lists",
         "Dir::Cache": folder / "cache",
-        # As if nothing were installed: a copy is whole.
+        # As if nothing were installed: a copy must be complete.
         "Dir::State::status": os.devnull,
         # Root's apt would download as a user that can't write here.
         "APT::Sandbox::User": "",
@@ -190,10 +190,10 @@ def _gather(tree: Path, libraries: Path) -> None:
 
 
 def _patch(copy: Path, patchelf: Path, prefix: Path) -> None:
-    """Make the ELF files in `copy` use its libraries; it goes to `prefix` afterwards."""
+    """Make the ELF files in `copy` use its libraries. The copy will be moved to `prefix`."""
     libraries = copy / "libraries"
     loader = next(libraries.glob("ld-linux*.so.*"))
-    # It runs with the libraries that it came with.
+    # patchelf needs the libraries that it came with.
     tool = [str(loader), "--library-path", str(libraries), str(patchelf), "--force-rpath"]
     plugins = {file.parent.relative_to(copy) for file in copy.rglob("auth_none.so")}
     path = ["--set-rpath", os.pathsep.join(str(prefix / folder) for folder in (*sorted(plugins), Path("libraries")))]
@@ -201,7 +201,7 @@ def _patch(copy: Path, patchelf: Path, prefix: Path) -> None:
     for program in filter(_is_elf, copy.glob("usr/*bin/*")):
         _run([*tool, *interpreter, *path, str(program)])
     for library in filter(_is_elf, copy.rglob("*.so*")):
-        # One with a path of its own would not follow the program's.
+        # A library with an RPATH of its own would not use the program's.
         if library != loader.resolve() and _run([*tool, "--print-rpath", str(library)]).strip():
             _run([*tool, *path, str(library)])
 

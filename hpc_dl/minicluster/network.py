@@ -1,8 +1,8 @@
 """A network for the nodes of a private cluster, so that one of them can be cut off: see network_namespaces(7).
 
 Each node gets a network and a host name of its own, and an Ethernet link to a bridge. All of it lies in namespaces of
-this process, which vanish with their last process, however that ends; the host's network stays as it is. Without root
-a user namespace is needed, which some systems forbid.
+this process, which vanish with their last process, however that ends. The host's network stays as it is. Without root
+a user namespace is needed, and some systems forbid those.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from hpc_dl.minicluster.config import Host
 _INSIDE = "HPC_DL_PRIVATE_NETWORK"
 _PREFIX = "10.77.0"
 _BRIDGE = "hpcdl"
-_PATIENCE = 10.0  # seconds in which a process gets its namespaces
+_PATIENCE = 10.0  # seconds to wait for a process to get its namespaces
 
 
 def in_namespaces(command: Sequence[str]) -> list[str]:
-    """Return what runs a command in new namespaces."""
+    """Return the command that runs another command in new namespaces."""
     user = [] if os.getuid() == 0 else ["--user", "--map-current-user", "--keep-caps"]
     return ["unshare", *user, "--net", "--uts", "--mount", "env", f"{_INSIDE}=yes", *command]
 
 
 def enter_namespaces(command: Sequence[str]) -> None:
-    """Run a command, this program's own, in place of this process in new namespaces; return if it is there already.
+    """Replace this process by its own command, run in new namespaces. Return if it is in them already.
 
     Raises:
         UserError: the program ``unshare`` (util-linux) is not here.
@@ -49,7 +49,7 @@ class Network:
 
     Args:
         names: the nodes' names.
-        folder: where the file that is ``/etc/hosts`` for them is written.
+        folder: gets the file that becomes their ``/etc/hosts``.
     """
 
     def __init__(self, names: Sequence[str], folder: Path) -> None:
@@ -81,7 +81,7 @@ class Network:
         self._undo.callback(_run, "umount", "/etc/hosts")
 
     def _add(self, name: str, address: str, link: str) -> None:
-        # A namespace lives as long as a process is in it; this one ends with our end of its pipe.
+        # A namespace lives as long as a process is in it. This process ends when our end of its pipe is closed.
         holder = subprocess.Popen(
             ["unshare", "--net", "--uts", "cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
         )
@@ -89,7 +89,7 @@ class Network:
         _wait_for_namespaces(holder)
         enter = ("nsenter", f"--net=/proc/{holder.pid}/ns/net", f"--uts=/proc/{holder.pid}/ns/uts")
         _run("ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", str(holder.pid))
-        # It is gone already if a signal to all of us has ended the process that held the namespace.
+        # The link is gone already if a signal to all of us has ended the holder of its namespace.
         self._undo.callback(subprocess.run, ["ip", "link", "delete", link], capture_output=True, check=False)
         _run("ip", "link", "set", link, "master", _BRIDGE, "up")
         _run(*enter, "hostname", name)
@@ -100,7 +100,7 @@ class Network:
         self._links[name] = link
 
     def cut(self, name: str) -> None:
-        """Take a node off the network; what runs on it goes on."""
+        """Take a node off the network. Its processes go on."""
         _run("ip", "link", "set", self._links[name], "down")
 
     def mend(self, name: str) -> None:

@@ -1,6 +1,6 @@
-"""Where Slurm's programs are: in the system, or in a copy, see `hpc_dl.minicluster.install`.
+"""Where Slurm's programs are: in the system, or in a copy (see `hpc_dl.minicluster.install`).
 
-Those of accounting (slurmdbd and its database) may stand apart: a copy beside the system's Slurm.
+The programs of accounting (slurmdbd and its database) may be in a copy of their own, beside the system's Slurm.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ _SYSTEM_FOLDERS = ("/usr/sbin", "/sbin", "/usr/local/sbin")
 class Programs:
     """Where Slurm is.
 
-    `prefix` is the top of a Slurm that stands apart: a copy, or another build that finds its libraries by itself. None
-    means the system's.
+    `prefix` is the top folder of a copy, or of another build that finds its libraries by itself. None means the
+    system's Slurm.
     """
 
     prefix: Path | None = None
 
     def environment(self, base: Mapping[str, str]) -> dict[str, str]:
-        """Return `base` with a PATH on which these are found."""
+        """Return `base` with a PATH on which these programs are found."""
         path = base.get("PATH", os.defpath).split(os.pathsep)
         if self.prefix is None:
-            # Behind the user's own folders, in front of which nothing of the system must come.
+            # Behind the user's own folders: programs of the system must not hide the user's.
             path = [*path, *_sibling_folders(path), *_SYSTEM_FOLDERS]
         else:
             path = [*(str(self.prefix / sub) for sub in ("bin", "sbin", "usr/bin", "usr/sbin")), *path]
@@ -62,12 +62,12 @@ class Programs:
 
     @property
     def plugin_dir(self) -> Path | None:
-        """Slurm's plugins, where Slurm does not find them by itself."""
+        """Return the folder of Slurm's plugins; None if Slurm finds it by itself."""
         return self._folder_of_plugin("auth_none.so")
 
     @property
     def accounting_plugin_dir(self) -> Path | None:
-        """Return the folder of slurmdbd's plugin for the database, where Slurm does not find it by itself."""
+        """Return the folder of slurmdbd's plugin for the database; None if Slurm finds it by itself."""
         return self._folder_of_plugin("accounting_storage_mysql.so")
 
     def _folder_of_plugin(self, name: str) -> Path | None:
@@ -87,7 +87,7 @@ def default_prefix(version: str = "") -> Path:
     """Return where a copy is or goes: ``$HPC_DL_SLURM_PREFIX``, else in ``.cache`` of the current folder.
 
     Args:
-        version: such as ``24.11``; default is that of the machine's own Debian.
+        version: such as ``24.11``; default is the version of the machine's own Debian.
 
     Raises:
         UserError: No Debian has this version.
@@ -99,7 +99,7 @@ def default_prefix(version: str = "") -> Path:
 
 
 def find_programs(version: str = "") -> Programs:
-    """Return where Slurm is: in ``$HPC_DL_SLURM_PREFIX`` if that is set, else in the system, else the copy.
+    """Return where Slurm is: in ``$HPC_DL_SLURM_PREFIX`` if that is set, else in the system, else in the copy.
 
     Args:
         version: such as ``24.11``: the copy of this version. Default is any.
@@ -126,7 +126,7 @@ def find_programs(version: str = "") -> Programs:
 
 
 def accounting_prefix() -> Path:
-    """Return where the copy of the accounting's programs is or goes: beside `default_prefix()`."""
+    """Return where the copy of accounting's programs is or goes: beside `default_prefix()`."""
     return default_prefix().with_name(f"{default_prefix().name}-accounting")
 
 

@@ -2,8 +2,8 @@
 
 Site detection asks this at each start of the command, so the module is quick to import and starts no process.
 
-    lock           held by the supervisor as long as it or anything that it started lives; the text is its process id
-    cluster.json   what runs; written when all is up
+    lock           locked while one of the supervisor's two processes lives; holds the supervisor's process id
+    cluster.json   describes the running cluster; written when all daemons are up
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def make_root(root: Path) -> None:
     """Make the root folder, open to its owner alone.
 
     Raises:
-        UserError: It can't be made, holds other things, or belongs to another user (who may have made it on purpose).
+        UserError: It can't be made, holds other things, or belongs to another user (perhaps as a trap).
     """
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -95,7 +95,7 @@ def _open_folder(root: Path) -> int | None:
 
 
 def _open_lock(root: Path) -> int | None:
-    """Open the lock file for reading; return None where there is none of this user in a folder of this user."""
+    """Open the lock file for reading; return None unless the file and its folder exist and are this user's."""
     folder = _open_folder(root)
     if folder is None:
         return None
@@ -114,7 +114,7 @@ def _open_lock(root: Path) -> int | None:
 
 
 def is_root(root: Path) -> bool:
-    """Return whether a cluster of this user has been in a folder: then what lies in it is the cluster's."""
+    """Return whether this user has had a cluster in a folder. Then the folder's contents are the cluster's."""
     fd = _open_lock(root)
     if fd is not None:
         os.close(fd)
@@ -135,7 +135,7 @@ def lock(root: Path) -> int | None:
             if _try_lock(fd, fcntl.LOCK_EX):
                 os.ftruncate(fd, 0)
                 return fd
-            time.sleep(0.01)  # it may be one who only asks, see `supervisor_pid`
+            time.sleep(0.01)  # somebody may have locked it just to ask, see `supervisor_pid`
     except OSError as error:
         os.close(fd)
         raise UserError(f"private cluster: {root}: can't lock a file here ({error.strerror})") from error

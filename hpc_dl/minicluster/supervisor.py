@@ -1,7 +1,7 @@
 """The process that starts the daemons of a private cluster, watches them, and leaves nothing behind.
 
 Run as a script with only the standard library, so that it starts fast and needs no import path. Its orders (`Orders`)
-come as JSON on stdin, "ready" goes to stdout when all daemons are up. It is two processes:
+come as JSON on stdin. It writes "ready" to stdout when all daemons are up. It is two processes:
 
     guard ── worker ── daemons ── job steps, tasks
 
@@ -37,10 +37,10 @@ _POLL = 0.005
 
 
 class Daemon(TypedDict):
-    """A daemon: its name, its command, what it makes when it is up (a socket's path or a port), if it is waited for.
+    """A daemon. It is up when its `socket` exists or its `port` answers; if it has neither, nobody waits for it.
 
-    When an `essential` one ends, the cluster ends; the others are nodes, whose loss Slurm has to bear. `again` is the
-    command that starts it once more with all that it knew; empty where nobody asks for that.
+    When an `essential` daemon ends, the cluster ends. The others are nodes, whose loss Slurm has to bear. `again` is
+    the command that starts it again with its saved state; empty for a daemon that is never started again.
     """
 
     name: str
@@ -54,8 +54,8 @@ class Daemon(TypedDict):
 class Orders(TypedDict):
     """What the supervisor is to do. It starts the daemons in this order and ends them in the opposite order.
 
-    `lock` is the file descriptor of the locked file that takes our process id; `tied` says whether we end with the
-    process that started us; daemon outputs go to `log` (a folder).
+    `lock` is the descriptor of the locked file, which gets our process id. `tied` says whether we end with the process
+    that started us. The folder `log` gets the daemons' outputs.
     """
 
     lock: int
@@ -146,7 +146,7 @@ class _Worker:
         return 0 if started else 1
 
     def _start(self, daemon: Daemon, command: Sequence[str] = ()) -> bool:
-        """Start a daemon, by its own command or another; return whether it came up."""
+        """Start a daemon, with its own command or another; return whether it came up."""
         with Path(self._orders["log"], f"{daemon['name']}.out").open("ab") as out:
             process = self._running[daemon["name"]] = subprocess.Popen(
                 command or daemon["command"],
@@ -217,7 +217,7 @@ class _Worker:
 
 
 def _up(daemon: Daemon) -> bool:
-    """Return whether a daemon answers: a slurmd that finds no slurmctld loses a second, and both need munged."""
+    """Return whether a daemon is up. Later ones wait: slurmd loses a second without slurmctld, and both need munged."""
     try:
         if daemon["socket"]:
             return Path(daemon["socket"]).is_socket()
@@ -229,7 +229,7 @@ def _up(daemon: Daemon) -> bool:
 
 
 def _guard(worker: int) -> int:
-    """Wait for the worker's end, passing on a signal to stop; then end what it has left. Return its exit code."""
+    """Wait for the worker's end, and pass signals on to it. Then end what it has left. Return its exit code."""
     code: int | None = None
     while code is None:
         number = signal.sigwait(_SIGNALS)
@@ -265,7 +265,7 @@ def main() -> int:
         return _protected(guard, _Worker(orders).run)
     _silence()
     if orders["tied"] and os.getppid() != parent:
-        _send([worker], signal.SIGTERM)  # it died before we asked for the signal
+        _send([worker], signal.SIGTERM)  # the parent died before we asked for the signal
     return _guard(worker)
 
 
@@ -274,7 +274,7 @@ def _protected(guard: int, run: Callable[[], int]) -> int:
     _die_with_parent()
     _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # a child does not inherit it
     if os.getppid() != guard:
-        return 1  # it died before we asked for the signal
+        return 1  # the guard died before we asked for the signal
     return run()
 
 

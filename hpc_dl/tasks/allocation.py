@@ -66,7 +66,7 @@ def _spread(nodes: Mapping[str, int | None], workers: int) -> dict[str, int | No
 def nodes(hellos: Iterable[Hello], wanted: Mapping[str, int | None], environ: Mapping[str, str]) -> list[Node]:
     """Return the nodes whose agents have said hello, with a core for each slot.
 
-    A node with too few cores for its slots gets numbers that stand for no core.
+    If a node has fewer cores than slots, its slots are numbered from 0, and these numbers name no cores.
     """
     job = job_cores(environ)
     memory = int(environ.get("SLURM_MEM_PER_NODE") or 0)
@@ -82,9 +82,9 @@ def nodes(hellos: Iterable[Hello], wanted: Mapping[str, int | None], environ: Ma
 
 
 def bound(hellos: Iterable[Hello], pool: Iterable[Node], environ: Mapping[str, str]) -> frozenset[str]:
-    """Return the nodes where tasks are bound to their cores: those of a job, where each core has one slot.
+    """Return the nodes where tasks are bound to their cores: nodes of a Slurm job that have one slot for each core.
 
-    With fewer workers than cores, a task may use several. With more, the numbers stand for no core.
+    With fewer slots than cores, a task may use several cores. With more, the slots' numbers name no cores.
     """
     cores = {node.name: node.cores for node in pool}
     return frozenset(one.node for one in hellos if "SLURM_JOB_ID" in environ and cores.get(one.node) == one.cores)

@@ -1,4 +1,4 @@
-"""Demands: what each task of a file wants, and which tasks a run can never give that."""
+"""Demands: what each task of a file wants, and which of these demands a run can never meet."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class RunOptions(msgspec.Struct, frozen=True):
 
 
 def demand(task: Task, options: RunOptions) -> Demand:
-    """Return what a task wants. The options say what the task itself does not."""
+    """Return what a task wants. The options give the defaults."""
     return Demand(
         options.cores if task.cores is None else task.cores,
         options.gpus if task.gpus is None else task.gpus,
@@ -42,7 +42,7 @@ def demand(task: Task, options: RunOptions) -> Demand:
 
 
 def without_impossible(file: TaskFile, problem: Callable[[Demand], str], options: RunOptions) -> TaskFile:
-    """Return the file; in it, tasks that can't be given what they want are invalid, and so are their dependents.
+    """Return the file with more invalid tasks: those whose demand can't be met, and their dependents.
 
     Args:
         file: the file.

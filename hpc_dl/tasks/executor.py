@@ -1,11 +1,11 @@
 """Executor: starts an agent on each node, sends it the runner's orders, and returns what it says.
 
-On this machine an agent is a child process. On another node of a Slurm job it is an srun step: one for each node, and
-not one for each task, since a step costs Slurm tens of milliseconds and an order less than one. The runner gives out
-cores and GPUs itself, so it does not depend on what a version of Slurm makes of ``--exact`` and ``--gres``.
+On a node of a Slurm job the agent is an srun step. Elsewhere it is a child process. A step for each task would be slow:
+a step costs Slurm tens of milliseconds, an order costs less than one. The runner assigns cores and GPUs itself, so it
+does not depend on how a version of Slurm treats ``--exact`` and ``--gres``.
 
-One step for all nodes would save memory of the first node: an srun has 3 MiB. But srun sends its input to every node,
-which takes 20 times as long, and agents that connect to a port of the runner need a network that lets them.
+One step for all nodes would save memory on the first node, where each srun takes 3 MiB. But srun would send its input
+to every node, which takes 20 times as long. Agents that connect to a port of the runner would depend on the network.
 """
 
 from __future__ import annotations
@@ -27,9 +27,7 @@ from hpc_dl.processes import python_module
 from hpc_dl.schedulers.slurm.environment import without_step
 from hpc_dl.tasks.messages import Begin, Ended, Hello, Order, Ready, Stop, Stuck, decode_event, encode
 
-_DROPPED = (
-    5.0  # seconds between SIGTERM and SIGKILL for an agent that was dropped, or the srun of a node that does not answer
-)
+_DROPPED = 5.0  # seconds between SIGTERM and SIGKILL for an agent that was dropped, or for its srun
 
 T = TypeVar("T", Hello, Ready)
 Event = Hello | Ready | Stuck | Ended
@@ -48,7 +46,7 @@ def agent_command(folder: Path, grace: float, node: str, step: bool = False) -> 
 
 
 class _Agent:
-    """The process of an agent, and what is on its way to and from it."""
+    """The process of an agent, its unsent orders, and the line that is being read from it."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         self.process = subprocess.Popen(
@@ -57,16 +55,16 @@ class _Agent:
             stdout=subprocess.PIPE,
             bufsize=0,
             env=environment,
-            start_new_session=True,  # a Ctrl-C is for us to pass on
+            start_new_session=True,  # Ctrl-C reaches only us; we tell the agents
         )
         assert self.process.stdin is not None  # noqa: S101 - for mypy
         assert self.process.stdout is not None  # noqa: S101 - for mypy
         self.stdin, self.stdout = self.process.stdin, self.process.stdout
-        # An agent that waits for us to read what it says reads no orders.
+        # We must not wait: an agent reads no orders while it waits for us to read its output.
         os.set_blocking(self.stdin.fileno(), False)
         self.unsent = b""
         self.line = b""
-        """The beginning of a line of which the rest has not come yet."""
+        """The beginning of a line whose rest has not come yet."""
 
 
 class Agents:
@@ -90,15 +88,15 @@ class Agents:
             self._selector.register(agent.stdout, selectors.EVENT_READ, node)
 
     def greet(self, timeout: float) -> list[Hello]:
-        """Wait until all agents are there; those that are not there in time are dropped.
+        """Wait until all agents have said hello; drop those that have not after the timeout.
 
         Raises:
-            JobError: none came.
+            JobError: no agent has.
         """
         return self._answers(Hello, timeout)
 
     def begin(self, timeout: float) -> set[str]:
-        """Let the agents open their journals; return the nodes where they have. Before that no task may start.
+        """Let the agents open their journals; return the nodes where they have. No task may start before.
 
         Raises:
             JobError: no agent has.
@@ -129,7 +127,7 @@ class Agents:
             self._send(node, agent)
 
     def _send(self, node: str, agent: _Agent) -> None:
-        """Send what an agent takes now; `wait` sends the rest."""
+        """Send what the pipe to an agent takes now; `wait` sends the rest."""
         try:
             sent = agent.stdin.write(agent.unsent) or 0
         except BrokenPipeError:
@@ -165,7 +163,7 @@ class Agents:
                 events.append(Lost(key.data))
                 continue
             *lines, agent.line = (agent.line + data).split(b"\n")
-            # A login script on the node may print what it likes.
+            # A login script on the node may print other lines.
             events += [decode_event(line) for line in lines if line.startswith(b'{"type":')]
         return events
 
@@ -179,7 +177,7 @@ class Agents:
         self._dropped.append(agent.process)
 
     def close(self) -> None:
-        """Let the agents go and wait for them."""
+        """Close the input of the agents, which ends them, and wait."""
         for agent in self._agents.values():
             agent.stdin.close()
         for agent in self._agents.values():

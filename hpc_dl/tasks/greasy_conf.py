@@ -13,13 +13,13 @@ from hpc_dl.errors import UserError, allowed, near_match
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """The settings of Greasy that we have.
+    """The settings of Greasy that exist here too.
 
     Args:
         strict: run nothing at all if any line is invalid.
         retries: how often a failed task is tried again.
         workers: how many tasks run at once, over all nodes; None: as many as there are cores.
-        nodes: the nodes to use, each as often as it has workers; empty: all of the job.
+        nodes: the nodes to use, each named once for each of its workers; empty: all nodes of the job.
         remote: ``srun`` or ``none``, which keeps the tasks on this machine; empty: srun inside a job.
         log_file: where the log goes; empty: standard error.
         log_level: 0 nothing, 1 errors, 2 warnings, 3 to 5 tasks as they start and end.
@@ -35,7 +35,7 @@ class Settings(msgspec.Struct, frozen=True):
 
 
 class _BadValueError(Exception):
-    """What a value should be."""
+    """A value is not valid; the text says what is expected."""
 
 
 def _number(least: int, most: int) -> Callable[[str], int]:

@@ -1,4 +1,4 @@
-"""Journals: what the runner and the agents of a run have written down, as it is read by status and by a resumed run."""
+"""Journals: reads what the runner and the agents of a run have written, for status and for a resumed run."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _decode_ended = msgspec.json.Decoder(Ended).decode
 
 
 class Journal:
-    """What a records folder says; `refresh` reads on.
+    """The entries of all journals in a records folder; `refresh` reads the new ones.
 
     Args:
         path: the folder; it may be in use, or not exist.
@@ -66,7 +66,7 @@ class Journal:
         self.ends.sort(key=lambda end: end.ended)
 
     def _entries(self, path: Path, decode: Callable[[bytes], T]) -> Iterator[T]:
-        """Yield the new entries of a file; a line that a crash of the machine has cut is none."""
+        """Yield the new entries of a file. Skip a line that a crash of the machine has cut."""
         if not path.exists():
             return
         with path.open("rb") as file:
@@ -78,7 +78,7 @@ class Journal:
                 yield decode(line)
 
     def last(self, tasks: Iterable[Task]) -> dict[int, Ended]:
-        """Return how each task ended last; one whose line was changed since has not ended."""
+        """Return how each task ended last. A task whose line was changed since counts as not ended."""
         keys = {task.number: task.key for task in tasks} if self.ends else {}
         last: dict[int, Ended] = {}
         for end in self.ends:
@@ -92,6 +92,6 @@ class Journal:
             return {}
         since = self.runs[-1].time
         ended = {(end.task, end.attempt) for end in self.ends if end.ended >= since}
-        # A later start of a task tells that an earlier one was lost with its node.
+        # A later start of a task means that the earlier attempt was lost with its node.
         latest = {one.task: one for one in self.starts if one.time >= since}
         return {number: one for number, one in latest.items() if (number, one.attempt) not in ended}

@@ -9,14 +9,14 @@ import time
 from pathlib import Path
 
 _RENEW = 10.0  # seconds between two renewals of a lease
-LEASE = 90.0  # seconds after its last renewal for which a lease holds; agents may take as long to come up
+LEASE = 90.0  # seconds for which a lease holds after its last renewal; nobody renews it while agents come up
 
 
 def lock(file: int, wait: bool) -> bool:
-    """Lock an open file until it is closed. Return False if the file system has no locks, as some mounts of Lustre.
+    """Lock an open file until it is closed. Return False if the file system has no locks (some mounts of Lustre).
 
     Raises:
-        BlockingIOError: another process has the lock, and we are not to wait.
+        BlockingIOError: another process has the lock, and `wait` is False.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -28,9 +28,9 @@ def lock(file: int, wait: bool) -> bool:
 
 
 class Lease:
-    """What a run has in place of a lock: a file next to the records folder whose time is renewed while the run goes on.
+    """Replaces the lock where there is none: a file next to the records folder, whose time a live run renews.
 
-    The lease of a run that was killed ends by itself, when the agents of that run have ended their tasks.
+    The lease of a killed run expires after that run's agents have ended their tasks.
 
     Args:
         folder: the records folder.

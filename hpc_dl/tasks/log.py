@@ -31,12 +31,12 @@ class TaskLog:
         self._cut = False  # a full disk has taken only a part of the last line
 
     def line(self, level: int, text: str) -> None:
-        """Add a line with the time before it; errors are lines of every level but 0."""
+        """Add a line with the time before it. Errors appear at every level but 0."""
         if level <= self._level:
             self._lines.append(f"[{_clock(int(time.time()))}] {_NAMES[level]}{text}\n")
 
     def flush(self) -> None:
-        """Write the lines. A log on a full disk, or one that nobody reads, stops no task: its lines are dropped."""
+        """Write the lines. Drop them if the disk is full or nobody reads the log: it must not stop tasks."""
         if not self._lines:
             return
         data = ("\n" * self._cut + "".join(self._lines)).encode(errors="backslashreplace")

@@ -11,7 +11,7 @@ from hpc_dl.tasks.pool import Share
 
 
 class Order(msgspec.Struct, frozen=True, omit_defaults=True, tag="run"):
-    """To an agent: start a task. Fields as in `Task`. The first share is of this node. `bind`: to its cores."""
+    """To an agent: start a task. Fields as in `Task`. The first share is this node's. `bind`: to its own cores only."""
 
     task: int
     key: str
@@ -25,7 +25,7 @@ class Order(msgspec.Struct, frozen=True, omit_defaults=True, tag="run"):
 
 
 class Stop(msgspec.Struct, frozen=True, omit_defaults=True, tag="stop"):
-    """To an agent: end all tasks, or the one, with SIGTERM, and SIGKILL after `grace` seconds."""
+    """To an agent: send SIGTERM to all tasks or to one `task`, and SIGKILL after `grace` seconds."""
 
     grace: float
     task: int | None = None
@@ -51,7 +51,7 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
 
 
 class Stuck(msgspec.Struct, frozen=True, tag="stuck"):
-    """From an agent: it ends its tasks, because the disk has not taken its journal or their outputs for long."""
+    """From an agent: it ends its tasks, because its journal or their outputs could not be written for too long."""
 
     node: str
     reason: str
@@ -75,7 +75,7 @@ class Ended(msgspec.Struct, frozen=True, omit_defaults=True, tag="ended"):
     stopped: bool = False
     """It was ended with the run."""
     shares: tuple[Share, ...] = ()
-    """What it had of each node."""
+    """What was reserved for it on each node."""
     cpu: float = 0
     """Core-seconds that its processes on this node used."""
     memory: int = 0

@@ -84,11 +84,11 @@ class Pool:
 
     @property
     def names(self) -> list[str]:
-        """Return the names of the nodes that are there."""
+        """Return the names of the nodes that are not lost."""
         return list(self._free)
 
     def take(self, demand: Demand, kept: Container[str] = ()) -> tuple[Share, ...]:
-        """Return a task's shares of nodes that are not `kept` for others; empty if too few nodes have room."""
+        """Take a task's shares, of nodes that are not `kept` for others; empty if too few nodes have room."""
         fit = [free for name, free in self._free.items() if name not in kept and free.fits(demand)]
         if len(fit) < demand.nodes:
             return ()
@@ -114,10 +114,10 @@ class Pool:
         free.memory += share.memory
 
     def keep(self, demand: Demand, kept: Container[str] = ()) -> list[str]:
-        """Return the nodes to keep free for a demand that fits nowhere now: those that have most of what it wants.
+        """Return the nodes to keep free for a demand that fits nowhere now: the nodes with most of what it wants.
 
-        What is free on a kept node only grows. Another node takes its place only if it has more, or as much and comes
-        first. So the choice settles, and the demand is met when the tasks on these nodes have ended.
+        What is free on a kept node only grows. Another node replaces it only if it has more free, or as much and comes
+        first. So the choice settles, and the demand is met at the latest when the tasks on these nodes have ended.
         """
         able = [free for free in self._free.values() if _has_room(free.node, demand)]
         if len(able) < demand.nodes:

@@ -1,7 +1,7 @@
-"""Records: the folder with what became of each task: outputs, and journals that are only ever appended to.
+"""Records: the folder with the outputs of tasks, and with journals that are only ever appended to.
 
-``journal`` is the runner's: runs and starts. ``NODE.jsonl`` is the agent's of each node: how attempts ended. An agent
-writes before it tells the runner, so a runner that is killed loses nothing.
+The runner writes ``journal``: runs and starts. The agent of each node writes ``NODE.jsonl``: how attempts ended. An
+agent writes an end before it tells the runner, so a killed runner loses nothing.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def records_folder(file: Path) -> Path:
 
 
 def newest_records(file: Path) -> Path:
-    """Return the records of a task file that were written to last: of a run here or of a job; else the default."""
+    """Return the records of a task file that a run or a job has written to last; if there are none, the default."""
     names = re.compile(rf"{re.escape(file.name)}(-\d+)?\.records")
     found = [path / "journal" for path in file.parent.glob("*.records") if names.fullmatch(path.name)]
     written = {path.parent: path.stat().st_mtime for path in found if path.exists()}
@@ -44,7 +44,7 @@ class Records:
     Args:
         path: the folder.
         restart: the restart file's run, as in `TaskFile`.
-        resume: go on from what is there. Otherwise `begin` moves it aside, and also if it is of another restart file.
+        resume: continue the last run of the folder, if it was of the same restart file. Else `begin` moves it aside.
         grace: seconds that agents of a killed run take to end their tasks.
 
     Raises:
@@ -72,21 +72,21 @@ class Records:
         for _ in range(_TRIES):
             with contextlib.suppress(BlockingIOError):
                 return lock(self._journal.file, wait=False)
-            time.sleep(0.05)  # it may be one who only asks, see `in_use`
+            time.sleep(0.05)  # somebody may have locked it just to ask, see `in_use`
         raise BlockingIOError
 
     @property
     def warning(self) -> str:
-        """Return what the user should know of the folder; empty in most cases."""
+        """Return a warning for the user; empty if the folder has file locks."""
         if self._lease is None:
             return ""
         return f"{self.path}: no file locks here; a run that is killed counts as running for {LEASE:.0f} s more"
 
     def begin(self, run: Run) -> None:
-        """Move aside what the run does not go on from, and write that it begins.
+        """Move aside records that this run does not continue, and write that it begins.
 
         Raises:
-            UserError: the disk does not take it.
+            UserError: the folder can't be written.
         """
         self.keep_up()  # the agents may have taken a minute to come up, and may take another
         new = self.path.with_name(f".{self.path.name}-{os.getpid()}") if self._aside else self.path
@@ -94,7 +94,7 @@ class Records:
             new.mkdir(mode=0o700, exist_ok=True)
             (new / "output").mkdir(exist_ok=True)
             if self._aside:
-                # The old journal stays locked until the end: a runner that has opened it may wait for its lock.
+                # The old journal stays locked until the end: another runner may have opened it, and wait for its lock.
                 self._moved, self._journal = self._journal, JournalFile(new / "journal")
                 lock(self._journal.file, wait=True)
             self._journal.append(encode(run) + b"\n")
@@ -115,9 +115,9 @@ class Records:
         self._unwritten += b"".join(line + b"\n" for line in lines)
 
     def keep_up(self) -> None:
-        """Write what was noted, and keep the folder ours. What the disk does not take now is written the next time.
+        """Write the noted starts, and renew the lease. What the disk does not take now is written the next time.
 
-        Nothing depends on the starts but what `status` shows: a run does not end if only they can't be written.
+        Only `status` needs the starts, so the run goes on if they can't be written.
         """
         with contextlib.suppress(OSError):
             if self._lease is not None:
@@ -153,7 +153,7 @@ class Records:
 
 
 def _await_agents(path: Path) -> None:
-    """Wait for agents of a runner that was killed: they still end their tasks, and write how those ended."""
+    """Wait for the agents of a killed runner: they still end their tasks, and write how those ended."""
     for journal in path.glob("*.jsonl"):
         with journal.open("rb+") as file:
             lock(file.fileno(), wait=True)

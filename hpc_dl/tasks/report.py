@@ -1,4 +1,4 @@
-"""Report: what has become of the tasks, as text (Greasy's closing lines, and ours) and as JSON."""
+"""Report: how the tasks ended, as text (Greasy's closing lines, and ours) and as JSON."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _SHOWN = 20  # failed tasks that the text names; the JSON has all
 
 
 class TaskRow(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One task: state, and of its last attempt node or node list, exit code or signal, times, core-seconds and MiB.
+    """One task: its state, and its last attempt. `node` may be a node list.
 
-    Core-seconds and MiB are of the processes that the task's shell started on its first node, as the kernel counts them
-    (man wait4): ranks that it starts through srun are Slurm's, and known to its accounting alone.
+    `cpu` (core-seconds) and `memory` (MiB) count the processes that the task's shell started on its first node, as the
+    kernel does (man wait4). They omit ranks that it starts through srun: only Slurm's accounting knows those.
     """
 
     number: int
@@ -37,7 +37,7 @@ class TaskRow(msgspec.Struct, frozen=True, omit_defaults=True):
     started: float = 0
     """Unix seconds."""
     seconds: float = 0
-    """How long it took, or has been running."""
+    """How long it took, or how long it has been running."""
     cpu: float = 0
     memory: int = 0
     output: str = ""
@@ -88,7 +88,7 @@ class Report(msgspec.Struct, frozen=True):
         return "\n".join(lines)
 
     def json(self) -> bytes:
-        """Return all of it for programs."""
+        """Return the whole report for programs."""
         values: dict[str, Any] = {**msgspec.to_builtins(self), "utilisation": round(self.utilisation, 4)}
         return msgspec.json.encode(values)
 

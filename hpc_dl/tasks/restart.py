@@ -24,8 +24,8 @@ def restart_text(
 ) -> str:
     """Return the text of a restart file.
 
-    Its tasks get new numbers. A dependency on a task that ended well is met, and is left out. The line with `run` tells
-    this restart file from a later one of the same name, so a second run of it goes on where the first one ended.
+    Its tasks get new numbers. A dependency on a task that ended well is met, and is left out. The line with `run`
+    distinguishes this restart file from a later one of the same name, so a second run of it continues the first one.
 
     Args:
         file: the task file.
@@ -67,5 +67,5 @@ def _reason(task: Task, states: Mapping[int, TaskState], last: Mapping[int, Ende
 
 
 def _line(text: str) -> str:
-    """Return a text for the rest of a comment line."""
+    """Return a text in which characters that can't stand in a comment line are replaced."""
     return "".join(sign if sign.isprintable() else "?" for sign in text)

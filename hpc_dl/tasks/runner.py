@@ -27,7 +27,8 @@ class Runner:
         scheduler: chooses the tasks.
         agents: start the tasks.
         records: where starts are written; the agents write the ends.
-        log: what is told while the run goes on.
+        log: gets a line for each event of the run.
+        lose: called with the name of a node that is gone.
         bound: nodes where tasks are bound to their cores.
         grace: seconds between SIGTERM and SIGKILL when the run is ended.
     """
@@ -63,13 +64,13 @@ class Runner:
         self._written = 0.0
 
     def run(self) -> None:
-        """Run until nothing is left that can run. SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 end the run in order."""
+        """Run until nothing is left that can run. SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 end it in order."""
         before = {number: signal.signal(number, self._note_signal) for number in _SIGNALS}
         try:
             self._start()
             quiet = False  # nothing has happened since log and journal were written
             while self._scheduler.running:
-                # A signal that comes just before the call is seen after the timeout.
+                # A signal that comes just before the call is noticed after the timeout.
                 events = self._agents.wait(_LOOK if quiet else _WRITE)
                 for event in events:
                     if isinstance(event, Ended):
@@ -178,13 +179,13 @@ class Runner:
                 self._half_lost.discard(number)
                 self._again_after_loss(number, node)
             elif number not in self._half_lost:
-                # Its command still runs on its first node, and has to end first.
+                # Its command still runs on its first node: it has to end before the task can start again.
                 self._half_lost.add(number)
                 self._agents.order(shares[0].node, [Stop(self._grace, number)])
 
     def _again_after_loss(self, number: int, node: str) -> None:
         if number in self._lost_once:
-            # A task that has lost two nodes may be the cause.
+            # A task that has lost two nodes may have brought them down.
             attempt = self._scheduler.attempts[number]
             now = time.time()
             reason = "was lost with its node, a second time"

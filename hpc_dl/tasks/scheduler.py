@@ -17,7 +17,7 @@ class TaskState(str, enum.Enum):
     """What has become of a task. The scheduler gets valid tasks only."""
 
     WAITING = "WAITING"
-    """Has not started: it waits for dependencies or for room, or the run was ended before."""
+    """Has not started: it waits for dependencies or for room, or the run ended first."""
     RUNNING = "RUNNING"
     OK = "OK"
     FAILED = "FAILED"
@@ -42,10 +42,10 @@ class Start(msgspec.Struct, frozen=True):
 
 
 class Scheduler:
-    """Decides which task starts next: that with the longest chain of dependents, then the largest, then by number.
+    """Decides which task starts next: by longest chain of dependents, then largest task, then lowest number.
 
-    The largest task is that with most nodes, then most GPUs, then most cores. A task that fits nowhere now reserves as
-    many nodes as it wants. So smaller tasks can't overtake it for ever; they start on the other nodes.
+    The largest task is the one with most nodes, then most GPUs, most cores and most memory. A task that fits nowhere
+    now reserves as many nodes as it wants. Smaller tasks start on the other nodes, so they can't overtake it for ever.
 
     Args:
         tasks: the valid tasks, in ascending order.
@@ -69,7 +69,7 @@ class Scheduler:
         self._retries = retries
         self.states = {number: TaskState.OK if number in done else TaskState.WAITING for number in self._tasks}
         self.attempts: dict[int, int] = defaultdict(int)
-        self._lost: dict[int, int] = defaultdict(int)  # attempts that were lost with a node, and use up no retry
+        self._lost: dict[int, int] = defaultdict(int)  # attempts that were lost with a node; they use up no retry
         self._shares: dict[int, tuple[Share, ...]] = {}
         self._children: dict[int, list[int]] = defaultdict(list)
         self._missing: dict[int, int] = {}
@@ -132,7 +132,7 @@ class Scheduler:
         return self._cancel_after(number)
 
     def lost(self, number: int) -> None:
-        """Note that a running task was lost with its node. It runs again, and uses up no retry."""
+        """Note that a running task was lost with its node. It runs again, without using up a retry."""
         self._give_back(number)
         self._lost[number] += 1
         self._again(number)

@@ -1,4 +1,4 @@
-"""Session: a whole run of a task file, from its reading to the report."""
+"""Session: a whole run of a task file, from reading the file to the report."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from hpc_dl.tasks.restart import restart_path, restart_text
 from hpc_dl.tasks.runner import Runner, exit_code
 from hpc_dl.tasks.scheduler import Scheduler, TaskState
 
-_GREETING = 60.0  # seconds for an agent to come up: Python from a shared disk that has just been mounted
+_GREETING = 60.0  # seconds for an agent to come up: Python may be on a shared disk that has just been mounted
 
 
 def run_file(path: Path, settings: Settings, options: RunOptions) -> Report:
-    """Run a task file and return the report; the restart file is written if there is something left.
+    """Run a task file and return the report. Write the restart file if tasks are left.
 
     Raises:
         UserError: the file can't be read, settings don't fit, another run uses the records; with strict settings also
@@ -46,7 +46,7 @@ def run_file(path: Path, settings: Settings, options: RunOptions) -> Report:
         file.check()
     wanted = allocation.slots(settings, os.environ)
     folder = (options.records or records_folder(path)).absolute()
-    # A restart file that is run again goes on where it ended.
+    # A second run of a restart file continues the first one.
     resume = options.resume or bool(file.restart)
     with closing(Records(folder, file.restart, resume, options.grace)) as records, _log(settings) as log:
         if records.warning:
@@ -62,7 +62,7 @@ def run_file(path: Path, settings: Settings, options: RunOptions) -> Report:
                 log.line(2, problem.show(file.name))
             cores = sum(len(node.cores) for node in pool.nodes)
             gpus = sum(len(node.gpus) for node in pool.nodes)
-            # A run that is refused before this line leaves the records of an earlier run as they are.
+            # A run that is refused before this line leaves an earlier run's records as they are.
             records.begin(Run(time.time(), allocation.job_id(os.environ), file.restart, cores, gpus))
             if remote:
                 records.allow_steps()
@@ -93,7 +93,7 @@ def run_file(path: Path, settings: Settings, options: RunOptions) -> Report:
             _write_restart(path, file, scheduler.states, last, log),
             runner.ended_by,
         )
-        if settings.log_file:  # it goes to standard output in any case
+        if settings.log_file:  # standard output gets the report in any case
             for line in report.text().splitlines():
                 log.line(3, line)
         return report
@@ -125,8 +125,8 @@ def _write_restart(
 ) -> str:
     """Write the restart file and return its name.
 
-    If nothing is left to run, remove the one of an earlier run of this job. A restart file that is run again goes on by
-    itself, and needs none.
+    If nothing is left to run, remove the restart file of an earlier run of this job. A run of a restart file writes
+    none: the same file can be run again.
     """
     target = restart_path(path, allocation.job_id(os.environ))
     done = all(state is TaskState.OK for state in states.values()) and not file.invalid

@@ -1,4 +1,4 @@
-"""Status: what has become of the tasks of a file, while they run and afterwards. It reads the records only."""
+"""Status: the states of a file's tasks, while they run and afterwards. It reads only the records."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ class Status:
 
     def look(self) -> tuple[list[TaskRow], bool]:
         """Return a row for each task, and whether a run goes on now."""
-        if not self.begun and not self._given:  # it may be a job's, which have their own
+        if not self.begun and not self._given:  # the run may be in a job, which has records of its own
             self.folder = newest_records(self._path)
             self._journal = Journal(self.folder)
         going_on = in_use(self.folder)
         journal = self._journal
         journal.refresh()
         last = journal.last(self.file.tasks)
-        # What failed before this run began may yet run again.
+        # A task that failed before this run began may run again in it.
         since = journal.runs[-1].time if going_on and journal.runs else 0.0
         running = journal.running() if going_on else {}
         attempts = {end.task: end.attempt for end in journal.ends}
@@ -81,7 +81,7 @@ def _states(file: TaskFile, last: Mapping[int, Ended], since: float, running: Co
 
 
 def table_lines(table: list[TaskRow]) -> Iterator[str]:
-    """Yield the table of all tasks for people, a line each."""
+    """Yield the table of all tasks for people, line by line."""
     width = max([12, *(len(row.node) for row in table)])
     yield f"{'task':<12} {'state':<10} {'node':<{width}} {'end':>6} {'seconds':>9} {'MiB':>6}  output"
     for row in table:
@@ -99,9 +99,9 @@ def summary(table: list[TaskRow], going_on: bool) -> str:
 
 
 def follow(status: Status, console: Console) -> list[TaskRow]:
-    """Show a run until it ends, and return its last rows; one that has not begun is waited for.
+    """Show a run until it ends, and return its last rows. If it has not begun, wait for it.
 
-    On a terminal that is a table of what runs now; elsewhere a line whenever a number has changed.
+    A terminal shows a table of the running tasks. Other output gets a line whenever a count has changed.
     """
     if not console.is_terminal:
         said = ""

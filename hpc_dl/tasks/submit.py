@@ -26,13 +26,13 @@ _NOTICE = 60  # seconds before the time limit
 
 
 class Request(msgspec.Struct, frozen=True):
-    """What a task file's job wants.
+    """What the job of a task file asks for.
 
     Args:
         nodes: how many nodes.
-        gpus: of each node; None: all that the site's nodes have.
-        cores: of each node; None: all.
-        time: limit, as Slurm writes it.
+        gpus: GPUs of each node; None: all that the site's nodes have.
+        cores: cores of each node; None: all.
+        time: time limit, as Slurm writes it.
         partition: empty: the site's.
         name: of the job; empty: the file's.
         options: of ``hpc-dl tasks run``.
@@ -52,9 +52,9 @@ def script(file: Path, request: Request, site: Site, folders: Sequence[Path]) ->
 
     Args:
         file: the task file.
-        request: what the job wants.
-        site: where.
-        folders: of templates that come before ours, strongest first.
+        request: what the job asks for.
+        site: where it runs.
+        folders: template folders that take precedence over ours, strongest first.
 
     Raises:
         UserError: a template is not valid, a text has a line break, or Slurm can't write a log at this path.
@@ -73,7 +73,7 @@ def directives(path: Path, request: Request, site: Site) -> Mapping[str, Scalar]
     """Return the ``#SBATCH`` options (man sbatch); True stands for an option without a value.
 
     Raises:
-        UserError: Slurm can't write a log at this path, or the time is none.
+        UserError: Slurm can't write a log at this path, or the time limit is not valid.
     """
     build(JobSpec, [Layer({"time": request.time}, "--time")], "job")
     if "\\" in str(path):
@@ -87,19 +87,19 @@ def directives(path: Path, request: Request, site: Site) -> Mapping[str, Scalar]
         "time": request.time,
         "output": f"{str(path).replace('%', '%%')}-%j.log",
         "open-mode": "append",
-        # Time to end the tasks in order and to write the restart file, but not most of a short job.
+        # Time to end the tasks and to write the restart file, but at most a fifth of a short job.
         "signal": f"B:USR2@{min(_NOTICE, minutes(request.time) * 60 // 5) or _NOTICE}",
     }
     return with_site(options, site, site.gpus if request.gpus is None else request.gpus, request.partition)
 
 
 def check(file: TaskFile, request: Request, site: Site, options: RunOptions) -> None:
-    """Check that all lines are valid, and that the job will have room for each task, before it waits in a queue.
+    """Check, before the job is queued, that all lines are valid and that it will have room for each task.
 
-    Which nodes it gets, and what memory they have, only Slurm knows.
+    Node names and memory are not checked: only Slurm knows which nodes the job will get.
 
     Raises:
-        UserError: some are not; all of them are named.
+        UserError: some lines are not valid or some tasks don't fit; all of them are named.
     """
     cores = tuple(range(request.cores or site.cores))
     gpus = tuple(map(str, range(site.gpus if request.gpus is None else request.gpus)))

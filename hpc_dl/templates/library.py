@@ -1,4 +1,4 @@
-"""The templates of a search path: which there are, what each builds on, and which blocks it has."""
+"""The templates of a search path: their names, what each extends, and which blocks it has."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class Template:
     Args:
         name: how templates refer to it.
         path: the file.
-        tree: what Jinja makes of it.
+        tree: its syntax tree.
     """
 
     def __init__(self, name: str, path: Path, tree: nodes.Template) -> None:
         self.name, self.path, self.tree = name, path, tree
 
     def where(self, node: nodes.Node) -> str:
-        """Return file and line of a part of it."""
+        """Return file and line of one of its nodes."""
         return f"template {self.path}, line {node.lineno}"
 
     @property
@@ -40,7 +40,7 @@ class Template:
 
     @property
     def extends(self) -> nodes.Extends | None:
-        """Return the tag by which it builds on another one."""
+        """Return its ``extends`` tag, if it has one."""
         return self.tree.find(nodes.Extends)
 
     @functools.cached_property
@@ -59,7 +59,7 @@ class Template:
         return stored
 
     def references(self) -> list[str | None]:
-        """Return the names that it extends, includes or imports; None for one that only rendering can tell."""
+        """Return the names that it extends, includes or imports; None for a name that only rendering can tell."""
         return list(jinja2.meta.find_referenced_templates(self.tree))
 
 
@@ -97,7 +97,7 @@ class Library:
         return self._known[name]
 
     def read(self, name: str, path: Path) -> Template:
-        """Return the template of a file, which a stronger one may hide.
+        """Return the template of a file, which a file in a stronger folder may hide.
 
         Raises:
             UserError: it is malformed.
@@ -115,10 +115,10 @@ class Library:
                         yield path.relative_to(top).as_posix(), path
 
     def ancestors(self, template: Template) -> list[Template] | None:
-        """Return what a template builds on, the next one first; None if only rendering can tell.
+        """Return the templates that a template extends, the nearest first; None if only rendering can tell.
 
         Raises:
-            UserError: one is missing or malformed, or builds on itself.
+            UserError: one is missing or malformed, or extends itself.
         """
         found = [template]
         while tag := found[-1].extends:
@@ -131,9 +131,9 @@ class Library:
         return found[1:]
 
     def closure(self, names: Iterable[str]) -> dict[str, Path]:
-        """Return name and file of all that the rendering of some templates may read.
+        """Return name and file of all templates that the rendering of some templates may read.
 
-        What a template of ours finds by a variable has to be among `names`; one of an override may mean all others.
+        Where a name is computed, a template of ours must find it among `names`. An override may mean any other file.
 
         Raises:
             UserError: one is malformed.

@@ -1,6 +1,6 @@
-"""Overrides: what is wrong with the templates of a job, a user or a site, said before one of them is rendered.
+"""Overrides: finds what is wrong with the templates of a job, a user or a site, before one of them is rendered.
 
-Jinja says nothing of a block that no parent has, of text beside the blocks, or of a file that nobody reads.
+Jinja does not report a block that no parent has, text outside of the blocks, or a file that nothing uses.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def problems(library: Library) -> Iterator[str]:
 
 
 def _used(library: Library) -> set[str]:
-    """Return the names that rendering may read, of hidden files too."""
+    """Return the names of templates that rendering may read. Hidden files count as read."""
     waiting, used = list(library.ours), set()
     files: dict[str, list[Path]] = {}
     for name, path in library.files():
@@ -93,7 +93,7 @@ def _missing(library: Library, template: Template, node: nodes.Node) -> Iterator
 
 
 def _unknown_blocks(template: Template, parents: Sequence[Template]) -> Iterator[str]:
-    """Yield the blocks that stand in none, and that no parent has; and text beside the blocks, which nobody prints."""
+    """Yield the outermost blocks that no parent has, and text outside of the blocks, which is never printed."""
     if not parents:
         return
     known = {name for parent in parents for name in parent.blocks}

@@ -18,11 +18,11 @@ from hpc_dl.shipped_files import share
 from hpc_dl.templates.values import TEMPLATE, Values
 
 OURS = "hpc_dl/"
-"""What stands before the name of a template of ours, whatever comes before it on the search path."""
+"""With this prefix, a name means a template of ours, even if the search path has an override."""
 
 
 class Shell(str):
-    """Text that is shell code already: what blocks and macros return. It is printed as it stands."""
+    """Text that is shell code already, such as a block or macro returns. It is printed as it stands."""
 
     __slots__ = ()
 
@@ -43,7 +43,7 @@ def shell(value: object) -> object:
 
 
 def comment(value: object) -> Shell:
-    """Return a value for the rest of a comment line: no line break gets through, nor a byte that is not UTF-8."""
+    """Return a value for the rest of a comment line: control characters and bytes that are not UTF-8 become ``?``."""
     return Shell(re.sub(r"[\x00-\x1f\x7f\x85\u2028\u2029\ud800-\udfff]", "?", str(value)))
 
 
@@ -62,7 +62,7 @@ class _Environment(jinja2.Environment):
 
 
 def template_folders(job_file: Path | None, site_file: Path, config: Path) -> list[Path]:
-    """Return where templates are looked for, strongest first: job, user, site. Ours come last by themselves."""
+    """Return where templates are looked for, strongest first: job, user, site. `Renderer` adds ours at the end."""
     folders = [config / "hpc_dl" / "templates", site_file.parent / site_file.stem / "templates"]
     if job_file is not None:
         folders.insert(0, job_file.absolute().parent / "templates")
@@ -73,7 +73,7 @@ def template_folders(job_file: Path | None, site_file: Path, config: Path) -> li
 class Renderer:
     """Renders templates from a search path.
 
-    Ours build on one another through the path too. A template that builds on ours of its own name names it by its
+    Our own templates, too, find one another through the path. A template that extends ours of the same name uses the
     prefix: ``{% extends "hpc_dl/NAME" %}``.
     """
 
@@ -109,11 +109,11 @@ class Renderer:
             return template.render(known, **{TEMPLATE: template.filename})
 
     def parse(self, name: str, path: Path | None = None) -> tuple[Path, jinja2.nodes.Template]:
-        """Return the file of template `name` and what Jinja makes of it.
+        """Return the file of template `name` and its syntax tree.
 
         Args:
-            name: of the template.
-            path: its file, where that is not the one that the search path has.
+            name: the template's name.
+            path: its file, if it is another one than the search path has.
 
         Raises:
             UserError: the template is missing or malformed; names file and line.
@@ -136,7 +136,7 @@ class Renderer:
 
     @contextlib.contextmanager
     def _errors_of(self, name: str) -> Iterator[None]:
-        """Turn what Jinja raises into errors of the user's."""
+        """Turn Jinja's errors into `UserError`."""
         try:
             yield
         except jinja2.TemplateNotFound as error:
@@ -149,14 +149,14 @@ class Renderer:
         except RecursionError:
             raise UserError(builds_on_itself(name)) from None
         except Exception as error:
-            # What template code raises is the template's fault, be it a StrictUndefined or a TypeError.
+            # Whatever template code raises is the template's fault, such as an undefined variable or a TypeError.
             if not (place := _where(error)):
                 raise
             raise UserError(f"template {place}: {error}") from error
 
 
 def builds_on_itself(name: str) -> str:
-    """Return what is wrong with a template that extends or includes itself, and how it extends ours."""
+    """Return the message on a template that extends or includes itself. It says how to extend ours."""
     ours = f'a template that builds on ours of its own name extends "{OURS}{name}"'
     return f"template {name}: extends or includes itself without end; {ours}"
 

@@ -1,4 +1,4 @@
-"""What each template may use: the one table, from which rendering, checks of overrides, listing and docs come.
+"""What each template may use. Rendering, the checks of overrides, the listing and the docs all follow this table.
 
 A name that ends in ``/*`` stands for all templates of a folder.
 """
@@ -115,11 +115,11 @@ VALUES: dict[str, type[Values]] = {
 }
 
 TEMPLATE = "template"
-"""A value that every template has besides: its own file."""
+"""One more value that every template has: its own file."""
 
 
 def values_of(name: str) -> type[Values] | None:
-    """Return what a template may use; None if it is none that may be overridden."""
+    """Return what a template may use; None if it may not be overridden."""
     return VALUES.get(name) or VALUES.get(f"{name.rpartition('/')[0]}/*")
 
 
@@ -136,7 +136,7 @@ def fields(values: type[Values]) -> dict[str, type[msgspec.Struct] | None]:
 
 
 def keys(struct: type[msgspec.Struct]) -> list[str]:
-    """Return what templates may ask of a value: its fields, and what is computed from them."""
+    """Return the keys that templates may use of a value: its fields and its properties."""
     computed = [name for name in dir(struct) if isinstance(getattr(struct, name), property)]
     return [*struct.__struct_fields__, *computed]
 
@@ -150,7 +150,7 @@ class Value(msgspec.Struct, frozen=True):
 
 
 def described(values: type[Values]) -> Iterator[Value]:
-    """Yield the values that a template may use, those that all have first."""
+    """Yield the values that a template may use. Values that all templates have come first."""
     for name, hint in typing.get_type_hints(values, include_extras=True).items():
         kind, meta = typing.get_args(hint)
         yield Value(name, _kind(kind), meta.description)

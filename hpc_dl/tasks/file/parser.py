@@ -21,13 +21,13 @@ _DEPENDENCY = re.compile(
 
 
 def read(path: Path) -> TaskFile:
-    """Read a task file with whatever invalid lines it has.
+    """Read a task file, valid or not.
 
     Raises:
         UserError: the file can't be read.
     """
     try:
-        # Only a line feed ends a line, or numbers would not be Greasy's; some editors put a mark at the start.
+        # Some editors write a byte order mark. Below, only a line feed ends a line: so line numbers are Greasy's.
         text = path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: can't be read: {getattr(error, 'strerror', None) or error}") from None
@@ -52,7 +52,7 @@ def scan(text: str, name: str = "task file") -> TaskFile:
     invalid: set[int] = set()
     problems: list[Problem] = []
     settings: dict[str, Any] = {}
-    spoilt = False  # by an invalid extension comment, which belongs to the next task
+    spoilt = False  # an invalid extension comment makes the next task invalid
     restart = ""
     for number, line in enumerate(text.split("\n"), 1):
         is_task = bool(line.strip()) and not line.lstrip().startswith("#")
@@ -146,5 +146,5 @@ def _numbers(dependency: re.Match[str], number: int) -> Iterable[int]:
     if dependency["number"]:
         return [int(dependency["number"])]
     first, last = sorted((int(dependency["first"]), int(dependency["last"])))
-    # A range that ends after this line names a task that isn't earlier: one number shows it, however long the range.
+    # A range that reaches this line is an error. One such number suffices to show it, and the range may be huge.
     return range(first, max(first, min(last, number)) + 1)

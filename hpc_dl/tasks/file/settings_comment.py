@@ -12,7 +12,7 @@ from hpc_dl.tasks.file.task import Task
 
 MARK = "#@"
 KEYS = ("node", "name", "nodes", "gpus", "cores", "memory", "time", "retries", "env.NAME")
-# Says of a whole file that it is the restart file of a run.
+# The key by which a whole file says that it is the restart file of a run.
 RESTART = "restart"
 
 _WORD = re.compile(r"""(?:[^\s'"\\]|'[^']*'|"(?:[^"\\]|\\.)*"|\\.)+""")

@@ -47,7 +47,7 @@ def expand_sweep(template: Path, table: Path) -> str:
         lines += new
         places += [row.place] * len(new)
     text = "".join(f"{line}\n" for line in lines)
-    problems: dict[tuple[str, str], str] = {}  # a mistake in the template is one of every row: told once
+    problems: dict[tuple[str, str], str] = {}  # a mistake in the template repeats in every row: report it once
     for problem in scan(text).problems:
         place = f"template {template} with {places[problem.line - 1]}"
         problems.setdefault((problem.reason, problem.text), problem.show(place))

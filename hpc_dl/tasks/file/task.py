@@ -18,13 +18,13 @@ class Task(msgspec.Struct, frozen=True):
         after: numbers of the tasks that must have ended well before this one starts, in ascending order.
         workdir: the folder to run in; empty: where the runner is.
         node: the node to run on, or a list such as ``n[1-3]`` of nodes to choose from; empty: any.
-        nodes: how many nodes it has at the same time, with all that follows on each; its command runs on the first.
+        nodes: how many nodes it has at once. Cores, GPUs and memory are per node. Its command runs on the first.
         name: what people call it; empty: its number.
-        gpus: how many GPUs it has for itself; None: as the run says.
-        cores: how many cores it has for itself; None: as the run says.
-        memory: MiB that are kept for it.
+        gpus: how many GPUs it has for itself; None: the default of the run.
+        cores: how many cores it has for itself; None: the default of the run.
+        memory: MiB that are reserved for it.
         time: seconds after which it is ended; 0: no limit.
-        retries: how often it is tried again after a failure; None: as the run says.
+        retries: how often it is tried again after a failure; None: the default of the run.
         env: environment variables that it gets in addition.
     """
 
@@ -44,7 +44,7 @@ class Task(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> str:
-        """Return what tells this task from another that gets its number when the file is edited."""
+        """Return a hash of number, folder and command. A task that gets this number by an edit has another hash."""
         text = f"{self.number}\0{self.workdir}\0{self.command}"
         return hashlib.blake2b(text.encode(), digest_size=9).hexdigest()
 
@@ -77,7 +77,7 @@ class TaskFile(msgspec.Struct, frozen=True):
     """Numbers of the tasks that can't run."""
     problems: tuple[Problem, ...] = ()
     restart: str = ""
-    """What names the run that a restart file is made from; empty for other files."""
+    """In a restart file, the name of the run that it was made from; else empty."""
 
     def check(self) -> list[Task]:
         """Return the tasks if all lines are valid.

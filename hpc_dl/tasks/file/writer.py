@@ -1,4 +1,4 @@
-"""Writer of task lines: what the parser reads again."""
+"""Writer of task lines, in the form that the parser reads."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ def lines_of(task: Task) -> list[str]:
     after = f"[# {fold_numbers(task.after)} #] " if task.after else ""
     workdir = f"[@ {task.workdir} @] " if task.workdir else ""
     if task.command.startswith("#") and not (after or workdir):
-        after = "[##] "  # else a comment, which is no task
+        after = "[##] "  # else the line would be a comment
     return [*([settings] if settings else []), f"{after}{workdir}{task.command}"]

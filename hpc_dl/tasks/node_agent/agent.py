@@ -23,8 +23,8 @@ from hpc_dl.tasks.locks import lock
 from hpc_dl.tasks.messages import Begin, Ended, Hello, Order, Ready, Stop, Stuck, decode_order, encode
 from hpc_dl.tasks.node_agent.running import RunningTasks
 
-_LOOK = 1.0  # seconds between two looks at the disk; a crash of the machine loses no more than that of the journal
-_HANG_TIMEOUT = 120.0  # seconds without a sign of life after which the guard kills an agent, and the runner loses it
+_LOOK = 1.0  # seconds between two syncs of the journal: a crash of the machine loses at most the entries of this time
+_HANG_TIMEOUT = 120.0  # seconds without a sign of life after which the guard kills an agent; the node is then lost
 _BEAT = 1.0  # seconds between two signs of life
 _MIB = 1024 * 1024
 
@@ -36,7 +36,7 @@ class Agent:
         node: its name.
         folder: the records folder. The journal is ``NODE.jsonl`` in it.
         grace: seconds between SIGTERM and SIGKILL for a task whose time is up, or whose runner is gone.
-        step: the agent is a Slurm step of the job whose nodes are given out.
+        step: the agent is a Slurm step, so its tasks may start steps of their own.
     """
 
     def __init__(self, node: str, folder: Path, grace: float, step: bool) -> None:
@@ -47,9 +47,9 @@ class Agent:
         self._path = folder / f"{node}.jsonl"
         self._journal: JournalFile | None = None  # until `Begin`
         self._stopping = False
-        self._untold = b""  # ends that wait for the journal, and the runner for them
-        self._unwritten = b""  # ends that wait for the journal, and that the runner knows
-        self._delayed: list[Order] = []  # tasks whose output the disk does not take
+        self._untold = b""  # ends that neither the journal nor the runner has
+        self._unwritten = b""  # ends that the runner has, but not the journal
+        self._delayed: list[Order] = []  # tasks whose output file can't be made now
         self._trouble = ""  # why something waits for the disk, and since when
         self._trouble_since = 0.0
         self._look_at: float | None = None  # when to look at the disk
@@ -111,7 +111,7 @@ class Agent:
         except OSError as error:  # the runner says that no agent came up here
             print(f"hpc-dl: {self._path}: {error.strerror}", file=sys.stderr, flush=True)
             sys.exit(DISK)
-        lock(self._journal.file, wait=True)  # a run that resumes this one waits for the end of this agent
+        lock(self._journal.file, wait=True)  # a run that resumes this one waits until this agent has ended
         self._say(encode(Ready(self._node)) + b"\n")
 
     def _start(self, order: Order) -> None:
@@ -128,7 +128,7 @@ class Agent:
             self._note([end])
 
     def _stop(self, grace: float, task: int | None = None) -> None:
-        """End all tasks, or the one. Tasks that have ended by themselves are noted first."""
+        """End all tasks, or one. First note the tasks that have ended by themselves."""
         self._note(self._tasks.reap())
         self._stopping = self._stopping or task is None
         self._tasks.stop(grace, task)
@@ -145,8 +145,8 @@ class Agent:
     def _write(self) -> None:
         """Write ends to the journal, and then tell the runner.
 
-        So no task starts after one that a resumed run would run again, and no report says that such a task has ended.
-        Only a run that is ending does not wait for the disk.
+        The runner starts dependents, and reports an end, only after the journal has the end: else a resumed run would
+        run the task again. Only a run that is ending does not wait for the disk.
         """
         if not (self._untold or self._unwritten) or self._journal is None:
             return
@@ -175,7 +175,7 @@ class Agent:
         """Note that the disk does not take something now.
 
         Raises:
-            OSError: nothing that passes.
+            OSError: the error is not a passing one.
         """
         if error.errno not in TROUBLE:
             raise error
@@ -215,7 +215,7 @@ class Agent:
             self._stop(self._grace)
 
     def _finish(self) -> None:
-        """Give the disk a last chance to take the ends that it has not."""
+        """Try for the grace to write the ends that the journal lacks."""
         deadline = time.monotonic() + self._grace
         while self._unwritten and time.monotonic() < deadline:
             time.sleep(_LOOK)
@@ -226,7 +226,7 @@ class Agent:
 
 
 def _ends(numbers: bytes) -> bool:
-    """Return whether one of the signals that came is one that ends us."""
+    """Return whether one of these signals ends the agent: any but SIGCHLD."""
     return bool(set(numbers) - {signal.SIGCHLD})
 
 

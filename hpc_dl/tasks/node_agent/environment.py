@@ -1,8 +1,9 @@
-"""Environment of a task: its GPUs and cores. Inside a Slurm job it keeps the task's ``srun`` and ``mpirun`` to them.
+"""Environment of a task: its GPUs and cores. Inside a Slurm job it confines the task's ``srun`` and ``mpirun`` to them.
 
-A task sees the SLURM_* variables of a job of its own nodes and cores. srun takes its nodes from SLURM_HOSTFILE, and
-before each rank it runs SLURM_TASK_PROLOG (templates/prolog.sh.j2), which sets the rank's GPUs and cores (man srun).
-Where srun takes no --nodes beside SLURM_HOSTFILE, templates/srun.sh.j2 comes first on PATH.
+A task sees SLURM_* variables as if its own nodes and cores were the whole job. srun takes its nodes from
+SLURM_HOSTFILE. Before each rank it runs SLURM_TASK_PROLOG (templates/prolog.sh.j2), which sets the rank's GPUs and
+cores (man srun). Some versions of srun refuse --nodes beside SLURM_HOSTFILE: there, templates/srun.sh.j2 comes first on
+PATH.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ class Environment:
 
     Args:
         folder: the records folder.
-        environ: that of the agent.
-        step: the agent is a Slurm step, and so tasks may start steps of their own.
+        environ: the agent's environment.
+        step: the agent is a Slurm step, so tasks may start steps of their own.
     """
 
     def __init__(self, folder: Path, environ: Mapping[str, str], step: bool) -> None:
@@ -42,7 +43,7 @@ class Environment:
             if version() >= HOSTFILE_EXCLUDES_NODES:
                 own["PATH"] = f"{folder / BIN}:{own.get('PATH', os.defpath)}"
             elif version() < OVERLAP_SHARES_ALL:
-                # Steps wait for each other's memory and GPUs. The prolog sets the GPUs of a rank.
+                # Here steps wait for each other's memory and GPUs, so they ask for none. The prolog sets a rank's GPUs.
                 own = {key: value for key, value in own.items() if not key.startswith("SLURM_MEM_PER_")}
                 own |= {"SLURM_MEM_PER_NODE": "0", "SLURM_GRES": "none"}
         self._own = {os.fsencode(key): os.fsencode(value) for key, value in own.items()}
@@ -51,12 +52,12 @@ class Environment:
         """Return the environment of a task.
 
         Raises:
-            OSError: the file with its nodes can't be written.
+            OSError: its host file can't be written.
         """
         here = order.shares[0]
         nodes = ",".join(share.node for share in order.shares)
         values = {
-            # Empty for a task without GPUs: an unset variable hides none.
+            # Empty for a task without GPUs: if it were unset, CUDA would see all GPUs.
             "CUDA_VISIBLE_DEVICES": ",".join(here.gpus),
             "HPC_DL_TASK": str(order.task),
             "HPC_DL_TASK_ATTEMPT": str(order.attempt),
@@ -86,9 +87,9 @@ class Environment:
         }
 
     def _hostfile(self, order: Order) -> Path:
-        """Return the file with a node for each rank that srun may start, the nodes in turn.
+        """Return the host file: one line for each rank that srun may start, the nodes in turn.
 
-        It has a line for each core of a node, so that a task may start more ranks than it has cores.
+        Each node has as many lines as it has cores, so a task may start more ranks than its own cores.
         """
         slots = max(self._node_cores, len(order.shares[0].cores))
         wide = len(order.shares) > 1
@@ -102,7 +103,7 @@ class Environment:
         return self._hosts / f"steps-{task}"
 
     def end_steps(self, task: int) -> None:
-        """End the Slurm steps that a task has left behind; the prolog has written down which it had."""
+        """End the Slurm steps that a task has left behind. The prolog has recorded its steps."""
         if not self._step:
             return
         (self._hosts / f"task-{task}").unlink(missing_ok=True)  # the prolog lets no rank start from now on

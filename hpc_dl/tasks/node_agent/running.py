@@ -15,11 +15,11 @@ from hpc_dl.processes import Guard, adopt_orphans, kill_group, kill_orphans, kil
 from hpc_dl.tasks.messages import Ended, Order
 from hpc_dl.tasks.node_agent.environment import Environment
 
-_UNKILLABLE = 5.0  # seconds after SIGKILL when a task counts as ended, even if some of its processes are left
+_UNKILLABLE = 5.0  # seconds after SIGKILL: then a task counts as ended, even if processes of it are left
 
 
 class _RunningTask:
-    """A task that runs. Its shell, whose number is that of the session, may have exited before what it started."""
+    """A running task. Its shell's pid is its session id. The shell may exit before the processes that it started."""
 
     def __init__(self, order: Order, started: float) -> None:
         self.order = order
@@ -63,7 +63,7 @@ class RunningTasks:
         self._cores = os.sched_getaffinity(0)
         self._environment = Environment(folder, os.environ, step)
         self._running: dict[int, _RunningTask] = {}
-        self._exited: set[int] = set()  # shells that have exited while processes of their sessions are left
+        self._exited: set[int] = set()  # pids of shells that have exited, while processes of their sessions may be left
         adopt_orphans()
         self._guard = Guard(hang_timeout)
 
@@ -88,7 +88,7 @@ class RunningTasks:
         output = self.output(order)
         entered = False
         try:
-            # A child process begins in our folder and on our cores.
+            # A child process inherits our folder and our cores.
             if order.workdir:
                 os.chdir(os.path.expanduser(os.path.expandvars(order.workdir)))  # noqa: PTH111 - text, not a path
             entered = True
@@ -139,7 +139,7 @@ class RunningTasks:
         left = sessions_left(self._exited, self._running)
         ends = [self._finish(pid) for pid in self._exited - left]
         self._exited = left
-        # A task that was told to end has the grace for all of its processes.
+        # Only a task that was told to end has a grace, which is for all of its processes.
         kill_sessions({pid for pid in left if self._running[pid].exited_by_itself})
         return ends
 
@@ -147,7 +147,7 @@ class RunningTasks:
         """Wait for a process that has exited: the shell of a task, or an orphan that a task has left."""
         one = self._running.get(pid)
         if one is not None and not one.told_to_end:
-            # The next task gets these cores and GPUs. Before the wait the number of the group can't be given out again.
+            # The next task gets these cores and GPUs. Before the wait, no new group can get this group's number.
             kill_group(pid)
         _, status, usage = os.wait4(pid, 0)
         if one is not None:
@@ -157,11 +157,11 @@ class RunningTasks:
                 one.deadline = one.killed_at = time.monotonic()
 
     def _finish(self, pid: int) -> Ended:
-        """Forget a task of which no process is left, and return its end."""
+        """Forget a task that has ended, and return its end."""
         one = self._running.pop(pid)
         assert one.usage is not None  # noqa: S101 - for mypy
         self._guard.drop(pid)
-        with contextlib.suppress(OSError):  # the disk is away
+        with contextlib.suppress(OSError):  # the disk may be away
             self._environment.end_steps(one.order.task)
         code = os.waitstatus_to_exitcode(one.status)
         memory = one.usage.ru_maxrss // 1024
@@ -174,7 +174,7 @@ class RunningTasks:
             stopped=one.stopped,
             shares=one.order.shares,
             cpu=round(one.usage.ru_utime + one.usage.ru_stime, 6),
-            # The kernel never says less for a child than for the process that it was copied from.
+            # The kernel never reports less for a child than for the process that forked it.
             memory=memory if memory > _peak_memory() else 0,
         )
 
@@ -194,14 +194,14 @@ class RunningTasks:
         for pid in told:
             one = self._running[pid]
             one.killed_at = one.killed_at or now
-            # A process of another user, or one that waits for a dead disk, must not keep the run from its end.
+            # A process of another user, or one that waits for a dead disk, must not keep the run from ending.
             if one.usage is not None and now > one.killed_at + _UNKILLABLE:
                 self._exited.discard(pid)
                 ends.append(self._finish(pid))
         return ends
 
     def stop(self, grace: float, task: int | None = None) -> None:
-        """Send SIGTERM to all tasks or the one, and SIGKILL after the grace; at once if there is none."""
+        """Send SIGTERM to all tasks or to one, and SIGKILL after the grace. Without a grace, send SIGKILL at once."""
         chosen = {pid: one for pid, one in self._running.items() if task in (None, one.order.task)}
         ones = {pid: one for pid, one in chosen.items() if not one.exited_by_itself}
         for one in ones.values():
@@ -214,7 +214,7 @@ class RunningTasks:
         self._guard.beat()
 
     def close(self) -> None:
-        """End what tasks have left in sessions of their own, and the guard."""
+        """End the guard, and processes that tasks have left in other sessions."""
         kill_orphans(but=self._guard.pid)
         self._guard.close()
 
