@@ -26,6 +26,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # Where a script runs the tests in the background they ignore SIGINT, and all that they start would too.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # `make test` runs the tests; a make that a test runs is no part of it.
+    for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES"):
+        os.environ.pop(name, None)
     # Those of pytest's own stay for a look at them.
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
     # Short, since unix sockets lie in it.

@@ -171,6 +171,6 @@ def _rank_process(job: Job, rank: int) -> int:
             variables = (folder / "environ").read_bytes().split(b"\0")
         except OSError:
             continue
-        if words[1:3] == [b"-m", b"hpc_dl.train"] and run_dir in words and variable in variables:
+        if b"hpc_dl.train" in words[1:4] and run_dir in words and variable in variables:
             return int(folder.name)
     raise AssertionError(f"rank {rank} is not there: {job.stdout()}")

@@ -12,7 +12,7 @@ from hpc_dl.schedulers.slurm.commands import ask, insist
 from hpc_dl.schedulers.slurm.sbatch_options import minutes
 from hpc_dl.spec.layers import Layer, build
 from hpc_dl.spec.nodelist import fold
-from hpc_dl.spec.site import Site
+from hpc_dl.spec.site import Site, check
 
 # %P marks the default partition with a star; %R would not.
 _SINFO = ("sinfo", "--noheader", "--all", "--Node", "--format=%N|%P|%T|%c|%X|%m|%G")
@@ -84,7 +84,7 @@ def described(found: Sequence[Node], name: str, partition: str = "", kill_wait: 
         "gpu_type": kind,
         "grace": min(_GRACE, kill_wait or _GRACE),
     }
-    return build(Site, [Layer(values, "sinfo")], "site")
+    return build(Site, [Layer(values, "sinfo")], "site", check)
 
 
 def parse_partitions(text: str) -> dict[str, Partition]:
