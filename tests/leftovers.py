@@ -78,7 +78,10 @@ def _age(folder: Path) -> float:
 
 def _listening() -> set[str]:
     """Return the ports on which this process itself listens; those of others go with them."""
-    own = {os.path.realpath(entry.path).rpartition("/")[2] for entry in os.scandir("/proc/self/fd")}
+    names = {os.path.realpath(entry.path).rpartition("/")[2] for entry in os.scandir("/proc/self/fd")}
+    own = {name for name in names if name.startswith("socket:")}
+    if not own:
+        return set()  # the kernel takes long to list all sockets
     found = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         for line in Path(table).read_text().splitlines()[1:]:
