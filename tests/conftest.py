@@ -51,7 +51,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("slurm"))  # they share a cluster
         if _needs_tensorflow(item.path):
             item.add_marker(pytest.mark.tensorflow)
-    items.sort(key=lambda item: order.get(_kind(item), 3))
+    items.sort(key=lambda item: order.get(_kind(item), 4))
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -66,7 +66,9 @@ def _kind(item: pytest.Item) -> str:
 
 @functools.cache
 def _needs_tensorflow(path: Path) -> bool:
-    return "train" in path.relative_to(Path(__file__).parent).parts[:1] or "import tensorflow as tf" in path.read_text()
+    # The pages of the documentation show jobs that train.
+    starts_training = path.relative_to(Path(__file__).parent).parts[0] in ("train", "docs")
+    return starts_training or "import tensorflow as tf" in path.read_text()
 
 
 @pytest.fixture(scope="session", autouse=True)
