@@ -32,4 +32,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    # Neither modules nor what this file imports: `hpc_dl.<TAB>` shows the API.
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -16,7 +16,7 @@ from hpc_dl.submission.handle import Job
 _ALL = """
 import hpc_dl
 before = dir(hpc_dl)
-assert set(hpc_dl.__all__) <= set(before), before
+assert [name for name in before if name[0] != "_"] == sorted(hpc_dl.__all__), before
 for _ in range(2):
     for name in hpc_dl.__all__:
         assert callable(getattr(hpc_dl, name)), name
