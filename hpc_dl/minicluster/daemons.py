@@ -106,7 +106,17 @@ def kill_strays(slurm_conf: Path) -> None:
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # another user's, or it has just ended
             variables = (folder / "environ").read_bytes().split(b"\0")
-            of_job = any(variable.startswith(b"SLURM_JOB_ID=") for variable in variables)
-            of_job = of_job or (folder / "cmdline").read_bytes().startswith(b"slurmstepd: ")
-            if ours in variables and of_job and int(folder.name) != os.getpid():
+            of_job = ours in variables and any(variable.startswith(b"SLURM_JOB_ID=") for variable in variables)
+            if (of_job or _is_step(folder, slurm_conf.parent)) and int(folder.name) != os.getpid():
                 os.kill(int(folder.name), signal.SIGKILL)
+
+
+def _is_step(process: Path, root: Path) -> bool:
+    """Return whether a process is a slurmstepd of the cluster in `root`.
+
+    Its title has overwritten its environment, so that its working folder has to tell. It may wait for slurmctld for
+    ever.
+    """
+    if not (process / "cmdline").read_bytes().startswith(b"slurmstepd: "):
+        return False
+    return Path(str((process / "cwd").readlink()).removesuffix(" (deleted)")).is_relative_to(root)
