@@ -20,7 +20,7 @@ def job_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
     An environment variable ``HPC_DL_<KEY>`` has the effect of its option. The Makefile sets these from its variables.
     """
-    for field in reversed(list(fields(JobSpec))):
+    for field in reversed(fields(JobSpec)):
         variable = None if field.is_table else f"HPC_DL_{field.name.upper()}"
         declarations, settings = field.option(envvar=variable)
         function = click.option(*declarations, **settings)(function)

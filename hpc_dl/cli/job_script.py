@@ -128,8 +128,8 @@ def place(run: Path, nodelist: str, job_id: str, attempt: int | None) -> int:
     files = {
         folder.cluster: msgspec.json.encode(placement.cluster()),
         folder.placement: msgspec.json.encode(placement),
+        folder.tasks: task_file(job, site, placement, str(run), folder.renderer(), folder.attempt).encode(),
     }
-    files[folder.tasks] = task_file(job, site, placement, str(run), folder.renderer(), folder.attempt).encode()
     attempts.check(folder)
     for path, data in files.items():
         insist(f"{path} can't be written", functools.partial(write_whole, path, data))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import shlex
 import types
 import typing
-from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -60,14 +60,17 @@ class Field(msgspec.Struct, frozen=True):
         return [part for part in value.split(",") if part.strip()]
 
 
-def fields(struct: type[msgspec.Struct]) -> Iterator[Field]:
-    """Yield the fields of a struct, its own before those of its base."""
+@functools.cache  # several commands of one command line have the same options
+def fields(struct: type[msgspec.Struct]) -> tuple[Field, ...]:
+    """Return the fields of a struct, its own before those of its base."""
     hints = typing.get_type_hints(struct, include_extras=True)
     inherited = set(getattr(struct.__base__, "__struct_fields__", ()))
+    found = []
     for field in sorted(msgspec.structs.fields(struct), key=lambda field: field.name in inherited):
         default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
         hint = hints[field.name]
-        yield Field(field.name, _description(hint), _kind(hint), default)
+        found.append(Field(field.name, _description(hint), _kind(hint), default))
+    return tuple(found)
 
 
 def _kind(hint: Any) -> Any:
