@@ -17,7 +17,7 @@ def measure(nodes: int) -> tuple[float, float, float, int]:
 
     from hpc_dl.planning.plan import make_plan
     from hpc_dl.spec.layers import Layer
-    from hpc_dl.spec.site import load_site, site_file
+    from hpc_dl.spec.site_files import load_site, site_file
 
     path = site_file("minotauro")
     site = msgspec.structs.replace(load_site(path), gpus=8, cores=64, nodes="nvb[1-10000]")

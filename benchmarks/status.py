@@ -18,7 +18,7 @@ from hpc_dl.minicluster import ClusterConfig, MiniCluster
 from hpc_dl.minicluster.programs import find_accounting, find_programs
 from hpc_dl.runfolder.folder import RunFolder, to_toml
 from hpc_dl.spec.job import JobSpec
-from hpc_dl.spec.site import load_site, site_file
+from hpc_dl.spec.site_files import load_site, site_file
 from hpc_dl.submission.states import states
 
 _RUNS = 5

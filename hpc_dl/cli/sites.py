@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def sites(describe: bool) -> int:
     """List the sites, and which one is chosen here."""
     from hpc_dl.errors import UserError
-    from hpc_dl.spec.site import load_site, site_files
+    from hpc_dl.spec.site_files import load_site, site_files
     from hpc_dl.submission.choose_site import choose_site
 
     if describe:

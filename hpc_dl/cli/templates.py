@@ -20,7 +20,7 @@ _SITE = "site name or file; default: where this machine is"
 def templates(context: click.Context, site: str) -> None:
     """List the templates with their blocks and variables, and which of them the site or the user overrides."""
     if context.invoked_subcommand is None:
-        from hpc_dl.spec.site import config_home
+        from hpc_dl.spec.site_files import config_home
         from hpc_dl.submission.choose_site import choose_site
         from hpc_dl.templates import template_folders
         from hpc_dl.templates.library import Library
@@ -72,7 +72,7 @@ def test(site: str) -> int:
     """Render the templates of SITE (default: where this machine is) in all modes; shellcheck reads the scripts."""
     from hpc_dl.check.templates import rendered, shellcheck
     from hpc_dl.errors import UserError
-    from hpc_dl.spec.site import config_home
+    from hpc_dl.spec.site_files import config_home
     from hpc_dl.submission.choose_site import choose_site
     from hpc_dl.templates import template_folders
     from hpc_dl.templates.library import Library

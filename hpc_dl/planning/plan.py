@@ -18,7 +18,8 @@ from hpc_dl.spec.layers import Layer, check_lines
 from hpc_dl.spec.modes import MODES
 from hpc_dl.spec.nodelist import expand, fold
 from hpc_dl.spec.placement import Placement
-from hpc_dl.spec.site import Scalar, Site, config_home
+from hpc_dl.spec.site import Scalar, Site
+from hpc_dl.spec.site_files import config_home
 from hpc_dl.templates import Renderer, template_folders
 from hpc_dl.templates.library import Library
 from hpc_dl.templates.overrides import check_overrides

@@ -15,7 +15,8 @@ from hpc_dl.disk import look_anew, write_whole
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.layers import build, read_toml
 from hpc_dl.spec.placement import NodeFacts, Placement
-from hpc_dl.spec.site import Site, without_gone
+from hpc_dl.spec.site import Site
+from hpc_dl.spec.site_files import without_gone
 from hpc_dl.templates import Renderer
 
 T = TypeVar("T")

@@ -82,7 +82,7 @@ def too_few(job: JobSpec, site: Site, nodes: Sequence[Node]) -> str:
     if not nodes or len(fit) >= job.nodes:
         return ""
     cores, gpus = job.cores or site.cores, job.gpus or 0
-    wants = f"{cores} cores" + (f" and {gpus} x {site.gres}" if gpus else "")
+    wants = f"{cores} cores" + (f" and {gpus} x {site.gpu_gres}" if gpus else "")
     most = max(nodes, key=lambda node: (sum(node.gpus.values()), node.cores))
     has = ", ".join(f"{number} {kind or 'GPU'}" for kind, number in most.gpus.items()) or "no GPU"
     return (

@@ -13,7 +13,8 @@ from hpc_dl.errors import UserError, allowed, near_match
 from hpc_dl.shipped_files import share
 from hpc_dl.spec.layers import BadValueError, Layer, build, check_lines, is_file, read_toml
 from hpc_dl.spec.modes import MODES
-from hpc_dl.spec.site import Scalar, check_env, check_slurm_options
+from hpc_dl.spec.site import Scalar
+from hpc_dl.spec.site_checks import check_env, check_slurm_options
 from hpc_dl.spec.training import Count, Positive, TrainSettings, check_modes, check_training
 
 _SHORTEST_HANG = 5

@@ -9,7 +9,7 @@ import re
 import reprlib
 import sys
 import typing
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +25,7 @@ else:
 
 _SHORT = reprlib.Repr()  # shows values in messages; tables may be deeper than `repr` can go
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxlong, _SHORT.maxother = 4, 200, 60, 200
+_TABLES = 3  # how deep tables are merged key by key
 _DEEPEST = 200  # dots in a line of TOML: the time to parse a dotted key grows with their square
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -58,11 +59,20 @@ class Layer:
         """Return the layer without some keys."""
         return Layer({key: value for key, value in self.values.items() if key not in keys}, self._origin, self._lines)
 
+    def inside(self, *tables: str) -> Layer:
+        """Return the settings in a table in a table; none if it is not there."""
+        values: Any = self.values
+        for table in tables:
+            values = values.get(table, {}) if isinstance(values, Mapping) else {}
+        prefix = ".".join(tables) + "."
+        lines = {key.removeprefix(prefix): line for key, line in (self._lines or {}).items() if key.startswith(prefix)}
+        return Layer(values if isinstance(values, Mapping) else {}, self._origin, lines)
+
     def where(self, key: str) -> str:
         """Return the place of `key`, or of ``key.part`` or ``key[0]``, in words."""
         place = self._origin.replace("{key}", _top(key))
         lines = self._lines or {}
-        line = lines.get(key) or lines.get(_top(key))
+        line = next((line for part in _parts(key) if (line := lines.get(part))), 0)
         return f"{place}, line {line}" if line else place
 
     @property
@@ -95,18 +105,67 @@ def _top(key: str) -> str:
     return re.split(r"[.\[]", key, maxsplit=1)[0]
 
 
+def _parts(key: str) -> Iterator[str]:
+    """Yield ``a.b.c``, ``a.b`` and ``a`` of the key ``a.b.c``; for ``a[0]`` itself and ``a``."""
+    while key:
+        yield key
+        key = re.sub(r"([.\[]|^)[^.\[]*\Z", "", key)
+
+
 def _line_numbers(text: str) -> dict[str, int]:
-    """Return the line of every ``key =`` and ``[table]``; keys of tables as ``table.key``."""
+    """Return the line of every ``key =`` and ``[table]``; keys of tables as ``table.key``, also of tables in tables."""
     lines: dict[str, int] = {}
     table = ""
     for number, line in enumerate(text.splitlines(), 1):
-        if header := re.fullmatch(r"\s*\[\s*([\w-]+)\s*\]\s*(#.*)?", line):
-            table = header[1]
+        if header := re.fullmatch(r"\s*\[\s*([\w.\"-]+)\s*\]\s*(#.*)?", line):
+            table = header[1].replace('"', "")
             lines.setdefault(table, number)
         elif entry := re.match(r"\s*([\w-]+|\"[^\"]+\")(\s*\.[^=]+)?\s*=", line):
             key = entry[1].strip('"')
             lines.setdefault(f"{table}.{key}" if table else key, number)
     return lines
+
+
+class Merged(msgspec.Struct, frozen=True):
+    """Layers merged key by key, and the layer from which each value comes."""
+
+    values: dict[str, Any]
+    origins: dict[str, Layer]
+    """The keys of tables are here too, as ``table.key``."""
+
+    def where(self, key: str) -> str:
+        """Return the place of `key`, or of ``key.part`` or ``key[0]``, in words; empty if no layer has it."""
+        layer = next((layer for part in _parts(key) if (layer := self.origins.get(part))), None)
+        return layer.where(key) if layer else ""
+
+
+def merge(layers: Sequence[Layer], names: Sequence[str], what: str) -> Merged:
+    """Merge `layers`, of which the last wins, key by key, also inside tables.
+
+    Raises:
+        UserError: a key is not in `names`.
+    """
+    merged = Merged({}, {})
+    for layer in layers:
+        for key in layer.values:
+            if key not in names:
+                unknown = f"unknown {what} key {key!r}{near_match(key, names)}"
+                raise UserError(f"{layer.where(key)}: {unknown}; known keys: {allowed(names)}")
+        _lay(merged.values, layer.values, merged.origins, layer)
+    return merged
+
+
+def _lay(
+    below: dict[str, Any], above: Mapping[str, Any], origins: dict[str, Layer], layer: Layer, table: str = ""
+) -> None:
+    for key, value in above.items():
+        origins[f"{table}{key}"] = layer
+        if isinstance(value, dict) and table.count(".") < _TABLES:
+            old = below.get(key)
+            below[key] = {**old} if isinstance(old, dict) else {}
+            _lay(below[key], value, origins, layer, f"{table}{key}.")
+        else:
+            below[key] = value
 
 
 def build(kind: type[T], layers: Sequence[Layer], what: str, check: Callable[[T], None] | None = None) -> T:
@@ -121,34 +180,24 @@ def build(kind: type[T], layers: Sequence[Layer], what: str, check: Callable[[T]
     Raises:
         UserError: an unknown key or an invalid value, with its origin, what was found and what is allowed.
     """
-    names = kind.__struct_fields__
-    merged: dict[str, Any] = {}
-    origins: dict[str, Layer] = {}
-    for layer in layers:
-        for key, value in layer.values.items():
-            if key not in names:
-                unknown = f"unknown {what} key {key!r}{near_match(key, names)}"
-                raise UserError(f"{layer.where(key)}: {unknown}; known keys: {allowed(names)}")
-            old = merged.get(key)
-            merged[key] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
-            origins[key] = layer
+    merged = merge(layers, kind.__struct_fields__, what)
     try:
-        value = msgspec.convert(merged, kind, strict=False, dec_hook=lambda kind, value: kind(value))  # Path
+        value = msgspec.convert(merged.values, kind, strict=False, dec_hook=lambda kind, value: kind(value))  # Path
         if check is not None:
             check(value)
         return value
     except BadValueError as error:
-        source = origins.get(_top(error.key))
-        raise UserError(f"{source.where(error.key)}: {error}" if source else str(error)) from None
+        place = merged.where(error.key)
+        raise UserError(f"{place}: {error}" if place else str(error)) from None
     except msgspec.ValidationError as error:
-        place = _KEY.search(str(error))
-        key = place[1] if place else ""
-        if key not in origins:  # no value is wrong: one is missing
+        found_key = _KEY.search(str(error))
+        key = found_key[1] if found_key else ""
+        if key not in merged.origins:  # no value is wrong: one is missing
             file = next((layer.file for layer in layers if layer.file), what)
             raise UserError(f"{file}: {_plain(str(error))}") from None
-        reason = _reason(kind, key, merged[key], str(error))
-        found = key if key in NOT_SHOWN else f"{key} = {_SHORT.repr(merged[key])}"
-        raise UserError(f"{origins[key].where(key)}: {found}: {reason}") from None
+        reason = _reason(kind, key, merged.values[key], str(error))
+        found = key if key in NOT_SHOWN else f"{key} = {_SHORT.repr(merged.values[key])}"
+        raise UserError(f"{merged.where(key)}: {found}: {reason}") from None
 
 
 def _reason(kind: type[msgspec.Struct], key: str, value: object, message: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +10,8 @@ from typing import NamedTuple
 from hpc_dl.schedulers import scheduler_of, schedulers
 from hpc_dl.spec.job import job_file, load_job
 from hpc_dl.spec.layers import Layer, read_toml
-from hpc_dl.spec.site import Site, load_site, site_file, site_files, site_folders
+from hpc_dl.spec.site import Site
+from hpc_dl.spec.site_files import load_site, site_file, site_files, site_folders
 
 
 class Choice(NamedTuple):
@@ -27,13 +29,14 @@ def choose_site(name: str = "", partition: str = "") -> Choice:
         name: the site's name or file. If it is empty, the scheduler that answers here tells the name of its cluster;
             the private cluster of this folder comes first if it runs. The site is the file with that name as `cluster`,
             else the scheduler's own description of its cluster. If no scheduler answers, the site is this machine.
-        partition: the job's partition, from which a site without a file is described; empty: the default one.
+        partition: the job's partition, whose table in the site file counts, and from which a site without a file is
+            described; empty: the default one.
 
     Raises:
         UserError: there is no such site, its file is not valid, or the scheduler does not answer.
     """
     if name:
-        return _load(site_file(name))
+        return _load(site_file(name), partition)
     for scheduler in schedulers():
         if not (cluster := scheduler.cluster_name()):
             continue
@@ -42,9 +45,10 @@ def choose_site(name: str = "", partition: str = "") -> Choice:
             return Choice(scheduler.describe(cluster, partition), next(iter(site_folders())) / f"{cluster}.toml")
         others = ", ".join(map(str, found[1:]))
         note = f"{found[0]} is used; cluster = {cluster!r} stands in {others} too (SITE=… chooses)"
-        return _load(found[0], *([note] if others else []))
+        return _load(found[0], partition, *([note] if others else []))
     return _load(
         site_file("local"),
+        partition,
         "no Slurm answers here (SLURM_CONF is not set, and no private cluster runs in this folder): the site is local,"
         " and jobs run on this machine; SITE=local says that it is meant",
     )
@@ -64,6 +68,6 @@ def site_of_job(name: str, job: str | None, overrides: Sequence[Layer]) -> Choic
     return choose_site(name, load_job(job_file(job) if job else None, overrides).partition)
 
 
-def _load(path: Path, *notes: str) -> Choice:
-    site = load_site(path)
+def _load(path: Path, partition: str, *notes: str) -> Choice:
+    site = load_site(path, partition, os.environ)
     return Choice(scheduler_of(site).completed(site), path, notes)

@@ -14,7 +14,8 @@ from hpc_dl.schedulers.slurm.sbatch_options import minutes, with_site
 from hpc_dl.schedulers.slurm.scheduler import scheduler
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.layers import Layer, build, check_lines
-from hpc_dl.spec.site import Scalar, Site, config_home
+from hpc_dl.spec.site import Scalar, Site
+from hpc_dl.spec.site_files import config_home
 from hpc_dl.tasks.demand import RunOptions, without_impossible
 from hpc_dl.tasks.file.task import TaskFile
 from hpc_dl.tasks.pool import Demand, Node, problem

@@ -19,7 +19,7 @@ from hpc_dl.runfolder.folder import RunFolder, to_toml
 from hpc_dl.schedulers.protocol import ENDED, JobState
 from hpc_dl.schedulers.slurm.states import query
 from hpc_dl.spec.job import JobSpec
-from hpc_dl.spec.site import load_site, site_file
+from hpc_dl.spec.site_files import load_site, site_file
 from hpc_dl.submission.states import states
 from tests.slurm.helpers import slurm_version
 from tests.unit.fakes.processes import eventually

@@ -12,7 +12,8 @@ from hpc_dl.schedulers.slurm.commands import ask, insist
 from hpc_dl.schedulers.slurm.sbatch_options import minutes
 from hpc_dl.spec.layers import Layer, build
 from hpc_dl.spec.nodelist import fold
-from hpc_dl.spec.site import Site, check
+from hpc_dl.spec.site import Site
+from hpc_dl.spec.site_checks import check
 
 # %P marks the default partition with a star; %R would not.
 _SINFO = ("sinfo", "--noheader", "--all", "--Node", "--format=%N|%P|%T|%c|%X|%m|%G")

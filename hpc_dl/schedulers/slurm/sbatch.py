@@ -14,7 +14,7 @@ from hpc_dl.errors import UserError
 from hpc_dl.schedulers.protocol import PATIENCE, StrayJobError
 from hpc_dl.schedulers.slurm.commands import TOO_LATE, Answer, ask, insist
 from hpc_dl.schedulers.slurm.environment import for_sbatch
-from hpc_dl.spec.site import OTHER_CLUSTER
+from hpc_dl.spec.site_checks import OTHER_CLUSTER
 
 _PATIENCE = 120.0  # timeout of sbatch in seconds
 # A wrapper for sbatch may say more, or leave out our --parsable.

@@ -62,7 +62,7 @@ def with_site(
     """
     options = dict(options)
     if gpus:
-        options["gres"] = f"{site.gres}:{gpus}"
+        options["gres"] = f"{site.gpu_gres}:{gpus}"
     if site.exclusive:
         options["exclusive"] = True
     if partition := partition or site.partition:

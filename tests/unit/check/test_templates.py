@@ -11,7 +11,7 @@ from hpc_dl.check.templates import rendered, shellcheck
 from hpc_dl.cli.templates import templates
 from hpc_dl.errors import UserError
 from hpc_dl.spec.modes import MODES
-from hpc_dl.spec.site import load_site, site_file
+from hpc_dl.spec.site_files import load_site, site_file
 from hpc_dl.templates.library import Library
 from hpc_dl.templates.values import TEMPLATE, described, values_of
 

@@ -25,7 +25,7 @@ from hpc_dl.shipped_files import share
 from hpc_dl.spec.job import job_file
 from hpc_dl.spec.layers import Layer
 from hpc_dl.spec.placement import Placement
-from hpc_dl.spec.site import load_site, site_file
+from hpc_dl.spec.site_files import load_site, site_file
 from hpc_dl.tasks.file.parser import parse
 from hpc_dl.templates import shell
 

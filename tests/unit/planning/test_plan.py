@@ -18,7 +18,8 @@ from hpc_dl.processes import python_module
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.layers import Layer
 from hpc_dl.spec.placement import NodeFacts
-from hpc_dl.spec.site import Site, load_site, site_file
+from hpc_dl.spec.site import Site
+from hpc_dl.spec.site_files import load_site, site_file
 from hpc_dl.spec.training import TrainSettings
 from hpc_dl.train.options import parse
 

@@ -15,7 +15,7 @@ from hpc_dl.runfolder.folder import RunFolder
 from hpc_dl.schedulers.local import processes
 from hpc_dl.schedulers.local.processes import LocalProcess
 from hpc_dl.spec.layers import Layer
-from hpc_dl.spec.site import load_site, site_file
+from hpc_dl.spec.site_files import load_site, site_file
 from hpc_dl.submission.submit import submit_plan
 from tests.unit.fakes.processes import names
 

@@ -14,7 +14,8 @@ from hpc_dl.planning.plan import make_plan
 from hpc_dl.runfolder.folder import RunFolder, to_toml
 from hpc_dl.schedulers import scheduler_of, scheduler_of_run
 from hpc_dl.schedulers.protocol import Scheduler
-from hpc_dl.spec.site import Site, load_site
+from hpc_dl.spec.site import Site
+from hpc_dl.spec.site_files import load_site
 
 _PBS = """
 from hpc_dl.schedulers.local.scheduler import Local

@@ -11,7 +11,7 @@ from hpc_dl.errors import UserError
 from hpc_dl.spec.job import load_job
 from hpc_dl.spec.layers import Layer
 from hpc_dl.spec.options import words
-from hpc_dl.spec.site import load_site
+from hpc_dl.spec.site_files import load_site
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,9 @@ from hpc_dl.errors import UserError
 from hpc_dl.runfolder.folder import RunFolder, to_toml
 from hpc_dl.spec.layers import Layer, build, read_toml
 from hpc_dl.spec.nodelist import expand
-from hpc_dl.spec.site import Site, check, load_site, site_file, site_files
+from hpc_dl.spec.site import Site
+from hpc_dl.spec.site_checks import check
+from hpc_dl.spec.site_files import load_site, site_file, site_files
 
 
 @pytest.fixture
@@ -38,13 +40,13 @@ def test_every_site_that_we_ship_is_valid() -> None:
 
 def test_minotauro_is_as_in_the_2016_thesis() -> None:
     site = load_site(site_file("minotauro"))
-    assert (len(expand(site.nodes)), site.cores, site.gpus, site.gres) == (39, 16, 4, "gpu:k80")
+    assert (len(expand(site.nodes)), site.cores, site.gpus, site.gpu_gres) == (39, 16, 4, "gpu:k80")
     assert site.interconnect_suffix == "-ib0"
     assert " ".join(site.modules) == "K80 cuda/7.5 mkl/2017.0.098 CUDNN/5.1.3 python/3.5.2"
 
 
 def test_a_gres_without_type_has_no_colon() -> None:
-    assert Site(cores=1).gres == "gpu"
+    assert Site(cores=1).gpu_gres == "gpu"
 
 
 def test_the_users_own_file_comes_before_ours(config: Path) -> None:

@@ -12,7 +12,7 @@ from hpc_dl.errors import UserError
 from hpc_dl.planning.plan import Plan, make_plan
 from hpc_dl.schedulers.slurm.sbatch_options import directives
 from hpc_dl.spec.layers import Layer
-from hpc_dl.spec.site import load_site
+from hpc_dl.spec.site_files import load_site
 from hpc_dl.submission.choose_site import choose_site, site_of_job
 from tests.unit.fakes.slurm import FakeSlurm
 
@@ -139,7 +139,7 @@ def test_a_described_site_is_a_file_with_a_comment_on_each_key(
         main(["sites", "--describe"])
     text = capfd.readouterr().out
     assert ended.value.code == 0
-    assert "# cores of a node\ncores = 8\n" in text
+    assert "# cores of a node, as sbatch counts them in --cpus-per-task\ncores = 8\n" in text
     assert "# seconds between SIGTERM and SIGKILL\ngrace = 7\n" in text
     assert "\nfake_gpus = true\n" in text  # those of the private cluster need not exist
     assert "# further sbatch options\n# slurm = {}\n" in text

@@ -14,7 +14,7 @@ from hpc_dl.errors import JobError, UserError
 from hpc_dl.runfolder.folder import Failure, RunFolder, Summary, to_toml
 from hpc_dl.schedulers.local import processes
 from hpc_dl.spec.job import JobSpec
-from hpc_dl.spec.site import load_site, site_file
+from hpc_dl.spec.site_files import load_site, site_file
 from hpc_dl.submission.handle import Job, cancel
 from hpc_dl.submission.states import states, status, summary_of
 from tests.unit.fakes.slurm import FakeSlurm

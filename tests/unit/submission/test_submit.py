@@ -12,7 +12,7 @@ import pytest
 import hpc_dl
 from hpc_dl.planning.plan import Plan, make_plan
 from hpc_dl.spec.layers import Layer
-from hpc_dl.spec.site import load_site, site_file
+from hpc_dl.spec.site_files import load_site, site_file
 from hpc_dl.submission.submit import check_plan, submit_plan
 from tests.unit.fakes.processes import names
 from tests.unit.fakes.slurm import FakeSlurm

@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from hpc_dl.errors import UserError
-from hpc_dl.spec.site import load_site, site_file
+from hpc_dl.spec.site_files import load_site, site_file
 from hpc_dl.tasks.allocation import bound, nodes
 from hpc_dl.tasks.executor import Agents, Lost, agent_command
 from hpc_dl.tasks.messages import Hello, Order

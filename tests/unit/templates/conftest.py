@@ -10,7 +10,7 @@ import pytest
 
 from hpc_dl.planning.plan import Plan, make_plan
 from hpc_dl.spec.layers import Layer
-from hpc_dl.spec.site import load_site
+from hpc_dl.spec.site_files import load_site
 
 
 @dataclass(frozen=True)

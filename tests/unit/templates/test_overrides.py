@@ -13,7 +13,7 @@ from hpc_dl.errors import UserError
 from hpc_dl.planning.plan import Plan
 from hpc_dl.planning.task_file import task_file
 from hpc_dl.runfolder.folder import RunFolder
-from hpc_dl.spec.site import load_site
+from hpc_dl.spec.site_files import load_site
 from hpc_dl.tasks.submit import Request
 from hpc_dl.tasks.submit import script as tasks_script
 from hpc_dl.templates import overrides

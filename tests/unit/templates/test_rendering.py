@@ -17,7 +17,7 @@ from hpc_dl.errors import UserError
 from hpc_dl.planning.plan import Plan, make_plan
 from hpc_dl.runfolder.folder import RunFolder
 from hpc_dl.spec.layers import Layer
-from hpc_dl.spec.site import load_site
+from hpc_dl.spec.site_files import load_site
 from hpc_dl.tasks.file.parser import parse
 from hpc_dl.templates import Renderer, comment, directive, shell, template_folders
 

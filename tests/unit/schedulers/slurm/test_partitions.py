@@ -13,7 +13,9 @@ from hpc_dl.errors import UserError
 from hpc_dl.runfolder.folder import to_toml
 from hpc_dl.schedulers.slurm.partitions import described, parse_nodes
 from hpc_dl.spec.nodelist import expand
-from hpc_dl.spec.site import Site, check, load_site
+from hpc_dl.spec.site import Site
+from hpc_dl.spec.site_checks import check
+from hpc_dl.spec.site_files import load_site
 
 
 def lines(*rows: str) -> str:
@@ -34,7 +36,7 @@ TYPED = lines(
 def test_a_cluster_of_equal_nodes(tmp_path: Path) -> None:
     site = parse_sinfo(TYPED, "minotauro")
     assert (site.name, site.cluster, site.partition) == ("minotauro", "minotauro", "projects")
-    assert (site.cores, site.memory_gb, site.gpus, site.gres) == (16, 125.0, 4, "gpu:k80")
+    assert (site.cores, site.memory_gb, site.gpus, site.gpu_gres) == (16, 125.0, 4, "gpu:k80")
     assert site.nodes == "nvb[1-3]"
     file = tmp_path / "minotauro.toml"
     file.write_text(to_toml(site))
@@ -80,7 +82,7 @@ PARTITIONS = lines(
 @pytest.mark.parametrize("partition", ["gpu", "gpu,cpu"])
 def test_the_partition_that_is_named_counts(partition: str) -> None:
     site = parse_sinfo(PARTITIONS, "c", partition)
-    assert (site.partition, site.nodes, site.cores, site.gpus, site.gres) == (partition, "g1", 32, 4, "gpu:a100")
+    assert (site.partition, site.nodes, site.cores, site.gpus, site.gpu_gres) == (partition, "g1", 32, 4, "gpu:a100")
 
 
 @pytest.mark.parametrize("partition", ["gpus", "cpu,gpus"])

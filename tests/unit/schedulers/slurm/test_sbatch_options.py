@@ -16,7 +16,8 @@ from hpc_dl.planning.plan import make_plan
 from hpc_dl.schedulers.slurm.sbatch_options import directives, minutes
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.layers import Layer
-from hpc_dl.spec.site import Site, load_site, site_file
+from hpc_dl.spec.site import Site
+from hpc_dl.spec.site_files import load_site, site_file
 
 K80 = Site(name="k80", cores=16, gpus=4, gpu_type="k80", partition="projects")
 

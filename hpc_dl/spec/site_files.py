@@ -1,0 +1,199 @@
+"""Site files: where they are found, and how they become a site."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import msgspec
+
+from hpc_dl.errors import UserError, allowed, near_match
+from hpc_dl.shipped_files import share
+from hpc_dl.spec.layers import Layer, build, is_file, merge, read_toml
+from hpc_dl.spec.site import Site
+from hpc_dl.spec.site_checks import check
+
+# Keys of site files of earlier versions, and why they are gone: told to users who still set one.
+_GONE = {"sockets": "each node tells itself how its cores are shared out"}
+
+
+def config_home() -> Path:
+    """Return the folder of the user's configuration (XDG Base Directory Specification)."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+
+
+def site_folders() -> Iterator[Path]:
+    """Yield the folders in which site files are looked for: the user's configuration, this folder, the package."""
+    yield config_home() / "hpc_dl" / "sites"
+    yield Path.cwd() / "env" / "sites"
+    yield share() / "env" / "sites"
+
+
+def site_files() -> dict[str, Path]:
+    """Return every site's name and file; if several have the same name, the one in the first folder."""
+    files: dict[str, Path] = {}
+    for folder in site_folders():
+        for path in sorted(folder.glob("*.toml")):
+            files.setdefault(path.stem, path)
+    return files
+
+
+def site_file(name: str) -> Path:
+    """Return the file of site `name`, which may also be the path of a TOML file.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name.endswith(".toml") or "/" in name:
+        if not is_file(Path(name)):
+            raise UserError(f"site {name!r}: no such file")
+        return Path(name).resolve()
+    files = site_files()
+    if name not in files:
+        raise UserError(f"unknown site {name!r}{near_match(name, files)}; known sites: {allowed(files)}")
+    return files[name]
+
+
+def load_site(path: Path, in_partition: str = "", environ: Mapping[str, str] | None = None, **changes: Any) -> Site:
+    """Read a site file and the files below it; see `site_layers`.
+
+    Args:
+        path: the file.
+        in_partition: the job's partition, whose table of the file counts; empty: the site's default partition.
+        environ: the variables that replace ``$NAME`` in folders and commands; None: they stay as they are.
+        changes: keys that replace those of the file.
+
+    Raises:
+        UserError: a file or a change is not valid, or a variable is not set.
+    """
+    layers = [*site_layers(path), Layer(changes, "keyword {key}")]
+    site = _built(layers)
+    for name in site.partitions:
+        _built(layers, name)  # a mistake is told even if the job is in another partition
+    if table := _table(site, in_partition or site.partition):
+        site = _built(layers, table)
+    return site if environ is None else _expanded(site, layers, environ)
+
+
+def site_layers(path: Path, above: Sequence[Path] = ()) -> list[Layer]:
+    """Return the settings of a site file and of those below it, weakest first.
+
+    Below a file is the site that it names as `base`, else the file with the same name in a later folder: a few lines in
+    the user's configuration change a site that is shipped.
+
+    Args:
+        path: the file.
+        above: the files that lead here by `base`.
+
+    Raises:
+        UserError: a file is not valid, or bases lead back to their own file.
+    """
+    file = read_toml(path)
+    for key in _GONE.keys() & file.values.keys():
+        _say_once(f"{file.where(key)}: {key} is not used any more: {_GONE[key]}")
+    below = _below(file, path, [*above, path.resolve()])
+    return [
+        *(site_layers(below, [*above, path.resolve()]) if below else []),
+        Layer({"name": path.stem}, "file name"),
+        without_gone(file),
+    ]
+
+
+def _below(file: Layer, path: Path, above: Sequence[Path]) -> Path | None:
+    """Return the file whose settings lie below those of a site file; None if there is none."""
+    base = file.values.get("base")
+    if isinstance(base, str) and base not in ("", path.stem):
+        try:
+            below = site_file(base)
+        except UserError as error:
+            raise UserError(f"{file.where('base')}: base = {base!r}: {error}") from None
+        if below.resolve() in above:
+            raise UserError(f"{file.where('base')}: base = {base!r}: {below} leads back to {path}")
+        return below
+    same = [folder / path.name for folder in site_folders()]
+    here = next((number for number, one in enumerate(same) if one.resolve() == path.resolve()), len(same))
+    return next((one for one in same[here + 1 :] if is_file(one) and one.resolve() not in above), None)
+
+
+def _built(layers: Sequence[Layer], partition: str = "") -> Site:
+    """Return the site, with what one of its tables of partitions says in place of the site's own keys."""
+    if not partition:
+        return build(Site, layers, "site", check)
+    tables = [layer.inside("partitions", partition) for layer in layers]
+    for table in tables:
+        for key in table.values:
+            if key in _WHOLE_SITE:
+                raise UserError(
+                    f"{table.where(key)}: {key} is the same in all partitions: it can't stand in [partitions]"
+                )
+    # All files' keys come first: a shipped table says more of its partition than the user's lines on the whole site.
+    return build(Site, [*layers, *tables], "site", check)
+
+
+def _table(site: Site, partition: str) -> str:
+    """Return the table of partitions that counts for a job in `partition`, which may be several with commas.
+
+    Raises:
+        UserError: some of the partitions have tables that differ.
+    """
+    wanted = [name for name in partition.split(",") if name]
+    tables = [site.partitions.get(name) for name in wanted]
+    if any(table != tables[0] for table in tables):
+        raise UserError(f"partition = {partition!r}: site {site.name!r} says of each something else; choose one")
+    return wanted[0] if wanted and tables[0] is not None else ""
+
+
+# Keys by which a site is found, which are read before the partition is known.
+_WHOLE_SITE = (
+    "name",
+    "base",
+    "scheduler",
+    "cluster",
+    "login_nodes",
+    "clusters",
+    "slurm_conf",
+    "partition",
+    "partitions",
+)
+# Keys in which $NAME and ${NAME} stand for variables of the shell that submits.
+_WITH_VARIABLES = ("slurm_conf", "module_init", "python", "container", "container_srun", "runs", "data")
+
+
+def _expanded(site: Site, layers: Sequence[Layer], environ: Mapping[str, str]) -> Site:
+    """Return the site with variables replaced by their values.
+
+    Raises:
+        UserError: one is not set.
+    """
+
+    def replaced(key: str, value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(replaced(key, one) for one in value)
+        try:
+            return Template(value).substitute(environ)
+        except KeyError as error:
+            name, where = error.args[0], merge(layers, Site.__struct_fields__, "site").where(key)
+            reason = f"${name} is not set where you submit{near_match(name, environ)}; $$ stands for a $"
+        except ValueError:
+            where, reason = (
+                merge(layers, Site.__struct_fields__, "site").where(key),
+                "a $ without a name; $$ stands for a $",
+            )
+        raise UserError(f"{where}: {key} = {value!r}: {reason}") from None
+
+    return msgspec.structs.replace(site, **{key: replaced(key, getattr(site, key)) for key in _WITH_VARIABLES})
+
+
+def without_gone(layer: Layer) -> Layer:
+    """Return the settings of a site without the keys that only earlier versions had."""
+    return layer.without(_GONE)
+
+
+@functools.cache
+def _say_once(note: str) -> None:
+    print(f"hpc-dl: {note}", file=sys.stderr)
