@@ -39,7 +39,7 @@ def serve(server: Any, cluster: Cluster, metrics: Metrics, stop: Stop, options: 
         next_report = time.monotonic() + _REPORT
         while not local.run(waiting):
             time.sleep(POLL)
-            sent_received()  # look often: a worker that leaves closes its connection
+            sent_received(keep=True)  # a worker that leaves closes its connection
             if time.monotonic() > next_report:
                 metrics.traffic()
                 next_report += _REPORT

@@ -47,6 +47,25 @@ def test_traffic_counts_what_a_connection_moves_and_keeps_it_when_it_closes() ->
     assert sent_received()[1] == during[1]
 
 
+def test_a_kept_connection_is_counted_to_its_end_however_late_the_next_look_is() -> None:
+    opened = len(list(Path("/proc/self/fd").iterdir()))
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as client,
+        server.accept()[0] as accepted,
+    ):
+        client.sendall(bytes(10))
+        assert len(accepted.recv(10, socket.MSG_WAITALL)) == 10
+        before = sent_received(keep=True)
+        client.sendall(bytes(1000))
+        assert len(accepted.recv(1000, socket.MSG_WAITALL)) == 1000
+    after = sent_received(keep=True)
+    # The kernel counts the end of each connection as a byte.
+    assert 1000 <= after[1] - before[1] <= 1002
+    assert len(list(Path("/proc/self/fd").iterdir())) == opened
+    assert sent_received(keep=True) == after
+
+
 def test_step_times_are_summarised() -> None:
     found = summarise([n / 1000 for n in range(1, 1001)])
     assert found is not None
