@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.faults.cluster import Bench, bench
 from benchmarks.faults.hurt import FAULTS
 from benchmarks.faults.jobs import LIMIT, MODES, Run
-from hpc_dl.minicluster.network import enter_namespaces
+from benchmarks.faults.network import enter_namespaces
 
 _STEPS, _TIMES = 1000, 5
 

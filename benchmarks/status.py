@@ -15,7 +15,7 @@ from pathlib import Path
 
 from hpc_dl.errors import UserError
 from hpc_dl.minicluster import ClusterConfig, MiniCluster
-from hpc_dl.minicluster.programs import find_accounting, find_programs
+from hpc_dl.minicluster.programs import find_programs
 from hpc_dl.runfolder.folder import RunFolder, to_toml
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.site_files import load_site, site_file
@@ -121,7 +121,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="hd", dir="/tmp") as folder:
             try:
                 if accounting:
-                    find_accounting(find_programs())
+                    find_programs(accounting=True)
                 measure(Path(folder), accounting)
             except UserError as error:
                 print(f"not measured: {error}")

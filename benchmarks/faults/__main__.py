@@ -19,9 +19,9 @@ from benchmarks.faults.cluster import bench
 from benchmarks.faults.hurt import FAULTS, fits
 from benchmarks.faults.jobs import EVERY, MODES
 from benchmarks.faults.measure import hurt_job
+from benchmarks.faults.network import enter_namespaces
 from benchmarks.faults.table import Table
 from hpc_dl.errors import UserError
-from hpc_dl.minicluster.network import enter_namespaces
 
 
 def _names(text: str, known: dict[str, Any]) -> list[str]:

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.faults.network import Network
 from hpc_dl.minicluster import ClusterConfig, MiniCluster, NodeGroup, Partition
-from hpc_dl.minicluster.network import Network
 from hpc_dl.shipped_files import share
 
 CONFIG = ClusterConfig(
@@ -61,7 +61,7 @@ def _states() -> list[str]:
 def bench() -> Iterator[Bench]:
     """Start the cluster, go to a folder on a separate disk, and let jobs of `high` preempt jobs of `main`.
 
-    The disk and the network lie in namespaces of this process: `hpc_dl.minicluster.network.enter_namespaces`.
+    The disk and the network lie in namespaces of this process: `benchmarks.faults.network.enter_namespaces`.
     """
     # An exception ends the program, so that the cluster and its folder are removed.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
@@ -70,7 +70,7 @@ def bench() -> Iterator[Bench]:
         with (
             _own_disk(disk),
             Network(CONFIG.names, Path(top)) as network,
-            MiniCluster(root, CONFIG, network=network) as cluster,
+            MiniCluster(root, CONFIG, controller=network.head, hosts=network.hosts) as cluster,
         ):
             os.environ.update(cluster.env())
             os.chdir(disk)

@@ -42,7 +42,7 @@ def start(nodes: int, gpus: int, cpus: int, accounting: bool, version: str) -> N
     from hpc_dl.minicluster.programs import find_programs
 
     groups = (NodeGroup(count=nodes, gpus=gpus, cpus=cpus),)
-    programs = find_programs(version) if version else None
+    programs = find_programs(version, accounting) if version else None
     mini = MiniCluster(config=ClusterConfig(groups=groups, accounting=accounting), programs=programs)
     if mini.is_up():
         click.echo(f"Slurm runs already in {mini.root}")
@@ -79,7 +79,7 @@ def status() -> None:
     if not found.nodes:
         click.echo(f"slurmctld does not answer in {mini.root}; see {mini.root / 'log'}")
         raise SystemExit(1)
-    click.echo(f"Slurm runs in {mini.root}, process {found.pid}, authentication {found.auth}")
+    click.echo(f"Slurm runs in {mini.root}, process {found.pid}")
     for node, state in found.nodes.items():
         click.echo(f"{node} {state}")
 
@@ -108,18 +108,14 @@ def env() -> None:
 @cluster.command()
 @_VERSION
 def install(version: str) -> None:
-    """Get Slurm's programs and those of accounting: as root with apt, else unpacked into a folder of your own."""
+    """Get Slurm's programs and those of accounting, unless they are here: Debian's packages, unpacked into a folder."""
     from hpc_dl.errors import UserError
     from hpc_dl.minicluster import install, programs
 
     try:
-        found = programs.find_programs(version)
+        found = programs.find_programs(version, accounting=True)
     except UserError:
-        found = install.install_version(version, click.echo) if version else install.install(click.echo)
+        found = install.install(version, click.echo)
     click.echo(f"Slurm is here: {found.find('slurmctld')}")
     for name in programs.ACCOUNTING_COMMANDS:
-        try:
-            accounting = programs.find_accounting(found, name)
-        except UserError:
-            accounting = install.install_accounting(click.echo)
-        click.echo(f"Accounting is here: {accounting.find(name)}")
+        click.echo(f"Accounting is here: {found.find(name)}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import pwd
 import re
@@ -13,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -25,15 +24,14 @@ from hpc_dl.minicluster.accounting import Accounting
 from hpc_dl.minicluster.config import (
     ACCOUNTING_FILE,
     HERE,
-    Auth,
     ClusterConfig,
+    Host,
     NodeGroup,
     Partition,
     Place,
     render,
 )
 from hpc_dl.minicluster.daemons import daemons, free_ports, kill_strays, last_words
-from hpc_dl.minicluster.network import Network
 from hpc_dl.minicluster.programs import Programs, find_programs
 from hpc_dl.minicluster.root import default_root, is_root, lock, make_root, running, supervisor_pid
 from hpc_dl.minicluster.supervisor import Daemon, Orders
@@ -44,16 +42,12 @@ __all__ = ["ClusterConfig", "MiniCluster", "NodeGroup", "Partition", "Status"]
 _FOREIGN = ("SLURM", "SBATCH", "SALLOC", "SRUN", "SQUEUE", "SINFO", "SCANCEL", "SACCT", "PMI")
 _POLL = 0.01
 
-_log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class Status:
-    """A running cluster: its supervisor's process id, how users authenticate, node states in Slurm's words."""
+    """A running cluster: its supervisor's process id, node states in Slurm's words."""
 
     pid: int
-    slurm_conf: Path
-    auth: str
     nodes: dict[str, str]
 
 
@@ -70,7 +64,8 @@ class MiniCluster:
             there, whichever process started it.
         config: What nodes and partitions it has.
         programs: Which Slurm; default is what `find_programs()` finds.
-        network: The networks of the nodes; default is that all share this host's.
+        controller: Where slurmctld is on the network; default is this host.
+        hosts: Where the nodes are, by name; default is that all are this host.
     """
 
     def __init__(
@@ -79,12 +74,13 @@ class MiniCluster:
         config: ClusterConfig | None = None,
         *,
         programs: Programs | None = None,
-        network: Network | None = None,
+        controller: Host = HERE,
+        hosts: Mapping[str, Host] | None = None,
     ) -> None:
         self.root = root.absolute() if root else default_root()
         self.config = config or ClusterConfig()
         self._programs = programs
-        self._network = network
+        self._controller, self._hosts = controller, hosts or {}
         self._accounting: Accounting | None = None
         self._supervisor: subprocess.Popen[bytes] | None = None
 
@@ -107,7 +103,10 @@ class MiniCluster:
         """
         if self._programs is None:
             record = self._record()
-            self._programs = _programs(record["prefix"]) if record else find_programs()
+            if record:
+                self._programs = Programs(Path(record["prefix"]) if record["prefix"] else None)
+            else:
+                self._programs = find_programs(accounting=self.config.accounting)
         return self._programs
 
     def env(self) -> dict[str, str]:
@@ -131,7 +130,7 @@ class MiniCluster:
         record, pid = self._record(), supervisor_pid(self.root)
         if record is None or not pid:
             return None
-        return Status(pid, self.slurm_conf, record["auth"], self._node_states())
+        return Status(pid, self._node_states())
 
     def start(self, *, detach: bool = False, timeout_s: float = 30.0) -> MiniCluster:
         """Start the cluster; return when all nodes are idle.
@@ -162,7 +161,7 @@ class MiniCluster:
         except BaseException:
             self.stop()
             raise
-        record = {"config": _plain(self.config), "auth": place.auth, "prefix": _text(self.programs.prefix)}
+        record = {"config": _plain(self.config), "prefix": _text(self.programs.prefix)}
         (self.root / "cluster.json").write_text(json.dumps(record), encoding="utf-8")
         return self
 
@@ -243,38 +242,25 @@ class MiniCluster:
 
     def _place(self) -> Place:
         """Find out what the configuration needs to know about this machine."""
-        auth: Auth | None = self.config.auth
-        munged = self.programs.find("munged")
-        if auth == "munge" and not munged:
-            raise UserError("private cluster: munged is not here; get the package munge, or take auth 'none'")
-        if not munged and auth is None:
-            if os.getuid() == 0:
-                raise UserError(
-                    "private cluster: munged is not here, and without it any user of this host could run jobs as root; "
-                    "get the package munge, or choose auth 'none' yourself"
-                )
-            _log.warning("munged is not here: any user of this host can run jobs in this cluster, as you")
         user = _user_name()
         self._accounting = Accounting(self.root, self.programs, user) if self.config.accounting else None
         controller, accounting, *nodes = free_ports(2 + len(self.names))
         return Place(
             root=self.root,
             user=str(os.getuid()),
-            auth=auth or ("munge" if munged else "none"),
             controller_port=controller,
             node_ports=dict(zip(self.names, nodes, strict=True)),
             version=self._version(),
             plugin_dir=self.programs.plugin_dir,
             user_name=user,
             accounting_port=accounting,
-            accounting_plugins=self._accounting.plugins if self._accounting else "",
-            controller=self._network.head if self._network else HERE,
-            hosts=self._network.hosts if self._network else {},
+            controller=self._controller,
+            hosts=self._hosts,
         )
 
     def _version(self) -> tuple[int, int]:
         """Return Slurm's year and month, from a line such as ``slurm-wlm 22.05.8``."""
-        command = [self.programs.find("slurmd") or "slurmd", "-V"]
+        command = [self.programs.path("slurmd"), "-V"]
         done = subprocess.run(command, env=self.env(), capture_output=True, text=True, timeout=60)
         if not (found := re.search(r" (\d+)\.(\d+)", done.stdout)):
             said = (done.stderr or done.stdout).strip()
@@ -355,7 +341,7 @@ class MiniCluster:
             time.sleep(_POLL)
 
     def _node_states(self) -> dict[str, str]:
-        command = [self.programs.find("sinfo") or "sinfo", "--noheader", "--Node", "--format=%N %T"]
+        command = [self.programs.path("sinfo"), "--noheader", "--Node", "--format=%N %T"]
         done = subprocess.run(command, env=self.env(), capture_output=True, text=True, timeout=60)
         return dict(line.split() for line in done.stdout.splitlines())
 
@@ -373,10 +359,6 @@ def _user_name() -> str:
 
 def _text(path: Path | None) -> str | None:
     return str(path) if path else None
-
-
-def _programs(prefix: str | None) -> Programs:
-    return Programs(Path(prefix) if prefix else None)
 
 
 def _plain(config: ClusterConfig) -> object:

@@ -6,12 +6,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from hpc_dl.errors import UserError
 from hpc_dl.minicluster.root import FOLDER_VARIABLE, root_problem
-
-Auth = Literal["munge", "none"]
 
 FILES = ("slurm.conf", "gres.conf", "cgroup.conf")
 ACCOUNTING_FILE = "slurmdbd.conf"
@@ -75,9 +72,9 @@ class Partition:
 class ClusterConfig:
     """The whole cluster.
 
-    The first partition is the default one. `auth` None means munge where munged is found, else none. With `accounting`
-    it has a slurmdbd, and sacct remembers jobs until the cluster ends. A line of `extra` goes to slurm.conf as it
-    stands; it replaces our line with the same key, except for nodes and partitions.
+    The first partition is the default one. With `accounting` it has a slurmdbd, and sacct remembers jobs until the
+    cluster ends. A line of `extra` goes to slurm.conf as it stands; it replaces our line with the same key, except for
+    nodes and partitions.
 
     Raises:
         UserError: A number out of range, a bad name, a node or partition twice, an extra line that is no ``KEY=value``.
@@ -85,7 +82,6 @@ class ClusterConfig:
 
     groups: tuple[NodeGroup, ...] = (NodeGroup(),)
     partitions: tuple[Partition, ...] = (Partition("main"),)
-    auth: Auth | None = None
     extra: tuple[str, ...] = ()
     name: str = "minicluster"
     accounting: bool = False
@@ -94,7 +90,6 @@ class ClusterConfig:
         _check_name("name", self.name)
         _check(bool(self.groups), "no nodes")
         _check(bool(self.partitions), "no partition")
-        _check(self.auth in ("munge", "none", None), f"auth {self.auth!r}: 'munge' and 'none' are allowed")
         for what, names in (("node", list(self.names)), ("partition", [p.name for p in self.partitions])):
             twice = sorted({name for name in names if names.count(name) > 1})
             _check(not twice, f"{what} {', '.join(twice)}: more than one has this name")
@@ -129,20 +124,18 @@ class Place:
     """What is known only on the machine where the cluster starts.
 
     `version` is Slurm's year and month. `plugin_dir` is the folder of Slurm's plugins, if it is not the one built into
-    Slurm. `accounting_port`, `accounting_plugins` and `user_name` are for slurmdbd. `controller` and `hosts` say where
-    slurmctld and the nodes are.
+    Slurm. `accounting_port` and `user_name` are for slurmdbd. `controller` and `hosts` say where slurmctld and the
+    nodes are.
     """
 
     root: Path
     user: str
-    auth: Auth
     controller_port: int
     node_ports: Mapping[str, int]
     version: tuple[int, int]
     plugin_dir: Path | None = None
     user_name: str = ""
     accounting_port: int = 0
-    accounting_plugins: str = ""
     controller: Host = HERE
     hosts: Mapping[str, Host] = field(default_factory=dict)
 

@@ -55,36 +55,28 @@ def daemons(place: Place, names: Iterable[str], programs: Programs, accounting: 
     stepd = programs.find("slurmstepd")
     # By itself, slurmd looks for slurmstepd only in the folder that is built into it.
     node_options = [*options, "-d", stepd] if stepd else options
-    munged = [_munged(place.root / "munge", programs)] if place.auth == "munge" else []
-    slurmctld = _find(programs, "slurmctld")
-    controller = _daemon("slurmctld", [slurmctld, *options], port=place.controller_port, again=[slurmctld, *known])
-    slurmd = _find(programs, "slurmd")
+    slurmctld, slurmd = programs.path("slurmctld"), programs.path("slurmd")
+    controller = daemon("slurmctld", [slurmctld, *options], port=place.controller_port, again=[slurmctld, *known])
     nodes = [
-        _daemon(f"slurmd-{name}", [*place.host(name).enter, slurmd, *node_options, "-N", name], essential=False)
+        daemon(f"slurmd-{name}", [*place.host(name).enter, slurmd, *node_options, "-N", name], essential=False)
         for name in names
     ]
-    return [*munged, *accounting, controller, *nodes]
+    return [_munged(place.root / "munge", programs), *accounting, controller, *nodes]
 
 
 def _munged(folder: Path, programs: Programs) -> Daemon:
     files = {"socket": "socket", "key-file": "key", "pid-file": "pid", "seed-file": "seed"}
     options = [f"--{option}={folder / file}" for option, file in files.items()]
     # --force: munged wants its folders to belong to the system.
-    command = [_find(programs, "munged"), "--foreground", "--force", *options]
-    return _daemon("munged", command, socket=str(folder / "socket"))
+    command = [programs.path("munged"), "--foreground", "--force", *options]
+    return daemon("munged", command, socket=str(folder / "socket"))
 
 
-def _daemon(
+def daemon(
     name: str, command: list[str], *, socket: str = "", port: int = 0, essential: bool = True, again: Sequence[str] = ()
 ) -> Daemon:
+    """Return a daemon; see `Daemon`."""
     return Daemon(name=name, command=command, again=list(again), socket=socket, port=port, essential=essential)
-
-
-def _find(programs: Programs, name: str) -> str:
-    path = programs.find(name)
-    if path is None:
-        raise UserError(f"private cluster: {name} is not here any more")
-    return path
 
 
 def last_words(log: Path) -> str:

@@ -1,4 +1,4 @@
-"""Get Slurm's programs: as root with apt, as any user by unpacking Debian's packages into a folder, called a copy.
+"""Get Slurm's programs, as any user: unpack Debian's packages into a folder, called a copy.
 
 A copy has its own libraries, even libc, so it may come from any Debian release. Its programs find the libraries by
 the interpreter and RPATH of their ELF files. So no LD_LIBRARY_PATH leaks into jobs, which run the machine's programs.
@@ -17,102 +17,49 @@ from pathlib import Path
 from hpc_dl.errors import UserError
 from hpc_dl.minicluster.programs import (
     ACCOUNTING_COMMANDS,
-    ACCOUNTING_PACKAGES,
     COMMANDS,
     INSTALL,
-    PACKAGES,
     PREFIX_VARIABLE,
     SUITES,
     Programs,
-    accounting_prefix,
     default_prefix,
 )
 
 Say = Callable[[str], None]
 
+_SLURM = ("slurmctld", "slurmd", "slurm-client", "slurmdbd", "munge")
+# The database's bare programs: the package mariadb-server is a system service.
+_PACKAGES = (*_SLURM, "slurm-wlm-mysql-plugin", "mariadb-server-core")
+# slurmdbd itself asks for its plugin there.
+_PACKAGES_OF_BULLSEYE = (*_SLURM, "mariadb-server-core-10.5")
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
-_POLICY = Path("/usr/sbin/policy-rc.d")
 
 
-def install(say: Say = print) -> Programs:
-    """Get Slurm's programs: as root with apt, else as a copy in `default_prefix()`.
+def install(version: str = "", say: Say = print) -> Programs:
+    """Get Slurm, with the programs of accounting, as a copy in `default_prefix(version)`.
 
-    A root user who sets ``$HPC_DL_SLURM_PREFIX`` gets the copy as well.
-
-    Raises:
-        UserError: This is no Debian or Ubuntu, or apt failed (its last words are shown), or the copy can't be written.
-    """
-    return _install(PACKAGES, COMMANDS, default_prefix(), say)
-
-
-def install_accounting(say: Say = print) -> Programs:
-    """Get slurmdbd and its database as `install` gets Slurm; no system service is started.
+    Args:
+        version: such as ``24.11``; default is the version of the machine's own Debian.
+        say: shows a line to the user.
 
     Raises:
-        UserError: As for `install`.
-    """
-    return _install(ACCOUNTING_PACKAGES, ACCOUNTING_COMMANDS, accounting_prefix(), say)
-
-
-def install_version(version: str, say: Say = print) -> Programs:
-    """Get a version of Slurm, such as ``24.11``, with slurmdbd, as a copy in `default_prefix(version)`.
-
-    The database may be of any version, so it is not part of the copy.
-
-    Raises:
-        UserError: As for `install`; or Debian does not have this version, or not any more.
+        UserError: This is no Debian or Ubuntu, or apt failed (its last words are shown), or the copy can't be written;
+            or Debian does not have this version, or not any more.
     """
     prefix = default_prefix(version)
-    programs = Programs(prefix)
-    _need_apt(PACKAGES)
-    # In Bullseye, another of these packages has slurmdbd's plugin.
-    plugin = [] if SUITES[version] == "bullseye" else ["slurm-wlm-mysql-plugin"]
-    _unpack([*PACKAGES, "slurmdbd", *plugin], prefix, say, version)
-    _check(programs, (*COMMANDS, "slurmdbd"))
-    return programs
-
-
-def _install(packages: Sequence[str], commands: Sequence[str], prefix: Path, say: Say) -> Programs:
-    _need_apt(packages)
-    if os.getuid() == 0 and not os.environ.get(PREFIX_VARIABLE):
-        _install_in_system(packages, say)
-        programs = Programs()
-    else:
-        _unpack(packages, prefix, say)
-        programs = Programs(prefix)
-    _check(programs, commands)
-    return programs
-
-
-def _need_apt(packages: Sequence[str]) -> None:
     if not shutil.which("apt-get"):
         raise UserError(
-            f"no apt-get here, so `{INSTALL}` can't help: ask your administrator for {' '.join(packages)}, "
+            f"no apt-get here, so `{INSTALL}` can't help: ask your administrator for {' '.join(_PACKAGES)}, "
             f"or set {PREFIX_VARIABLE} to the folder of a Slurm of your own"
         )
-
-
-def _check(programs: Programs, commands: Sequence[str]) -> None:
-    if missing := programs.missing(commands):
+    _unpack(_PACKAGES_OF_BULLSEYE if SUITES.get(version) == "bullseye" else _PACKAGES, prefix, version, say)
+    programs = Programs(prefix)
+    if missing := programs.missing((*COMMANDS, *ACCOUNTING_COMMANDS)):
         raise UserError(f"installed, but still not found: {', '.join(missing)}")
+    return programs
 
 
-def _install_in_system(packages: Sequence[str], say: Say) -> None:
-    """Install the packages for everybody, without starting Slurm's or munge's system services."""
-    # Debian asks this file before it starts a service; 101 means no: deb-systemd-invoke(1p), invoke-rc.d(8).
-    ours = not _POLICY.exists()
-    if ours:
-        _POLICY.write_text("#!/bin/sh\nexit 101\n")
-        _POLICY.chmod(0o755)
-    try:
-        _run(["apt-get", "update"], say)
-        _run(["apt-get", "install", "-y", "--no-install-recommends", *packages], say)
-    finally:
-        if ours:
-            _POLICY.unlink()
-
-
-def _unpack(packages: Sequence[str], prefix: Path, say: Say, version: str = "") -> None:
+def _unpack(packages: Sequence[str], prefix: Path, version: str, say: Say) -> None:
     """Make a copy in `prefix`: these packages and all libraries that they need.
 
     With `version` they come from the Debian suite that has it, else from apt's sources. Needs no root.

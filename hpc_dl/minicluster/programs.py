@@ -1,7 +1,4 @@
-"""Where Slurm's programs are: in the system, or in a copy (see `hpc_dl.minicluster.install`).
-
-The programs of accounting (slurmdbd and its database) may be in a copy of their own, beside the system's Slurm.
-"""
+"""Where Slurm's programs are: in the system, or in a copy (see `hpc_dl.minicluster.install`)."""
 
 from __future__ import annotations
 
@@ -14,15 +11,14 @@ from pathlib import Path
 from hpc_dl.errors import UserError, allowed, near_match
 
 PREFIX_VARIABLE = "HPC_DL_SLURM_PREFIX"
-PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
-COMMANDS = ("slurmctld", "slurmd", "srun", "sbatch", "squeue", "sinfo", "scontrol", "scancel")
-INSTALL = "hpc-dl cluster install"
-# The database's bare programs: the package mariadb-server would bring a system service.
-ACCOUNTING_PACKAGES = ("slurmdbd", "slurm-wlm-mysql-plugin", "mariadb-server-core")
+COMMANDS = ("slurmctld", "slurmd", "srun", "sbatch", "squeue", "sinfo", "scontrol", "scancel", "munged")
 ACCOUNTING_COMMANDS = ("slurmdbd", "mariadbd")
+INSTALL = "hpc-dl cluster install"
 SUITES = {"20.11": "bullseye", "22.05": "bookworm", "24.11": "trixie", "26.05": "sid"}
 """Which Debian has which version of Slurm."""
 
+# Not parts of Slurm, so that they may be of any version, and from the system even where Slurm is not.
+_HELPERS = ("munged", "mariadbd")
 # An ordinary user's PATH lacks the folders of the daemons.
 _SYSTEM_FOLDERS = ("/usr/sbin", "/sbin", "/usr/local/sbin")
 
@@ -54,27 +50,30 @@ class Programs:
             path = os.pathsep.join(
                 folder for folder in path.split(os.pathsep) if Path(folder).is_relative_to(self.prefix)
             )
-        return shutil.which(name, path=path)
+        found = shutil.which(name, path=path)
+        return Programs().find(name) if not found and self.prefix is not None and name in _HELPERS else found
+
+    def path(self, name: str) -> str:
+        """Return the path of a program.
+
+        Raises:
+            UserError: It is not there.
+        """
+        if found := self.find(name):
+            return found
+        raise UserError(f"private cluster: {name} is not here any more")
 
     def missing(self, commands: Sequence[str] = COMMANDS) -> tuple[str, ...]:
-        """Return the commands that are not there. munge's are not needed."""
+        """Return the commands that are not there."""
         return tuple(name for name in commands if not self.find(name))
 
     @property
     def plugin_dir(self) -> Path | None:
         """Return the folder of Slurm's plugins; None if Slurm finds it by itself."""
-        return self._folder_of_plugin("auth_none.so")
-
-    @property
-    def accounting_plugin_dir(self) -> Path | None:
-        """Return the folder of slurmdbd's plugin for the database; None if Slurm finds it by itself."""
-        return self._folder_of_plugin("accounting_storage_mysql.so")
-
-    def _folder_of_plugin(self, name: str) -> Path | None:
         if self.prefix is None:
             return None
-        found = (p.parent for sub in ("lib*", "usr/lib", "usr/lib/*") for p in self.prefix.glob(f"{sub}/slurm*/{name}"))
-        return next(found, None)
+        places = (f"{sub}/slurm*/auth_none.so" for sub in ("lib*", "usr/lib", "usr/lib/*"))
+        return next((plugin.parent for place in places for plugin in self.prefix.glob(place)), None)
 
 
 def _sibling_folders(path: Sequence[str]) -> list[str]:
@@ -98,48 +97,24 @@ def default_prefix(version: str = "") -> Path:
     return Path(os.environ.get(PREFIX_VARIABLE) or here).absolute()
 
 
-def find_programs(version: str = "") -> Programs:
+def find_programs(version: str = "", accounting: bool = False) -> Programs:
     """Return where Slurm is: in ``$HPC_DL_SLURM_PREFIX`` if that is set, else in the system, else in the copy.
 
     Args:
         version: such as ``24.11``: the copy of this version. Default is any.
+        accounting: slurmdbd and its database must be there too.
 
     Raises:
         UserError: It is nowhere; the message says how to get it.
     """
-    places = [Programs(default_prefix(version))]
-    if not version and not os.environ.get(PREFIX_VARIABLE):
-        places.insert(0, Programs())
+    copy, named = default_prefix(version), os.environ.get(PREFIX_VARIABLE)
+    places = [Programs(copy)] if version or named else [Programs(), Programs(copy)]
     for programs in places:
-        missing = programs.missing()
+        missing = programs.missing((*COMMANDS, *ACCOUNTING_COMMANDS) if accounting else COMMANDS)
         if not missing:
             return programs
-    where, how = "PATH", f"as root, the packages {' '.join(PACKAGES)}; else a copy in {default_prefix()}"
-    if len(places) == 1:
-        where, how = str(default_prefix(version)), "a copy"
-        if os.environ.get(PREFIX_VARIABLE):
-            where = f"{PREFIX_VARIABLE}={where}"
+    where = f"{PREFIX_VARIABLE}={copy}" if named else str(copy) if version else f"PATH and {copy}"
     command = f"{INSTALL} --version {version}" if version else INSTALL
     raise UserError(
-        f"Slurm's programs are not here: {', '.join(missing)} not found in {where}; get them with `{command}` ({how})"
-    )
-
-
-def accounting_prefix() -> Path:
-    """Return where the copy of accounting's programs is or goes: beside `default_prefix()`."""
-    return default_prefix().with_name(f"{default_prefix().name}-accounting")
-
-
-def find_accounting(slurm: Programs, name: str = "slurmdbd") -> Programs:
-    """Return where a program of accounting is: with Slurm, else in a copy of its own, else in the system.
-
-    Raises:
-        UserError: It is nowhere; the message says how to get it.
-    """
-    for programs in (slurm, Programs(accounting_prefix()), Programs()):
-        if programs.find(name):
-            return programs
-    raise UserError(
-        f"{name}, a program for accounting, is not here; get it with `{INSTALL}` "
-        f"(as root, the packages {' '.join(ACCOUNTING_PACKAGES)}; else a copy in {accounting_prefix()})"
+        f"Slurm's programs are not here: {', '.join(missing)} not found in {where}; `{command}` gets a copy"
     )

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.faults.network import in_namespaces
 from hpc_dl.errors import UserError
 from hpc_dl.minicluster import MiniCluster
-from hpc_dl.minicluster.network import in_namespaces
 from hpc_dl.minicluster.programs import find_programs
 
 

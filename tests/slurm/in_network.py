@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.faults.network import Network
 from hpc_dl.minicluster import ClusterConfig, MiniCluster, NodeGroup
-from hpc_dl.minicluster.network import Network
 from hpc_dl.node.attempts import RESTART, events
 from hpc_dl.spec.nodelist import expand
 from tests.slurm.helpers import Bench
@@ -31,7 +31,7 @@ def network(tmp_path: Path) -> Iterator[Network]:
 
 @pytest.fixture
 def bench(network: Network, short_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    with MiniCluster(short_root, CONFIG, network=network) as cluster:
+    with MiniCluster(short_root, CONFIG, controller=network.head, hosts=network.hosts) as cluster:
         yield from lives(cluster, tmp_path, monkeypatch)
 
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks.faults.network import in_namespaces
 from hpc_dl.minicluster import ClusterConfig, MiniCluster, NodeGroup
-from hpc_dl.minicluster.network import in_namespaces
 from hpc_dl.node.attempts import PREEMPTED, REQUEUE, RESTART, events
 from hpc_dl.shipped_files import share
 from hpc_dl.submission.handle import Job

@@ -14,7 +14,7 @@ import pytest
 
 from hpc_dl.errors import UserError
 from hpc_dl.minicluster import ClusterConfig, MiniCluster, NodeGroup
-from hpc_dl.minicluster.programs import find_accounting, find_programs
+from hpc_dl.minicluster.programs import find_programs
 from hpc_dl.runfolder.folder import RunFolder, to_toml
 from hpc_dl.schedulers.protocol import ENDED, JobState
 from hpc_dl.schedulers.slurm.states import query
@@ -111,7 +111,7 @@ def walk(request: pytest.FixtureRequest, slurm: None, short_root: Path) -> Itera
 
 def need_accounting() -> None:
     try:
-        find_accounting(find_programs())
+        find_programs(accounting=True)
     except UserError as error:
         if os.environ.get("CI") == "true":
             pytest.fail(str(error))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from hpc_dl.cli.main import main
@@ -14,7 +12,7 @@ from hpc_dl.minicluster.cluster import Status
 def test_a_slurmctld_that_does_not_answer_is_no_running_slurm(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(MiniCluster, "status", lambda _: Status(1, Path("/c/slurm.conf"), "none", {}))
+    monkeypatch.setattr(MiniCluster, "status", lambda _: Status(1, {}))
     with pytest.raises(SystemExit) as ended:
         main(["cluster", "status"])
     assert ended.value.code == 1

@@ -15,7 +15,9 @@ _APT = """#!/bin/sh
 echo "$*" >>$LOG
 for word; do case $word in *::sourcelist=*) cat "${word#*=}" >>$LOG;; esac; done
 case "$*" in
-  *" -s "*) for name in libc6 munge slurm-wlm-basic-plugins slurm-client slurmctld slurmd slurmdbd patchelf; do
+  *" -s "*)
+    for name in libc6 munge slurm-wlm-basic-plugins slurm-client slurmctld slurmd slurmdbd mariadb-server-core \
+      patchelf; do
       echo "Inst $name ($VERSION Debian:12)"; done;;
   *indextargets*) echo "Docker|Docker CE|http://docker/linux/debian"; echo "$MIRROR";;
   *download*) while [ "$1" != download ]; do shift; done; shift
@@ -36,6 +38,8 @@ case $name in
   slurm-client) program $bin/srun $bin/sbatch $bin/squeue $bin/sinfo $bin/scontrol $bin/scancel;;
   slurmctld) program $sbin/slurmctld-wlm;;
   slurmd | slurmdbd) program $sbin/$name;;
+  munge) program $sbin/munged;;
+  mariadb-server-core) program $sbin/mariadbd;;
   slurm-wlm-basic-plugins) program $lib/slurm-wlm/auth_none.so $lib/slurm-wlm/libslurmfull.so;;
 esac
 """
@@ -56,7 +60,7 @@ def log(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def test_a_copy_is_whole_and_brings_its_libraries(log: Path, tmp_path: Path) -> None:
-    copy = install.install(lambda _: None)
+    copy = install.install(say=lambda _: None)
     # As if nothing were installed here.
     assert "Dir::State::status=/dev/null" in log.read_text()
     assert copy.find("srun") == str(tmp_path / "copy/usr/bin/srun")
@@ -70,33 +74,34 @@ def test_a_copy_is_whole_and_brings_its_libraries(log: Path, tmp_path: Path) -> 
 
 
 def test_the_programs_of_a_copy_know_their_libraries(log: Path, tmp_path: Path) -> None:
-    copy = install.install(lambda _: None)
+    copy = install.install(say=lambda _: None)
     rpath = f"--set-rpath {copy.plugin_dir}:{tmp_path}/copy/libraries"
     set_path = {line.rpartition("/")[2]: line for line in log.read_text().splitlines() if rpath in line}
-    assert set_path.keys() == {*programs.COMMANDS, "slurmdbd"} - {"slurmctld"} | {"slurmctld-wlm", "auth_none.so"}
+    commands = {*programs.COMMANDS, *programs.ACCOUNTING_COMMANDS}
+    assert set_path.keys() == commands - {"slurmctld"} | {"slurmctld-wlm", "auth_none.so"}
     loader = f"--set-interpreter {tmp_path}/copy/libraries/ld-linux-x86-64.so.2 "
     assert {name for name, line in set_path.items() if loader not in line} == {"auth_none.so"}
 
 
 def test_a_version_comes_from_the_mirror_of_this_machine(log: Path, tmp_path: Path) -> None:
-    assert install.install_version("20.11", lambda _: None).prefix == tmp_path / "copy"
+    assert install.install("20.11", lambda _: None).prefix == tmp_path / "copy"
     assert f"deb [signed-by={install._KEYRING}] http://mirror/debian/ bullseye main\n" in log.read_text()
     plan = next(line for line in log.read_text().splitlines() if " -s install" in line)
-    assert plan.endswith("slurmctld slurmd slurm-client munge slurmdbd patchelf")
+    assert plan.endswith("slurmctld slurmd slurm-client slurmdbd munge mariadb-server-core-10.5 patchelf")
 
 
 def test_a_version_that_debian_has_replaced_is_refused(log: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"Debian sid has Slurm 20.11.7.* now, and no other has 26.05"):
-        install.install_version("26.05", lambda _: None)
+        install.install("26.05", lambda _: None)
     assert not (tmp_path / "copy").exists()
 
 
 def test_a_version_without_a_mirror_is_refused(log: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MIRROR", "Ubuntu|Ubuntu|http://mirror/ubuntu")
     with pytest.raises(UserError, match="apt's sources name no mirror of Debian"):
-        install.install_version("24.11", lambda _: None)
+        install.install("24.11", lambda _: None)
     with pytest.raises(UserError, match=r"Slurm 2411: unknown version.*did you mean '24.11'"):
-        install.install_version("2411", lambda _: None)
+        install.install("2411", lambda _: None)
     assert not (tmp_path / "copy").exists()
 
 
@@ -117,5 +122,5 @@ def test_an_incomplete_copy_is_not_overwritten(monkeypatch: pytest.MonkeyPatch, 
         install.install()
     (tmp_path / "mine").rmdir()
     with pytest.raises(UserError, match="`apt-get update …` failed"):
-        install.install(lambda _: None)
+        install.install(say=lambda _: None)
     assert [path.name for path in tmp_path.iterdir()] == ["apt-get"]

@@ -28,7 +28,7 @@ GOLDEN = Path(__file__).parents[2] / "golden" / "minicluster"
 
 def place(config: ClusterConfig, **changes: Any) -> Place:
     ports = {name: 10002 + i for i, name in enumerate(config.names)}
-    fields: dict[str, Any] = {"root": Path("/tmp/hd"), "user": "1000", "auth": "munge", "version": (22, 5)}
+    fields: dict[str, Any] = {"root": Path("/tmp/hd"), "user": "1000", "version": (22, 5)}
     return Place(**{**fields, "controller_port": 10001, "node_ports": ports, **changes})
 
 
@@ -44,7 +44,7 @@ MIXED = ClusterConfig(
     [
         ("default", ClusterConfig(), {}),
         ("accounting", ClusterConfig(accounting=True), {"user_name": "ada", "accounting_port": 10000}),
-        ("mixed", MIXED, {"auth": "none", "plugin_dir": Path("/home/ada/my slurm/lib/slurm-wlm")}),
+        ("mixed", MIXED, {"plugin_dir": Path("/home/ada/my slurm/lib/slurm-wlm")}),
     ],
 )
 def test_rendered_files_are_as_agreed(
@@ -108,7 +108,6 @@ def test_values_that_slurm_conf_cannot_hold_are_refused(value: str) -> None:
         (lambda: ClusterConfig(partitions=()), "no partition"),
         (lambda: ClusterConfig(groups=(NodeGroup(), NodeGroup(gpus=0))), "node mini1, mini2: more than one"),
         (lambda: ClusterConfig(partitions=(Partition("a"), Partition("a"))), "partition a: more than one"),
-        (lambda: ClusterConfig(auth="jwt"), "auth 'jwt'"),  # type: ignore[arg-type]
         (lambda: ClusterConfig(extra=("KillWait",)), "extra line 'KillWait'"),
         (lambda: ClusterConfig(extra=("KillWait=1\nB=2",)), "KEY=value on one line"),
     ],
@@ -243,7 +242,7 @@ def test_who_starts_it_is_told_which_slurm_is_used(
 
 
 def fake_slurm(prefix: Path, folder: str = "sbin", plugins: str = "lib/slurm") -> None:
-    for name in (*programs.COMMANDS, "munged"):
+    for name in programs.COMMANDS:
         file = prefix / folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch(mode=0o755)
@@ -269,7 +268,7 @@ def test_the_unpacked_copy_comes_after_the_system(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(programs, "_SYSTEM_FOLDERS", ())
     monkeypatch.setenv("PATH", str(tmp_path / "system/bin"))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="as root, the packages slurmctld slurmd slurm-client munge"):
+    with pytest.raises(UserError, match=r"not found in PATH and .*/.cache/slurm; `hpc-dl cluster install` gets a copy"):
         programs.find_programs()
     fake_slurm(tmp_path / ".cache/slurm", "usr/sbin", "usr/lib/x86_64-linux-gnu/slurm-wlm")
     found = programs.find_programs()
@@ -291,7 +290,7 @@ def test_a_version_has_a_copy_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.delenv(programs.PREFIX_VARIABLE, raising=False)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
-        UserError, match=r"not found in .*/.cache/slurm-24.11; .* `hpc-dl cluster install --version 24.11`"
+        UserError, match=r"not found in .*/.cache/slurm-24.11; `hpc-dl cluster install --version 24.11`"
     ):
         programs.find_programs("24.11")
     fake_slurm(tmp_path / ".cache/slurm-24.11", "usr/sbin")
@@ -300,32 +299,35 @@ def test_a_version_has_a_copy_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_pa
         programs.find_programs("24.1")
 
 
-def test_accounting_may_stand_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    slurm, copy = programs.Programs(tmp_path / "slurm"), tmp_path / "slurm-accounting"
-    monkeypatch.setenv(programs.PREFIX_VARIABLE, str(slurm.prefix))
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(programs, "_SYSTEM_FOLDERS", ())
+def test_a_cluster_with_accounting_needs_more_programs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(programs.PREFIX_VARIABLE, str(tmp_path / "slurm"))
     fake_slurm(tmp_path / "slurm", "usr/sbin", "usr/lib/x86_64-linux-gnu/slurm-wlm")
-    with pytest.raises(UserError, match=r"slurmdbd, a program for accounting, .* get it with `hpc-dl cluster install`"):
-        programs.find_accounting(slurm)
-    plugins = copy / "usr/lib/x86_64-linux-gnu/slurm-wlm"
-    plugins.mkdir(parents=True)
-    (plugins / "accounting_storage_mysql.so").touch()
-    for name in programs.ACCOUNTING_COMMANDS:
-        (copy / "usr/sbin").mkdir(parents=True, exist_ok=True)
-        (copy / "usr/sbin" / name).touch(mode=0o755)
-    assert programs.find_accounting(slurm).prefix == copy
-    accounting = Accounting(tmp_path / "root", slurm, "ada")
-    assert accounting.plugins.split(":") == [str(plugins), str(slurm.plugin_dir)]
-    database, slurmdbd = accounting.daemons(10000)
+    assert programs.find_programs().prefix == tmp_path / "slurm"
+    (tmp_path / "slurm/usr/sbin/mariadbd").touch(mode=0o755)
+    with pytest.raises(UserError, match=r"slurmdbd not found in HPC_DL_SLURM_PREFIX=.*`hpc-dl cluster install`"):
+        programs.find_programs(accounting=True)
+    (tmp_path / "slurm/usr/sbin/slurmdbd").touch(mode=0o755)
+    found = programs.find_programs(accounting=True)
+    database, slurmdbd = Accounting(tmp_path / "root", found, "ada").daemons(10000)
     assert database["command"][:2] == ["env", f"MYSQL_UNIX_PORT={tmp_path}/root/db/socket"]
     # Nobody but the user reaches the database: it has no port, and its socket is in a private folder.
     assert {"--skip-networking", "--skip-ssl"} < {*database["command"]}
-    assert (slurmdbd["port"], slurmdbd["command"][-2:]) == (10000, [str(copy / "usr/sbin/slurmdbd"), "-D"])
-    # Slurm's own slurmdbd comes first, with any database.
-    (tmp_path / "slurm/usr/sbin/slurmdbd").touch(mode=0o755)
-    assert programs.find_accounting(slurm) == slurm
-    assert programs.find_accounting(slurm, "mariadbd").prefix == copy
+    assert (slurmdbd["port"], slurmdbd["command"][-2:]) == (10000, [str(tmp_path / "slurm/usr/sbin/slurmdbd"), "-D"])
+
+
+def test_what_is_no_part_of_slurm_may_be_the_systems(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(programs.PREFIX_VARIABLE, str(tmp_path / "own"))
+    monkeypatch.setenv("PATH", str(tmp_path / "system"))
+    monkeypatch.setattr(programs, "_SYSTEM_FOLDERS", ())
+    fake_slurm(tmp_path / "own")
+    (tmp_path / "own/sbin/munged").unlink()
+    with pytest.raises(UserError, match="not here: munged not found"):
+        programs.find_programs()
+    fake_slurm(tmp_path / "system", ".")
+    assert programs.find_programs().find("munged") == str(tmp_path / "system/munged")
+    (tmp_path / "own/sbin/slurmctld").unlink()
+    with pytest.raises(UserError, match="not here: slurmctld not found"):
+        programs.find_programs()
 
 
 def test_the_last_words_are_the_fatal_ones(tmp_path: Path) -> None:
