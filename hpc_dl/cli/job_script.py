@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
+from hpc_dl.disk import insist, write_whole
 from hpc_dl.errors import LOST, DiskError, JobError, UserError
+from hpc_dl.node import attempts, outcome
+from hpc_dl.node.restart_policy import Policy
+from hpc_dl.runfolder.folder import Failure, RunFolder
+from hpc_dl.schedulers import scheduler_of_run
+from hpc_dl.schedulers.protocol import Told
+from hpc_dl.spec.job import JobSpec
 
 if TYPE_CHECKING:
     from hpc_dl.node.process import ProcessLine
-    from hpc_dl.runfolder.folder import RunFolder
-    from hpc_dl.spec.job import JobSpec
+    from hpc_dl.spec.site import Site
 
+# Imported here is what all commands need; each imports the rest itself, since it may start on many nodes at once.
 _RUN = click.argument("run", type=Path)
 _ATTEMPT = click.option("--attempt", type=int, default=None, help="which start of the processes; default: the latest")
 
@@ -32,11 +41,7 @@ _STAGE = click.option(
 @_ATTEMPT
 def facts(run: Path, nodelist: str, attempt: int | None) -> int:
     """Write into run folder RUN what this node has for its job."""
-    import msgspec
-
-    from hpc_dl.disk import insist, write_whole
     from hpc_dl.node.facts import local_facts, slurm_facts
-    from hpc_dl.runfolder.folder import RunFolder
     from hpc_dl.spec.nodelist import expand
 
     folder = RunFolder(run, attempt)
@@ -56,11 +61,6 @@ def begin(run: Path) -> int:
 
     Print nothing where the job has completed already.
     """
-    from hpc_dl.disk import insist
-    from hpc_dl.node import attempts
-    from hpc_dl.runfolder.folder import RunFolder
-    from hpc_dl.schedulers import scheduler_of_run
-
     folder = RunFolder(run)
     summary = insist(f"{folder.summary} can't be read", folder.read_summary)
     if summary and summary.state == "COMPLETED":
@@ -77,16 +77,9 @@ def begin(run: Path) -> int:
 @click.option("--code", type=int, required=True, help="its exit code")
 def again(run: Path, attempt: int, code: int) -> int:
     """Begin the next attempt in this allocation, if the policy allows it, and print its number; else exit with 1."""
-    from hpc_dl.disk import insist
-    from hpc_dl.node import attempts
-    from hpc_dl.node.outcome import outcome
-    from hpc_dl.node.restart_policy import Policy
-    from hpc_dl.runfolder.folder import RunFolder
-    from hpc_dl.schedulers import scheduler_of_run
-
     folder = RunFolder(run, attempt)
     attempts.check(folder)
-    how = insist("the outcome can't be read", functools.partial(outcome, folder, code, 0))
+    how = insist("the outcome can't be read", functools.partial(outcome.outcome, folder, code, 0))
     history = attempts.events(folder)
     if not attempts.may_restart(Policy.of(_job(folder)), history, how):
         return 1
@@ -100,8 +93,6 @@ def again(run: Path, attempt: int, code: int) -> int:
 
 def _job(folder: RunFolder) -> JobSpec:
     """Return the job of a run folder. Wait if its disk does not answer."""
-    from hpc_dl.disk import insist
-
     insist(f"{folder.job_file} can't be read", folder.job_file.read_bytes)
     return folder.read_job()
 
@@ -113,13 +104,8 @@ def _job(folder: RunFolder) -> JobSpec:
 @_ATTEMPT
 def place(run: Path, nodelist: str, job_id: str, attempt: int | None) -> int:
     """Place the processes of run folder RUN on its nodes; write the cluster spec and the task file."""
-    import msgspec
-
-    from hpc_dl.disk import insist, write_whole
-    from hpc_dl.node import attempts
     from hpc_dl.planning.place import placed
     from hpc_dl.planning.task_file import task_file
-    from hpc_dl.runfolder.folder import RunFolder
 
     folder = RunFolder(run, attempt)
     job, site = _job(folder), folder.read_site()
@@ -159,14 +145,10 @@ def launch(
     words: tuple[str, ...],
 ) -> int:
     """Start and watch this node's processes: ``::: worker:0 VARIABLE=VALUE … COMMAND …`` for each."""
-    import os
-
     from hpc_dl.node.addresses import check_own_names
     from hpc_dl.node.launcher import Launcher
     from hpc_dl.node.process import parse_processes
-    from hpc_dl.node.restart_policy import Policy
     from hpc_dl.planning.process_env import script_defaults
-    from hpc_dl.runfolder.folder import RunFolder
     from hpc_dl.schedulers.slurm.task_numbers import without_rank
 
     folder = RunFolder(run, attempt)
@@ -177,7 +159,8 @@ def launch(
     if folder.job_file.exists():  # a line can be run by hand, with a cluster spec and no job
         job = folder.read_job()
         policy, environ = Policy.of(job), {**script_defaults(job), **environ}
-    launcher = Launcher(folder, node, grace, policy, {**environ, **_site_variables(folder)})
+    site = folder.read_site() if folder.site_file.exists() else None
+    launcher = Launcher(folder, node, grace, policy, {**environ, **_site_variables(site)})
     with _staged(folder, node, lines if stage else []) as staged:
         return launcher.launch(staged or lines, classic_flags)
 
@@ -185,8 +168,6 @@ def launch(
 @contextlib.contextmanager
 def _staged(folder: RunFolder, node: str, lines: Sequence[ProcessLine]) -> Iterator[list[ProcessLine]]:
     """Copy the data set to this node, and yield processes that read the copy. Without processes, copy nothing."""
-    import msgspec
-
     from hpc_dl.node.staging import staged_data
 
     if not lines:
@@ -200,20 +181,16 @@ def _staged(folder: RunFolder, node: str, lines: Sequence[ProcessLine]) -> Itera
 @contextlib.contextmanager
 def _reported(folder: RunFolder, process: str, node: str) -> Iterator[None]:
     """Record a user's error as the job's failure. Else only the output of this process would tell the cause."""
-    from hpc_dl.node.outcome import report_failure
-    from hpc_dl.runfolder.folder import Failure
-
     try:
         yield
     except UserError as error:
-        report_failure(folder, Failure(process, node, 2, time=time.time(), last_lines=(str(error),)))
+        outcome.report_failure(folder, Failure(process, node, 2, time=time.time(), last_lines=(str(error),)))
         raise
 
 
-def _site_variables(folder: RunFolder) -> dict[str, str]:
+def _site_variables(site: Site | None) -> dict[str, str]:
     """Return the environment variables that tell a job's processes about their site."""
-    fake = folder.site_file.exists() and folder.read_site().fake_gpus
-    return {"HPC_DL_FAKE_GPUS": "1"} if fake else {}
+    return {"HPC_DL_FAKE_GPUS": "1"} if site and site.fake_gpus else {}
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -225,19 +202,15 @@ def _site_variables(folder: RunFolder) -> dict[str, str]:
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def rank(run: Path, grace: float, attempt: int | None, stage: bool, quiet_end: bool, command: tuple[str, ...]) -> int:
     """Start and watch COMMAND as the MPI rank that this process is, with its GPUs, cores and log."""
-    import os
-
     from hpc_dl.node.launcher import Launcher
     from hpc_dl.node.mpi_rank import process_line, process_of
-    from hpc_dl.node.restart_policy import Policy
     from hpc_dl.planning.process_env import script_defaults
-    from hpc_dl.runfolder.folder import RunFolder
 
     folder = RunFolder(run, attempt)
     with _reported(folder, "rank", os.uname().nodename):
         process = process_of(folder.read_placement(), os.environ)
     job, site = _job(folder), folder.read_site()
-    environ = {**script_defaults(job), **os.environ, **_site_variables(folder)}
+    environ = {**script_defaults(job), **os.environ, **_site_variables(site)}
     launcher = Launcher(folder, process.node, grace, Policy.of(job), environ)
     lines = [process_line(process, job, site, command)]
     with _staged(folder, process.node, lines if stage else []) as staged:
@@ -253,8 +226,6 @@ def rank(run: Path, grace: float, attempt: int | None, stage: bool, quiet_end: b
 def mpirun(run: Path | None, grace: float, attempt: int | None, command: tuple[str, ...]) -> int:
     """Run COMMAND, which is mpirun, so that its ranks have their time to save when they are told to end."""
     from hpc_dl.node.mpirun import run_mpirun
-    from hpc_dl.node.restart_policy import Policy
-    from hpc_dl.runfolder.folder import RunFolder
 
     if run is None:
         return run_mpirun(command, grace)
@@ -275,15 +246,6 @@ def finish(run: Path, attempt: int | None, code: int, started: float, told: bool
 
     A job that has to end before its training does is requeued instead, as often as it may be.
     """
-    import msgspec
-
-    from hpc_dl.disk import insist
-    from hpc_dl.node import attempts
-    from hpc_dl.node.outcome import cancelled, complete_result, outcome
-    from hpc_dl.node.outcome import finish as write_summary
-    from hpc_dl.node.restart_policy import Policy
-    from hpc_dl.runfolder.folder import RunFolder
-
     folder = RunFolder(run, attempt)
     try:
         attempts.check(folder)
@@ -292,17 +254,17 @@ def finish(run: Path, attempt: int | None, code: int, started: float, told: bool
     except JobError as error:
         click.echo(f"hpc-dl: {error}")
         return LOST
-    insist(f"{folder.result} can't be completed", functools.partial(complete_result, folder))
-    summary = insist("the outcome can't be read", functools.partial(outcome, folder, code, started))
+    insist(f"{folder.result} can't be completed", functools.partial(outcome.complete_result, folder))
+    summary = insist("the outcome can't be read", functools.partial(outcome.outcome, folder, code, started))
     if told and attempts.may_restart(Policy.of(_job(folder)), attempts.events(folder), summary):
-        summary = cancelled(summary)  # without the signal, it would have restarted
+        summary = outcome.cancelled(summary)  # without the signal, it would have restarted
     then = ""
     if summary.state == "CANCELLED":
         then, state = _requeued(folder, warned)
         summary = msgspec.structs.replace(summary, state=state or summary.state)
     cause = str(summary.failure or "").partition("\n")[0]
     if not then:
-        write_summary(folder, summary)
+        outcome.finish(folder, summary)
     attempts.record(folder, attempts.Event(folder.attempt, time.time(), "ended", 0, summary.exit_code, cause, then))
     if then:
         return summary.exit_code
@@ -321,10 +283,6 @@ def _requeued(folder: RunFolder, warned: bool) -> tuple[str, str]:
     Returns:
         What `attempts.requeue` returns, and the state that Slurm gives a job that is not requeued; empty: not known.
     """
-    from hpc_dl.node import attempts
-    from hpc_dl.schedulers import scheduler_of_run
-    from hpc_dl.schedulers.protocol import Told
-
     scheduler = scheduler_of_run(folder)
     if scheduler.one_machine:
         return "", ""
