@@ -18,6 +18,8 @@ from hpc_dl.spec.site_checks import check_env, check_slurm_options
 from hpc_dl.spec.training import Count, Positive, TrainSettings, check_modes, check_training
 
 _SHORTEST_HANG = 5
+Workers = Annotated[int, Meta(ge=1, le=1024)]
+Many = Annotated[int, Meta(ge=1, le=100_000)]
 
 
 class JobSpec(TrainSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -32,22 +34,13 @@ class JobSpec(TrainSettings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Meta(description="name of the job and of its run folder"),
     ] = "job"
     nodes: Annotated[int, Meta(ge=1, description="number of nodes")] = 1
-    gpus: Annotated[Count, Meta(description="GPUs per node; default: all that the site has")] | None = None
-    workers: (
-        Annotated[
-            int, Meta(ge=1, le=1024, description="workers per node; default: one per GPU, at least one; mixed: one")
-        ]
-        | None
-    ) = None
-    ps: (
-        Annotated[int, Meta(ge=1, le=100_000, description="parameter servers; default: 1, in modes that have some")]
-        | None
-    ) = None
-    cores: (
-        Annotated[int, Meta(ge=1, le=100_000, description="cores per node; default: the GPUs' share of the node")]
-        | None
-    ) = None
-    ps_cores: Annotated[Positive, Meta(description="cores of each ps; default: as many as a worker")] | None = None
+    gpus: Annotated[Count | None, Meta(description="GPUs per node; default: all that the site has")] = None
+    workers: Annotated[
+        Workers | None, Meta(description="workers per node; default: one per GPU, at least one; mixed: one")
+    ] = None
+    ps: Annotated[Many | None, Meta(description="parameter servers; default: 1, in modes that have some")] = None
+    cores: Annotated[Many | None, Meta(description="cores per node; default: the GPUs' share of the node")] = None
+    ps_cores: Annotated[Positive | None, Meta(description="cores of each ps; default: as many as a worker")] = None
     memory: Annotated[
         str,
         Meta(pattern=r"^([0-9]{1,9}[KMGTkmgt]?)?\Z", title="a number of MB, or one with K, M, G or T, such as 64G"),
@@ -59,30 +52,21 @@ class JobSpec(TrainSettings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Meta(description="time limit, as Slurm writes it"),
     ] = "01:00:00"
     partition: Annotated[str, Meta(description="partition; default: the site's")] = ""
-    restarts: (
-        Annotated[
-            Count,
-            Meta(description="how often a process that died is started again; default: 3, a script of your own: 0"),
-        ]
-        | None
-    ) = None
-    requeues: (
-        Annotated[
-            Count,
-            Meta(description="how often a job is requeued at its time limit; default: 3, a script of your own: 0"),
-        ]
-        | None
-    ) = None
-    hang_timeout: (
-        Annotated[
-            Count,
-            Meta(
-                description="seconds without a sign of life after which a process is killed; 0: none;"
-                " default: 120, a script of your own: 0"
-            ),
-        ]
-        | None
-    ) = None
+    restarts: Annotated[
+        Count | None,
+        Meta(description="how often a process that died is started again; default: 3, a script of your own: 0"),
+    ] = None
+    requeues: Annotated[
+        Count | None,
+        Meta(description="how often a job is requeued at its time limit; default: 3, a script of your own: 0"),
+    ] = None
+    hang_timeout: Annotated[
+        Count | None,
+        Meta(
+            description="seconds without a sign of life after which a process is killed; 0: none;"
+            " default: 120, a script of your own: 0"
+        ),
+    ] = None
     slurm: Annotated[dict[str, Scalar], Meta(description="any other sbatch option, without the dashes")] = {}  # noqa: RUF012 - copied
     env: Annotated[dict[str, str], Meta(description="environment variables of every process")] = {}  # noqa: RUF012 - copied
 

@@ -20,6 +20,7 @@ Count = Annotated[int, Meta(ge=0, le=_LARGEST)]
 Positive = Annotated[int, Meta(ge=1, le=_LARGEST)]
 Compression = Literal["none", "fp16", "1bit"]
 _ANY = sys.float_info.max  # as an upper limit it excludes infinity and NaN
+Rate = Annotated[float, Meta(gt=0, le=_ANY)]
 
 
 class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -30,16 +31,11 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     data: Annotated[str, Meta(description="data set")] = "digits"
     steps: Annotated[int, Meta(ge=1, le=_LARGEST, description="global steps, of all workers together")] = 600
     batch: Annotated[int, Meta(ge=1, description="images per step of a worker, or of each of its towers")] = 32
-    learning_rate: (
-        Annotated[float, Meta(gt=0, le=_ANY, description="initial learning rate; default: the mode's")] | None
-    ) = None
-    lr_boundaries: (
-        Annotated[
-            tuple[Positive, ...],
-            Meta(description="global steps that divide it by 10: 300,500; default of a job: 3/4 of its steps"),
-        ]
-        | None
-    ) = None
+    learning_rate: Annotated[Rate | None, Meta(description="initial learning rate; default: the mode's")] = None
+    lr_boundaries: Annotated[
+        tuple[Positive, ...] | None,
+        Meta(description="global steps that divide it by 10: 300,500; default of a job: 3/4 of its steps"),
+    ] = None
     momentum: Annotated[float, Meta(ge=0, lt=1, description="Nesterov momentum")] = 0.9
     weight_decay: Annotated[
         float, Meta(ge=0, le=_ANY, description="L2 weight decay of the kernels of convolutions and dense layers")
@@ -50,17 +46,14 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     eval_every: Annotated[
         Count, Meta(description="global steps between checkpoints that are evaluated, to keep the best; 0: none")
     ] = 0
-    towers: (
-        Annotated[
-            Positive, Meta(description="copies of the network in a worker, each with a batch; default: one per GPU")
-        ]
-        | None
-    ) = None
+    towers: Annotated[
+        Positive | None, Meta(description="copies of the network in a worker, each with a batch; default: one per GPU")
+    ] = None
     backup_workers: Annotated[Count, Meta(description="workers whose gradients a step does not wait for")] = 0
     restart_timeout: Annotated[
         float, Meta(gt=0, le=_ANY, description="seconds that others wait for a worker that is started again")
     ] = 60.0
-    staleness: Annotated[Count, Meta(description="steps that a worker may be ahead of the slowest")] | None = None
+    staleness: Annotated[Count | None, Meta(description="steps that a worker may be ahead of the slowest")] = None
     n_fetch: Annotated[Positive, Meta(description="steps between a worker's fetches of the variables")] = 1
     n_push: Annotated[Positive, Meta(description="steps whose gradients a worker sends together")] = 1
     compression: Annotated[Compression, Meta(description="what is done to gradients before they are sent")] = "none"
