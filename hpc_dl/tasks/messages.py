@@ -7,20 +7,16 @@ from __future__ import annotations
 
 import msgspec
 
+from hpc_dl.tasks.file.task import Task
 from hpc_dl.tasks.pool import Share
 
 
 class Order(msgspec.Struct, frozen=True, omit_defaults=True, tag="run"):
-    """To an agent: start a task. Fields as in `Task`. The first share is this node's. `bind`: to its own cores only."""
+    """To an agent: start a task. The first share is this node's. `bind`: to its own cores only."""
 
-    task: int
-    key: str
+    task: Task
     attempt: int
-    command: str
-    workdir: str = ""
-    env: tuple[tuple[str, str], ...] = ()
-    shares: tuple[Share, ...] = ()
-    time: int = 0
+    shares: tuple[Share, ...]
     bind: bool = False
 
 

@@ -127,21 +127,9 @@ class Runner:
             return
         orders: dict[str, list[Order | Stop | Begin]] = {}
         for start in starts:
-            task = start.task
-            self._tasks[task.number] = task
-            orders.setdefault(start.node, []).append(
-                Order(
-                    task.number,
-                    task.key,
-                    start.attempt,
-                    task.command,
-                    task.workdir,
-                    task.env,
-                    start.shares,
-                    task.time,
-                    all(share.node in self._bound for share in start.shares),
-                )
-            )
+            self._tasks[start.task.number] = start.task
+            bind = all(share.node in self._bound for share in start.shares)
+            orders.setdefault(start.node, []).append(Order(start.task, start.attempt, start.shares, bind))
         for node, batch in orders.items():
             self._agents.order(node, batch)
         self._records.started(starts)

@@ -9,7 +9,7 @@ import msgspec
 from hpc_dl.errors import UserError
 
 
-class Task(msgspec.Struct, frozen=True):
+class Task(msgspec.Struct, frozen=True, omit_defaults=True):
     """One task of a task file (GREASY user guide, "Writing the task file").
 
     Args:

@@ -132,7 +132,7 @@ class Agent:
         self._note(self._tasks.reap())
         self._stopping = self._stopping or task is None
         self._tasks.stop(grace, task)
-        stopped = [order for order in self._delayed if task in (None, order.task)]
+        stopped = [order for order in self._delayed if task in (None, order.task.number)]
         self._delayed = [order for order in self._delayed if order not in stopped]
         self._note([self._tasks.stopped(order) for order in stopped])
         self._write()

@@ -59,12 +59,12 @@ class Environment:
         values = {
             # Empty for a task without GPUs: if it were unset, CUDA would see all GPUs.
             "CUDA_VISIBLE_DEVICES": ",".join(here.gpus),
-            "HPC_DL_TASK": str(order.task),
+            "HPC_DL_TASK": str(order.task.number),
             "HPC_DL_TASK_ATTEMPT": str(order.attempt),
             "HPC_DL_TASK_CORES": _joined(here.cores),
             "HPC_DL_TASK_NODELIST": nodes,
             **(self._slurm(order, nodes) if self._step else {}),
-            **dict(order.env),
+            **dict(order.task.env),
         }
         return {**self._own, **{key.encode(): value.encode() for key, value in values.items()}}
 
@@ -83,7 +83,7 @@ class Environment:
             "SLURM_TASKS_PER_NODE": each,
             "SLURM_JOB_CPUS_PER_NODE": each,
             "HPC_DL_TASK_SHARES": "\n".join(_share_line(share, order.bind) for share in order.shares),
-            "HPC_DL_TASK_STEPS": str(self._steps(order.task)),
+            "HPC_DL_TASK_STEPS": str(self._steps(order.task.number)),
         }
 
     def _hostfile(self, order: Order) -> Path:
@@ -93,7 +93,7 @@ class Environment:
         """
         slots = max(self._node_cores, len(order.shares[0].cores))
         wide = len(order.shares) > 1
-        path = self._hosts / (f"task-{order.task}" if wide else f"{order.shares[0].node}-{slots}")
+        path = self._hosts / (f"task-{order.task.number}" if wide else f"{order.shares[0].node}-{slots}")
         if wide or path not in self._written:
             path.write_text("".join(f"{share.node}\n" for share in order.shares) * slots)
             self._written.add(path)

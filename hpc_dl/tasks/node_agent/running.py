@@ -24,7 +24,7 @@ class _RunningTask:
     def __init__(self, order: Order, started: float) -> None:
         self.order = order
         self.started = started
-        self.deadline = time.monotonic() + order.time if order.time else None
+        self.deadline = time.monotonic() + order.task.time if order.task.time else None
         """When to send the next signal, by `time.monotonic`."""
         self.reason = ""
         self.stopped = False
@@ -76,7 +76,7 @@ class RunningTasks:
 
     def output(self, order: Order) -> str:
         """Return the path of a task's output."""
-        return f"{self._output}{order.task}.out"
+        return f"{self._output}{order.task.number}.out"
 
     def start(self, order: Order) -> Ended | None:
         """Start a task. Return its end if it can't be started.
@@ -89,14 +89,14 @@ class RunningTasks:
         entered = False
         try:
             # A child process inherits our folder and our cores.
-            if order.workdir:
-                os.chdir(os.path.expanduser(os.path.expandvars(order.workdir)))  # noqa: PTH111 - text, not a path
+            if order.task.workdir:
+                os.chdir(os.path.expanduser(os.path.expandvars(order.task.workdir)))  # noqa: PTH111 - text, not a path
             entered = True
             if order.bind:
                 os.sched_setaffinity(0, order.shares[0].cores)
             pid = os.posix_spawn(
                 "/bin/sh",
-                ["sh", "-c", order.command],
+                ["sh", "-c", order.task.command],
                 self._environment.of(order),
                 file_actions=[
                     (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
@@ -114,7 +114,7 @@ class RunningTasks:
                 Path(output).write_text(f"hpc-dl: {reason}\n")
             return self._end(order, started, code=127 if isinstance(error, FileNotFoundError) else 126, reason=reason)
         finally:
-            if order.workdir:
+            if order.task.workdir:
                 os.chdir(self._home)
             if order.bind:
                 os.sched_setaffinity(0, self._cores)
@@ -127,7 +127,7 @@ class RunningTasks:
         return self._end(order, time.time(), stopped=True)
 
     def _end(self, order: Order, started: float, **more: Any) -> Ended:
-        return Ended(order.task, order.key, order.attempt, self._node, started, time.time(), **more)
+        return Ended(order.task.number, order.task.key, order.attempt, self._node, started, time.time(), **more)
 
     def reap(self) -> list[Ended]:
         """Wait for all processes that have exited, and return the tasks that have ended."""
@@ -162,7 +162,7 @@ class RunningTasks:
         assert one.usage is not None  # noqa: S101 - for mypy
         self._guard.drop(pid)
         with contextlib.suppress(OSError):  # the disk may be away
-            self._environment.end_steps(one.order.task)
+            self._environment.end_steps(one.order.task.number)
         code = os.waitstatus_to_exitcode(one.status)
         memory = one.usage.ru_maxrss // 1024
         return self._end(
@@ -186,7 +186,7 @@ class RunningTasks:
         for pid in late:
             one = self._running[pid]
             if pid not in told:
-                one.reason = f"was ended after its time limit of {one.order.time} s"
+                one.reason = f"was ended after its time limit of {one.order.task.time} s"
             one.deadline = now + (1 if pid in told else self._grace)
         kill_sessions(told)
         kill_sessions(late - told, signal.SIGTERM)
@@ -202,7 +202,7 @@ class RunningTasks:
 
     def stop(self, grace: float, task: int | None = None) -> None:
         """Send SIGTERM to all tasks or to one, and SIGKILL after the grace. Without a grace, send SIGKILL at once."""
-        chosen = {pid: one for pid, one in self._running.items() if task in (None, one.order.task)}
+        chosen = {pid: one for pid, one in self._running.items() if task in (None, one.order.task.number)}
         ones = {pid: one for pid, one in chosen.items() if not one.exited_by_itself}
         for one in ones.values():
             one.stopped = True

@@ -115,7 +115,7 @@ def agent_on_a_full_disk(folder: Path, patch: str) -> Agents:
     agents = Agents({"n": [sys.executable, "-c", f"{_AGENT}{patch}\nagent.main()", str(folder), "1.0", "n"]})
     agents.greet(60)
     agents.begin(60)
-    agents.order("n", [Order(1, "k", 1, "true", shares=(Share("n", (0,)),))])
+    agents.order("n", [Order(Task(1, "true"), 1, (Share("n", (0,)),))])
     return agents
 
 

@@ -19,6 +19,7 @@ from hpc_dl.errors import UserError
 from hpc_dl.spec.site_files import load_site, site_file
 from hpc_dl.tasks.allocation import bound, nodes
 from hpc_dl.tasks.executor import Agents, Lost, agent_command
+from hpc_dl.tasks.file.task import Task
 from hpc_dl.tasks.messages import Hello, Order
 from hpc_dl.tasks.node_agent.environment import Environment
 from hpc_dl.tasks.pool import Share
@@ -319,7 +320,7 @@ def test_a_rank_that_a_task_starts_by_srun_gets_what_the_task_has_on_its_node(
     (tmp_path / "hosts").mkdir()
     shares = (Share("n1", (1, 2), ("2", "3")), Share("n2", (4, 5)))
     environment = Environment(tmp_path, {"SLURM_CPUS_ON_NODE": "3", "SLURM_NTASKS_PER_NODE": "1"}, step=True)
-    environ = environment.of(Order(7, "k", 1, "true", shares=shares))
+    environ = environment.of(Order(Task(7, "true"), 1, shares))
     assert (tmp_path / "hosts" / "task-7").read_text() == "n1\nn2\n" * 3
     assert environ[b"SLURM_HOSTFILE"] == bytes(tmp_path / "hosts" / "task-7")
     assert b"SLURM_NTASKS_PER_NODE" not in environ
@@ -437,7 +438,7 @@ def test_an_agent_that_hangs_is_lost_with_its_tasks(tmp_path: Path, marker: Mark
     agents = Agents({"n": [sys.executable, "-c", _HANGS_SOON, str(tmp_path), "1.0", "n"]})
     agents.greet(60)
     agents.begin(60)
-    agents.order("n", [Order(1, "k", 1, f"sh -c 'sleep 300; :' {marker.word}", shares=(Share("n", (0,)),))])
+    agents.order("n", [Order(Task(1, f"sh -c 'sleep 300; :' {marker.word}"), 1, (Share("n", (0,)),))])
     eventually(marker.pids)
     assert agents.wait(4) == []  # nothing to do is no hang
     pid = agents._agents["n"].process.pid
@@ -463,8 +464,8 @@ def test_an_agent_binds_a_task_to_its_cores(tmp_path: Path) -> None:
     assert agents.begin(60) == {"n"}
     command = "grep Cpus_allowed_list /proc/self/status; echo [$CUDA_VISIBLE_DEVICES]"
     orders = [
-        Order(1, "k", 1, command, shares=(Share("n", (core,), ("2", "3")),), bind=True),
-        Order(2, "k", 1, command, shares=(Share("n", (7, 8)),)),
+        Order(Task(1, command), 1, (Share("n", (core,), ("2", "3")),), bind=True),
+        Order(Task(2, command), 1, (Share("n", (7, 8)),)),
     ]
     agents.order("n", orders)
     ended = 0

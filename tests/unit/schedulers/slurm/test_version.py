@@ -11,6 +11,7 @@ import pytest
 
 from hpc_dl.schedulers.slurm import version
 from hpc_dl.schedulers.slurm.steps import srun_command
+from hpc_dl.tasks.file.task import Task
 from hpc_dl.tasks.messages import Order
 from hpc_dl.tasks.node_agent.environment import Environment
 from hpc_dl.tasks.pool import Share
@@ -40,7 +41,7 @@ def environment(folder: Path, order: Order) -> dict[str, str]:
     return {key.decode(): value.decode() for key, value in Environment(folder, agents, step=True).of(order).items()}
 
 
-ORDER = Order(7, "k", 1, "true", shares=(Share("n1", (1, 2), ("2", "3")), Share("n2", (4, 5))))
+ORDER = Order(Task(7, "true"), 1, (Share("n1", (1, 2), ("2", "3")), Share("n2", (4, 5))))
 
 
 def test_steps_that_share_nothing_but_cores_leave_memory_and_gpus_to_each_other(
