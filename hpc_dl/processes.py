@@ -228,13 +228,13 @@ def sessions_left(sessions: Collection[int], others: Collection[int] = ()) -> se
     return {os.getsid(child) for child in children.difference(others)} & set(sessions)
 
 
-def kill_orphans(but: int) -> None:
+def kill_orphans(but: int = 0) -> None:
     """Kill all descendants of this process, for some seconds. This process adopts the orphans of its children.
 
     This reaches a daemon too, which has left its session and lost its parent.
 
     Args:
-        but: a child that is spared.
+        but: a child that is spared; 0: none is.
     """
     deadline = time.monotonic() + _LAST
     with contextlib.suppress(OSError):  # a kernel without CONFIG_PROC_CHILDREN

@@ -19,7 +19,6 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from hpc_dl.errors import UserError
-from hpc_dl.minicluster import supervisor
 from hpc_dl.minicluster.accounting import Accounting
 from hpc_dl.minicluster.config import (
     ACCOUNTING_FILE,
@@ -35,6 +34,7 @@ from hpc_dl.minicluster.daemons import daemons, free_ports, kill_strays, last_wo
 from hpc_dl.minicluster.programs import Programs, find_programs
 from hpc_dl.minicluster.root import default_root, is_root, lock, make_root, running, supervisor_pid
 from hpc_dl.minicluster.supervisor import Daemon, Orders
+from hpc_dl.processes import python_module
 
 __all__ = ["ClusterConfig", "MiniCluster", "NodeGroup", "Partition", "Status"]
 
@@ -316,7 +316,7 @@ class MiniCluster:
         try:
             with orders.open("rb") as stdin, (self.root / "log" / "supervisor.log").open("ab") as log:
                 self._supervisor = subprocess.Popen(
-                    [sys.executable, "-I", "-S", supervisor.__file__],
+                    [*python_module(sys.executable), "hpc_dl.minicluster.supervisor"],
                     stdin=stdin,
                     stdout=write_end,
                     stderr=log,

@@ -1,19 +1,17 @@
 """The process that starts the daemons of a private cluster, watches them, and leaves nothing behind.
 
-Run as a script with only the standard library, so that it starts fast and needs no import path. Its orders (`Orders`)
-come as JSON on stdin. It writes "ready" to stdout when all daemons are up. It is two processes:
+Its orders (`Orders`) come as JSON on stdin. It writes "ready" to stdout when all daemons are up. It is two processes:
 
     guard ── worker ── daemons ── job steps, tasks
 
-Slurm's job steps leave their parents on purpose. Both processes are child subreapers, see PR_SET_CHILD_SUBREAPER in
-prctl(2), so orphans come back to them; each ends all its descendants before it ends. If the worker is killed, its
-descendants fall to the guard; if the guard is killed, the kernel sends the worker SIGTERM (PR_SET_PDEATHSIG).
+Slurm's job steps leave their parents on purpose. Both processes adopt orphans, and kill all their descendants before
+they end. If the worker is killed, its descendants fall to the guard; if the guard is killed, the kernel sends the
+worker SIGTERM.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import signal
@@ -25,14 +23,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypedDict
 
-_PR_SET_PDEATHSIG = 1
-_PR_SET_CHILD_SUBREAPER = 36
+from hpc_dl.processes import adopt_orphans, end_with_parent, kill_orphans
+
 _PAUSE, _RESUME = signal.SIGUSR1, signal.SIGUSR2  # end the daemons that can be started again; start them again
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, _PAUSE, _RESUME)
-# Seconds: between SIGTERM and SIGKILL for a daemon and for what is left after them; until we give up.
-_DAEMON_GRACE = 3.0
-_LEFTOVER_GRACE = 0.3
-_GIVE_UP = 10.0
+_GRACE = 3.0  # seconds between SIGTERM and SIGKILL for a daemon
+_GIVE_UP = 10.0  # seconds to wait for a daemon's end
 _POLL = 0.005
 
 
@@ -65,35 +61,10 @@ class Orders(TypedDict):
     daemons: list[Daemon]
 
 
-_prctl = ctypes.CDLL(None, use_errno=True).prctl
-
-
-def _die_with_parent() -> None:
-    """Ask for SIGTERM when the parent dies; children and programs with other rights don't inherit it."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-
-
 def _prepare_daemon() -> None:
     """Run in the new process before the daemon's program."""
-    _die_with_parent()
+    end_with_parent()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-
-
-def _descendants() -> list[int]:
-    """Return the processes below this one, parents before their children."""
-    children: dict[int, list[int]] = {}
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit():
-            try:
-                stat = Path(entry.path, "stat").read_text(errors="replace")
-            except OSError:
-                continue  # it has just ended
-            # The name, in parentheses, may hold anything; the state and the parent follow it.
-            children.setdefault(int(stat.rpartition(")")[2].split()[1]), []).append(int(entry.name))
-    found = list(children.get(os.getpid(), ()))
-    for pid in found:
-        found += children.get(pid, ())
-    return found
 
 
 def _reap() -> Iterable[tuple[int, int]]:
@@ -112,21 +83,6 @@ def _send(pids: Iterable[int], number: signal.Signals) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
-
-
-def _end_descendants() -> None:
-    """End all processes below this one: tasks get SIGTERM and a moment, then SIGKILL."""
-    start = time.monotonic()
-    terminated: set[int] = set()
-    while (left := _descendants()) and (waited := time.monotonic() - start) < _GIVE_UP:
-        if waited > _LEFTOVER_GRACE:
-            _send(left, signal.SIGKILL)
-        else:
-            _send(set(left) - terminated, signal.SIGTERM)
-            terminated.update(left)
-        time.sleep(_POLL)
-        for _ in _reap():
-            pass
 
 
 class _Worker:
@@ -203,14 +159,14 @@ class _Worker:
         self._terminate([daemon["name"] for daemon in order if not daemon["essential"]])
         for daemon in order:
             self._terminate([daemon["name"]])
-        _end_descendants()
+        kill_orphans()
 
     def _terminate(self, names: Iterable[str]) -> None:
         pids = {name: self._running[name].pid for name in names if name in self._running}
         start = time.monotonic()
         _send(pids.values(), signal.SIGTERM)
         while pids.keys() & self._running.keys() and (waited := time.monotonic() - start) < _GIVE_UP:
-            if waited > _DAEMON_GRACE:
+            if waited > _GRACE:
                 _send((pids[name] for name in pids.keys() & self._running.keys()), signal.SIGKILL)
             time.sleep(_POLL)
             self._note_ended()
@@ -236,7 +192,7 @@ def _guard(worker: int) -> int:
         if number != signal.SIGCHLD:
             _send([worker], signal.Signals(number) if number in (_PAUSE, _RESUME) else signal.SIGTERM)
         code = dict(_reap()).get(worker)
-    _end_descendants()
+    kill_orphans()
     return code
 
 
@@ -253,12 +209,12 @@ def main() -> int:
     orders: Orders = json.load(sys.stdin)
     parent = os.getppid()
     if orders["tied"]:
-        _die_with_parent()
+        end_with_parent()
     # The lock must end with us and our worker, not with the daemons: they don't inherit the file.
     os.set_inheritable(orders["lock"], False)
     os.pwrite(orders["lock"], str(os.getpid()).encode(), 0)
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    adopt_orphans()
     guard = os.getpid()
     worker = os.fork()
     if worker == 0:
@@ -271,8 +227,8 @@ def main() -> int:
 
 def _protected(guard: int, run: Callable[[], int]) -> int:
     """Run the worker's part as child of the guard."""
-    _die_with_parent()
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # a child does not inherit it
+    end_with_parent()
+    adopt_orphans()  # a child does not inherit it
     if os.getppid() != guard:
         return 1  # the guard died before we asked for the signal
     return run()
