@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 from benchmarks.faults.cluster import Bench, slurm
+from benchmarks.faults.controller import pause, resume
 from benchmarks.faults.jobs import HANG_TIMEOUT, PS_MODES, Run, parent
 from hpc_dl.errors import JobError
 
@@ -62,9 +63,9 @@ def _limit(_bench: Bench, run: Run, _rng: random.Random) -> None:
 
 def _controller(bench: Bench, _run: Run, _rng: random.Random) -> None:
     """End slurmctld for some seconds."""
-    bench.cluster.pause()
+    pause(bench.cluster)
     time.sleep(_AWAY)
-    bench.cluster.resume()
+    resume(bench.cluster)
 
 
 def _full(_bench: Bench, run: Run, _rng: random.Random) -> None:

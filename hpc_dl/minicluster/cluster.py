@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -188,37 +188,6 @@ class MiniCluster:
             self._sweep()
             os.close(lock_file)
         return found
-
-    def pause(self, timeout_s: float = 20.0) -> None:
-        """End slurmctld; running jobs go on. `resume` starts it again with its saved state.
-
-        Raises:
-            UserError: No cluster runs in the root folder, or it did not end in time.
-        """
-        controller = Path("/proc", (self.root / "state" / "slurmctld.pid").read_text(encoding="utf-8").strip())
-        self._signal(signal.SIGUSR1)
-        self._wait(lambda: not controller.exists(), "slurmctld did not end", time.monotonic() + timeout_s)
-
-    def resume(self, timeout_s: float = 20.0) -> None:
-        """Start slurmctld again after `pause`; return when it answers.
-
-        Raises:
-            UserError: No cluster runs in the root folder, or it did not come up in time.
-        """
-        self._signal(signal.SIGUSR2)
-        self._wait(lambda: bool(self._node_states()), "slurmctld did not start", time.monotonic() + timeout_s)
-
-    def _signal(self, number: signal.Signals) -> None:
-        pid = supervisor_pid(self.root)
-        if not pid:
-            raise UserError(f"private cluster: none runs in {self.root}")
-        os.kill(pid, number)
-
-    def _wait(self, happened: Callable[[], bool], problem: str, deadline: float) -> None:
-        while not happened():
-            if time.monotonic() > deadline:
-                raise UserError(f"private cluster: {problem}; see {self.root / 'log'}")
-            time.sleep(_POLL)
 
     def __enter__(self) -> MiniCluster:
         return self.start()

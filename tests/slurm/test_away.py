@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.faults.controller import pause, resume
 from hpc_dl.minicluster import MiniCluster
 from hpc_dl.submission.handle import Job
 from tests.slurm.helpers import Bench, slurm_version
@@ -37,7 +38,7 @@ def away(bench: Bench) -> Iterator[MiniCluster]:
     yield bench.cluster
     found = bench.cluster.status()
     if found and not found.nodes:
-        bench.cluster.resume()
+        resume(bench.cluster)
 
 
 def test_what_is_said_while_slurmctld_is_away_is_true(
@@ -59,7 +60,7 @@ def test_what_is_said_while_slurmctld_is_away_is_true(
     ]
     waiter = threading.Thread(target=job.wait, args=(200,))
     waiter.start()
-    away.pause()
+    pause(away)
 
     begin = time.monotonic()
     with ThreadPoolExecutor() as pool:
@@ -77,7 +78,7 @@ def test_what_is_said_while_slurmctld_is_away_is_true(
     if slurm_version(away) < (26, 5):
         ended_while_it_is_away(bench, first, job)
     else:
-        away.resume()
+        resume(away)
     for process in watching:
         output = process.communicate(timeout=100)[0]
         assert process.returncode == 0
@@ -86,7 +87,7 @@ def test_what_is_said_while_slurmctld_is_away_is_true(
     assert not waiter.is_alive()
 
     if slurm_version(away) < (26, 5):
-        away.resume()
+        resume(away)
     eventually(lambda: not job.query().silent and job.state == "COMPLETED", 60)
     assert bench.field(job, "JobState") == "COMPLETED"
     assert _SILENT not in bench.run("status", job.job_id)

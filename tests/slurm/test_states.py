@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.faults.controller import pause, resume
 from hpc_dl.errors import UserError
 from hpc_dl.minicluster import ClusterConfig, MiniCluster, NodeGroup
 from hpc_dl.minicluster.programs import find_programs
@@ -250,13 +251,13 @@ def remembered(walk: Walk, completed: str, failed: str, folder: Path) -> None:
         accounting = walk.cluster.config.accounting
         if accounting:
             eventually(lambda: sacct(walk, ended) == {job: state.state for job, state in ended.items()}, 30)
-        walk.cluster.pause()
+        pause(walk.cluster)
         # Slurm 26.05 does not start without the jobs of a cluster whose name it has written down.
         more = ["clustername"] if slurm_version(walk.cluster) >= (26, 5) else []
         for pattern in ("job_state*", *more):
             for path in (walk.cluster.root / "state").glob(pattern):
                 path.unlink()
-        walk.cluster.resume()
+        resume(walk.cluster)
         found = dict(zip(ended, states(folders), strict=True))
         assert {job: state.state for job, state in found.items()} == {job: one.state for job, one in ended.items()}
         assert not any(state.silent for state in found.values())
