@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -118,6 +118,27 @@ def site_layers(path: Path, above: Sequence[Path] = ()) -> list[Layer]:
         Layer({"name": path.stem}, "file name"),
         without_gone(file),
     ]
+
+
+def tables_of_no_partition(path: Path, partitions: Collection[str]) -> tuple[list[str], list[str]]:
+    """Return what is said of tables of partitions that a cluster doesn't have.
+
+    Args:
+        path: the site file.
+        partitions: the cluster's partitions.
+
+    Returns:
+        Messages on tables in files of the user, and messages on those in files that come with hpc_dl.
+    """
+    own: list[str] = []
+    shipped: list[str] = []
+    for file in site_layers(path):
+        messages = shipped if Path(file.file).parent == share() / "env" / "sites" else own
+        for name in file.inside("partitions").values:
+            if name not in partitions:
+                where, near = file.where(f"partitions.{name}"), near_match(name, partitions)
+                messages.append(f"{where}: [partitions.{name}]: Slurm has no such partition{near}")
+    return own, shipped
 
 
 def _below(file: Layer, path: Path, above: Sequence[Path]) -> Path | None:

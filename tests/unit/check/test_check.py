@@ -179,6 +179,22 @@ def test_what_the_machine_says(seen: dict[str, Any], text: str) -> None:
     assert text in line
 
 
+def test_tables_of_no_partition_are_errors_in_own_files_and_warnings_in_shipped_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped, own = tmp_path / "env" / "sites" / "x.toml", tmp_path / "config" / "hpc_dl" / "sites" / "x.toml"
+    for path, name in ((shipped, "gone"), (own, "maim")):
+        path.parent.mkdir(parents=True)
+        path.write_text(f"cores = 16\n[partitions.{name}]\ncores = 1\n[partitions.short]\ncores = 16\n")
+    monkeypatch.setattr("hpc_dl.spec.site_files.share", lambda: tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    found = said(msgspec.structs.replace(plan(), site_path=own), facts(cluster=cluster()))
+    assert found == [
+        f"error: {own}, line 2: [partitions.maim]: Slurm has no such partition (did you mean 'main'?)",
+        f"warning: {shipped}, line 2: [partitions.gone]: Slurm has no such partition",
+    ]
+
+
 def test_all_is_said_at_once_errors_first() -> None:
     lines = said(plan(nodes=4, partition="short"), facts(cluster=cluster(kill_wait=3), mpi_problem="no mpirun"))
     assert [line.split(":")[0] for line in lines] == ["error"] * 4 + ["warning"]
