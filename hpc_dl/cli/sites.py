@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from hpc_dl.schedulers.cluster import Description
     from hpc_dl.spec.layers import Layer, Merged
     from hpc_dl.spec.site import Site
 
@@ -21,12 +22,14 @@ _PARTITION = click.option(
 
 @click.group(invoke_without_command=True)
 @click.option("--describe", is_flag=True, help="print a site file for the cluster that answers here")
+@click.option("--on-node", is_flag=True, envvar="HPC_DL_ON_NODE", help="look at a node too, in a job of a minute")
+@_PARTITION
 @click.pass_context
-def sites(context: click.Context, describe: bool) -> None:
+def sites(context: click.Context, describe: bool, on_node: bool, partition: str) -> None:
     """List the sites with the GPUs of their nodes, and mark the one that is chosen here."""
     if context.invoked_subcommand is not None:
         return
-    lines = _file(_described()) if describe else _listing()
+    lines = _file(_described(partition, on_node)) if describe else _listing()
     click.echo("\n".join(lines))
 
 
@@ -45,7 +48,7 @@ def show(site: str, partition: str, defaults: bool) -> None:
     elif (chosen := choose_site("", partition)).path.exists():
         layers = layers_in_partition(chosen.path, partition)
     else:
-        layers = [Layer(_set(chosen.site), "sinfo")]
+        layers = [Layer(_set(chosen.site), "said by the scheduler")]
     click.echo("\n".join(_shown(layers, partition, defaults)))
 
 
@@ -137,27 +140,34 @@ def _key(text: str) -> str:
     return tomli_w.dumps({text: 0}).removesuffix(" = 0\n")
 
 
-def _described() -> Site:
-    from hpc_dl.errors import UserError
-    from hpc_dl.schedulers import schedulers
+def _described(partition: str, on_node: bool) -> Description:
+    from hpc_dl.check.describe import describe, describe_node
 
-    for scheduler in schedulers():
-        if cluster := scheduler.cluster_name():
-            return scheduler.describe(cluster, "")
-    raise UserError(
-        "no Slurm answers here: there is no sbatch on PATH that has a configuration, and no private cluster runs"
-    )
+    found = describe(partition)
+    return describe_node(found, lambda text: click.echo(text, err=True)) if on_node else found
 
 
-def _file(site: Site) -> Iterator[str]:
+def _file(found: Description) -> Iterator[str]:
     """Yield the lines of a site file: each key after its description. A key with its default value is commented out."""
     from hpc_dl.spec.options import fields
     from hpc_dl.spec.site import Site
 
     for field in fields(Site)[1:]:  # the first is the name, which comes from the file's name
-        value = getattr(site, field.name)
-        unset = "# " if value in (field.default, None, {}) else ""
-        yield f"# {field.description}\n{unset}{field.name} = {'…' if value is None else _toml(value)}"
+        if field.name == "partitions":
+            continue
+        value = getattr(found.site, field.name)
+        unset = "# " if value in (field.default, None, {}) and field.name != "base" else ""
+        yield f"# {field.description}"
+        if note := found.notes.get(field.name):
+            yield f"# ({_one_line(note)})"
+        yield f"{unset}{field.name} = {'…' if value is None else _toml(value)}"
+    for name, table in found.tables.items():
+        yield f"\n[partitions.{_key(name)}]"
+        yield from (f"{key} = {_toml(value)}" for key, value in table.items())
+
+
+def _one_line(text: str) -> str:
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
 def _toml(value: object) -> str:

@@ -316,10 +316,11 @@ def test_nodes_that_say_nothing_are_named_with_the_last_words_of_the_job(tmp_pat
     write_whole(run.path / "n1.answer.json", msgspec.json.encode(answer()))
     (run.path / "check.log").write_text("srun: error: n2: task 1: Killed\n\n")
     wanted = plan(nodes=2, gpus=2)
-    found = check_nodes.read_answers(wanted, run, JobState("FAILED", "", "n[1-2]"))
+    answers, found = check_nodes.read_answers(wanted, run, JobState("FAILED", "", "n[1-2]"))
     assert found == [Finding("error", "nodes n2 did not answer; job 7 ended FAILED: srun: error: n2: task 1: Killed")]
     (run.path / "n1.answer.json").unlink()
-    (found_,) = check_nodes.read_answers(wanted, run, JobState("CANCELLED"))
+    assert answers == [answer()]
+    _, (found_,) = check_nodes.read_answers(wanted, run, JobState("CANCELLED"))
     assert found_.text.startswith("2 nodes did not answer; job 7 ended CANCELLED: ")
 
 

@@ -9,7 +9,9 @@ import pytest
 
 from hpc_dl.cli.main import main
 from hpc_dl.shipped_files import share
+from hpc_dl.spec.site import Site
 from hpc_dl.spec.site_files import load_site
+from hpc_dl.submission.choose_site import Choice
 
 
 @pytest.fixture
@@ -107,3 +109,12 @@ def test_an_unknown_name_and_a_bad_file_are_one_error(user: Path, capfd: pytest.
     assert "unknown site 'minotaur' (did you mean 'minotauro'?)" in said(capfd, "show", "minotaur", code=2)
     (user / "bad.toml").write_text("cores = 1\n[partitions.x]\ncorse = 2\n")
     assert f"{user / 'bad.toml'}, line 3: unknown site key 'corse'" in said(capfd, "show", "bad", code=2)
+
+
+def test_a_site_without_a_file_is_shown_too(
+    user: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = Choice(Site(name="new", cores=8, gpus=2, slurm={"nice": 1}), user / "new.toml")
+    monkeypatch.setattr("hpc_dl.submission.choose_site.choose_site", lambda *_: chosen)
+    lines = said(capfd, "show").splitlines()
+    assert lines == [f"{line}  # said by the scheduler" for line in ("cores = 8", "gpus = 2", "slurm.nice = 1")]
