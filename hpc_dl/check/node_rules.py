@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from hpc_dl.check.finding import Finding, error, warning
+from hpc_dl.check.hardware_rules import hardware
 from hpc_dl.check.probe import NodeAnswer
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.site import Site
@@ -83,7 +84,7 @@ def clocks(job: JobSpec, site: Site, answer: NodeAnswer) -> Iterator[Finding]:
             yield warning(f"the clock of node {call.node} differs by {call.ahead:+.1f} s: times in logs don't agree")
 
 
-RULES: tuple[Rule, ...] = (python, gpus, folders, network, clocks)
+RULES: tuple[Rule, ...] = (python, gpus, folders, network, clocks, hardware)
 
 
 def findings(job: JobSpec, site: Site, answer: NodeAnswer) -> list[Finding]:

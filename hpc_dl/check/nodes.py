@@ -43,11 +43,26 @@ def check_nodes(plan: Plan, say: Callable[[str], None]) -> list[Finding]:
         UserError: Slurm refuses the job.
         OSError: the folder of the run folders can't be written.
     """
+    answers, silent = ask_nodes(plan, say)
+    return [one for answer in answers for one in findings(plan.job, plan.site, answer)] + silent
+
+
+def ask_nodes(plan: Plan, say: Callable[[str], None]) -> tuple[list[NodeAnswer], list[Finding]]:
+    """Run the probe where the job would run, and return the answers and what is wrong with nodes that gave none.
+
+    Args:
+        plan: the job.
+        say: shows a line to the user while the job waits.
+
+    Raises:
+        UserError: Slurm refuses the job.
+        OSError: the folder of the run folders can't be written.
+    """
     with _folder(plan) as run:
         scheduler = scheduler_of(plan.site)
         if scheduler.one_machine:
             name = os.uname().nodename
-            return findings(plan.job, plan.site, probe(run, name, [name], _has_data(plan), local=True))
+            return [probe(run, name, [name], _has_data(plan), local=True)], []
         write_whole(run.script, node_script(plan))
         scheduler.submit(run, _name(plan))
         asking = Asking(run)
@@ -90,20 +105,19 @@ def node_script(plan: Plan) -> str:
     return Renderer(plan.templates).render("check/nodes.sh.j2", values)
 
 
-def read_answers(plan: Plan, run: RunFolder, state: JobState) -> list[Finding]:
-    """Return what is wrong on the nodes, from what they wrote into the run folder."""
+def read_answers(plan: Plan, run: RunFolder, state: JobState) -> tuple[list[NodeAnswer], list[Finding]]:
+    """Return what the nodes wrote into the run folder, and what is wrong with those that wrote nothing."""
     answers = [
         msgspec.json.decode(path.read_bytes(), type=NodeAnswer) for path in sorted(run.path.glob("*.answer.json"))
     ]
-    found = [one for answer in answers for one in findings(plan.job, plan.site, answer)]
+    if len(answers) >= plan.job.nodes:
+        return answers, []
     answered = {answer.node for answer in answers}
     silent = [node for node in (expand(state.nodelist) if state.nodelist else []) if node not in answered]
-    if len(answers) < plan.job.nodes:
-        log = run.path / _LOG
-        said = last_line(log.read_text(errors="replace")) if log.exists() else f"no log in {plan.runs}"
-        which = f"nodes {', '.join(silent)}" if silent else f"{plan.job.nodes - len(answers)} nodes"
-        found.append(error(f"{which} did not answer; job {run.job_id} ended {state.state}: {said}"))
-    return found
+    log = run.path / _LOG
+    said = last_line(log.read_text(errors="replace")) if log.exists() else f"no log in {plan.runs}"
+    which = f"nodes {', '.join(silent)}" if silent else f"{plan.job.nodes - len(answers)} nodes"
+    return answers, [error(f"{which} did not answer; job {run.job_id} ended {state.state}: {said}")]
 
 
 def answer_probe(run: RunFolder, node: str, nodelist: str, with_data: bool) -> None:

@@ -22,6 +22,7 @@ import msgspec
 from hpc_dl import data
 from hpc_dl.check.facts import Folder, look_at
 from hpc_dl.check.finding import last_line
+from hpc_dl.check.hardware import Hardware, look
 from hpc_dl.check.python import Python, read_python, wanted_packages
 from hpc_dl.disk import write_whole
 from hpc_dl.machine import local_gpus, ports_in_use, visible_gpus
@@ -71,6 +72,7 @@ class NodeAnswer(msgspec.Struct, frozen=True):
     data_problem: str
     address: Address
     calls: tuple[Call, ...] = ()
+    hardware: Hardware | None = None
 
 
 def probe(run: RunFolder, node: str, nodes: list[str], with_data: bool, local: bool = False) -> NodeAnswer:
@@ -104,6 +106,7 @@ def probe(run: RunFolder, node: str, nodes: list[str], with_data: bool, local: b
         _data_problem(job, site) if with_data else "",
         address,
         tuple(calls),
+        look(os.environ),
     )
 
 

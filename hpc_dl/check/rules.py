@@ -16,6 +16,7 @@ from hpc_dl.planning.plan import Plan
 from hpc_dl.planning.task_file import nodes_python
 from hpc_dl.schedulers.cluster import Node, Partition, fitting, nodes_in, too_few
 from hpc_dl.schedulers.slurm.sbatch_options import minutes
+from hpc_dl.spec.site_files import tables_of_no_partition
 
 Rule = Callable[[Plan, Facts], Iterator[Finding]]
 
@@ -111,6 +112,15 @@ def site_file(plan: Plan, facts: Facts) -> Iterator[Finding]:
             f"{where}: gpu_type = {site.gpu_type!r}{near_match(site.gpu_type, kinds)}: nodes of partition"
             f" {nodes[0].partition!r} have {allowed(kinds) or 'no typed GPUs'}; correct it in the site file"
         )
+
+
+def tables(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """Each table of a partition in the site file is that of a partition of the cluster."""
+    known = facts.cluster.partitions if facts.cluster else {}
+    if known and plan.site_path.is_file():
+        own, shipped = tables_of_no_partition(plan.site_path, known)
+        yield from map(error, own)
+        yield from map(warning, shipped)
 
 
 def kill_wait(plan: Plan, facts: Facts) -> Iterator[Finding]:
@@ -210,9 +220,9 @@ def ports(plan: Plan, facts: Facts) -> Iterator[Finding]:
         yield error(f"site {plan.site.name!r}: ports = {first}-{last}: {free} are free here, the job needs {needed}")
 
 
-RULES_OF_SITE: tuple[Rule, ...] = (slurm_answers, site_file, kill_wait, modules, python, folders, ports)
+RULES_OF_SITE: tuple[Rule, ...] = (slurm_answers, site_file, tables, kill_wait, modules, python, folders, ports)
 RULES: tuple[Rule, ...] = (
-    *(slurm_answers, placement, partition, limits, enough_nodes, site_file, kill_wait, modules, python, mpi),
+    *(slurm_answers, placement, partition, limits, enough_nodes, site_file, tables, kill_wait, modules, python, mpi),
     *(folders, data_set, script, gpu_memory, ports, accepted),
 )
 

@@ -37,6 +37,8 @@ class Plan(msgspec.Struct, frozen=True):
     """The job description's path, or "keywords"."""
     templates: tuple[Path, ...]
     """Template folders, strongest first, without ours."""
+    site_path: Path = Path()
+    """The site's file, which need not exist."""
 
     @property
     def runs(self) -> Path:
@@ -117,7 +119,7 @@ def make_plan(
     check_overrides(folders)
     check_lines({"python": nodes_python(site)})
     origin = str(path.absolute()) if path else "keywords"
-    return Plan(resolve(resolve_start(spec), site), spec, site, origin, folders)
+    return Plan(resolve(resolve_start(spec), site), spec, site, origin, folders, site_path)
 
 
 def script_values(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 
@@ -21,6 +22,8 @@ class Partition(msgspec.Struct, frozen=True):
     default: bool = False
     max_minutes: float = float("inf")
     max_nodes: float = float("inf")
+    exclusive: bool = False
+    """Whether jobs get whole nodes."""
 
 
 class Node(msgspec.Struct, frozen=True):
@@ -54,6 +57,16 @@ class Cluster(msgspec.Struct, frozen=True):
     nodes: tuple[Node, ...]
     kill_wait: int | None = None
     """Seconds between SIGTERM and SIGKILL of a job that is cancelled."""
+
+
+class Description(msgspec.Struct, frozen=True):
+    """A site file as a scheduler would write it."""
+
+    site: Site
+    tables: dict[str, dict[str, Any]] = {}
+    """Keys that are different in a partition."""
+    notes: dict[str, str] = {}
+    """Site key to what else is known of it, in a line for people."""
 
 
 def nodes_in(nodes: Sequence[Node], partition: str) -> list[Node]:

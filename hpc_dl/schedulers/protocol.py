@@ -10,7 +10,7 @@ import msgspec
 
 from hpc_dl.errors import UserError
 from hpc_dl.runfolder.folder import RunFolder
-from hpc_dl.schedulers.cluster import Cluster, Node
+from hpc_dl.schedulers.cluster import Cluster, Description, Node
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.site import Scalar, Site
 
@@ -115,6 +115,13 @@ class Scheduler(Protocol):
 
         Raises:
             UserError: The scheduler does not answer, or has no such partition.
+        """
+
+    def description(self, cluster: str, partition: str) -> Description:
+        """Return all that the scheduler knows for a site file.
+
+        Raises:
+            UserError: see `describe`.
         """
 
     def completed(self, site: Site) -> Site:

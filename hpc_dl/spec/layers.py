@@ -64,15 +64,19 @@ class Layer:
         values: Any = self.values
         for table in tables:
             values = values.get(table, {}) if isinstance(values, Mapping) else {}
-        prefix = ".".join(tables) + "."
-        lines = {key.removeprefix(prefix): line for key, line in (self._lines or {}).items() if key.startswith(prefix)}
+        lines = None
+        if self._lines is not None:
+            name, prefix = ".".join(tables), ".".join(tables) + "."
+            of_table = next((self._lines[part] for part in _parts(name) if part in self._lines), 0)
+            of_keys = {key.removeprefix(prefix): line for key, line in self._lines.items() if key.startswith(prefix)}
+            lines = {"": of_table, **of_keys}  # keys of an inline table have no line of their own
         return Layer(values if isinstance(values, Mapping) else {}, self._origin, lines)
 
     def where(self, key: str) -> str:
         """Return the place of `key`, or of ``key.part`` or ``key[0]``, in words."""
         place = self._origin.replace("{key}", _top(key))
         lines = self._lines or {}
-        line = next((line for part in _parts(key) if (line := lines.get(part))), 0)
+        line = next((line for part in _parts(key) if (line := lines.get(part))), lines.get("", 0))
         return f"{place}, line {line}" if line else place
 
     @property
@@ -117,11 +121,12 @@ def _line_numbers(text: str) -> dict[str, int]:
     lines: dict[str, int] = {}
     table = ""
     for number, line in enumerate(text.splitlines(), 1):
-        if header := re.fullmatch(r"\s*\[\s*([\w.\"-]+)\s*\]\s*(#.*)?", line):
-            table = header[1].replace('"', "")
-            lines.setdefault(table, number)
-        elif entry := re.match(r"\s*([\w-]+|\"[^\"]+\")(\s*\.[^=]+)?\s*=", line):
-            key = entry[1].strip('"')
+        if header := re.fullmatch(r"\s*\[([\w. \"'-]+)\]\s*(#.*)?", line):
+            table = re.sub(r"[\"']", "", header[1]).strip()
+            for part in _parts(table):  # [a.b] makes the table a too
+                lines.setdefault(part, number)
+        elif entry := re.match(r"\s*([\w-]+|\"[^\"]+\"|'[^']+')(\s*\.[^=]+)?\s*=", line):
+            key = entry[1].strip("\"'")
             lines.setdefault(f"{table}.{key}" if table else key, number)
     return lines
 

@@ -18,12 +18,21 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     name: Annotated[str, Meta(description="the file's name without .toml")] = ""
     description: Annotated[str, Meta(description="one line for people")] = ""
-    base: Annotated[str, Meta(description="the site whose keys count where this file has none")] = ""
+    base: Annotated[
+        str,
+        Meta(
+            description="the site whose keys count where this file has none; without this key: the site of the same"
+            " name in a later folder; empty: none"
+        ),
+    ] = ""
     scheduler: Annotated[str, Meta(description="who starts jobs; see hpc_dl/schedulers")] = "slurm"
     cluster: Annotated[str, Meta(description="Slurm's ClusterName; the site is chosen by itself there")] = ""
     login_nodes: Annotated[
         tuple[str, ...],
-        Meta(description="patterns of host names, such as login*.example.org, where the site is chosen by itself"),
+        Meta(
+            description="patterns of what `hostname` prints, such as login*.example.org, where the site is chosen by"
+            " itself"
+        ),
     ] = ()
     clusters: Annotated[
         str, Meta(description="the cluster that all Slurm commands ask, where several share one login (sbatch -M)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -49,7 +49,7 @@ def site_file(name: str) -> Path:
     Raises:
         UserError: there is none.
     """
-    if name.endswith(".toml") or "/" in name:
+    if _is_path(name):
         if not is_file(Path(name)):
             raise UserError(f"site {name!r}: no such file")
         return Path(name).resolve()
@@ -57,6 +57,10 @@ def site_file(name: str) -> Path:
     if name not in files:
         raise UserError(f"unknown site {name!r}{near_match(name, files)}; known sites: {allowed(files)}")
     return files[name]
+
+
+def _is_path(name: str) -> bool:
+    return name.endswith(".toml") or "/" in name
 
 
 def load_site(path: Path, in_partition: str = "", environ: Mapping[str, str] | None = None, **changes: Any) -> Site:
@@ -71,20 +75,32 @@ def load_site(path: Path, in_partition: str = "", environ: Mapping[str, str] | N
     Raises:
         UserError: a file or a change is not valid, or a variable is not set.
     """
-    layers = [*site_layers(path), Layer(changes, "keyword {key}")]
-    site = _built(layers)
-    for name in site.partitions:
-        _built(layers, name)  # a mistake is told even if the job is in another partition
-    if table := _table(site, in_partition or site.partition):
-        site = _built(layers, table)
+    layers = layers_in_partition(path, in_partition, Layer(changes, "keyword {key}"))
+    site = build(Site, layers, "site", check)
     return site if environ is None else _expanded(site, layers, environ)
+
+
+def layers_in_partition(path: Path, in_partition: str = "", changes: Layer | None = None) -> list[Layer]:
+    """Return the settings of a site file for jobs in a partition, weakest first; see `load_site`.
+
+    Raises:
+        UserError: a file or a change is not valid, also in a table of another partition.
+    """
+    files = site_layers(path)
+    above = [changes] if changes else []
+    site = build(Site, [*files, *above], "site", check)
+    # All files' keys come first: a shipped table says more of its partition than the user's lines on the whole site.
+    in_tables = {name: [*files, *_tables(files, name), *above] for name in site.partitions}
+    for layers in in_tables.values():
+        build(Site, layers, "site", check)
+    return in_tables.get(_table(site, in_partition or site.partition), [*files, *above])
 
 
 def site_layers(path: Path, above: Sequence[Path] = ()) -> list[Layer]:
     """Return the settings of a site file and of those below it, weakest first.
 
     Below a file is the site that it names as `base`, else the file with the same name in a later folder: a few lines in
-    the user's configuration change a site that is shipped.
+    the user's configuration change a site that is shipped. ``base = ""`` keeps the file apart from all others.
 
     Args:
         path: the file.
@@ -104,12 +120,35 @@ def site_layers(path: Path, above: Sequence[Path] = ()) -> list[Layer]:
     ]
 
 
+def tables_of_no_partition(path: Path, partitions: Collection[str]) -> tuple[list[str], list[str]]:
+    """Return what is said of tables of partitions that a cluster doesn't have.
+
+    Args:
+        path: the site file.
+        partitions: the cluster's partitions.
+
+    Returns:
+        Messages on tables in files of the user, and messages on those in files that come with hpc_dl.
+    """
+    own: list[str] = []
+    shipped: list[str] = []
+    for file in site_layers(path):
+        messages = shipped if Path(file.file).parent == share() / "env" / "sites" else own
+        for name in file.inside("partitions").values:
+            if name not in partitions:
+                where, near = file.where(f"partitions.{name}"), near_match(name, partitions)
+                messages.append(f"{where}: [partitions.{name}]: Slurm has no such partition{near}")
+    return own, shipped
+
+
 def _below(file: Layer, path: Path, above: Sequence[Path]) -> Path | None:
     """Return the file whose settings lie below those of a site file; None if there is none."""
     base = file.values.get("base")
-    if isinstance(base, str) and base not in ("", path.stem):
+    if base == "":
+        return None
+    if isinstance(base, str) and base != path.stem:
         try:
-            below = site_file(base)
+            below = site_file(str(path.parent / base) if _is_path(base) else base)
         except UserError as error:
             raise UserError(f"{file.where('base')}: base = {base!r}: {error}") from None
         if below.resolve() in above:
@@ -120,23 +159,25 @@ def _below(file: Layer, path: Path, above: Sequence[Path]) -> Path | None:
     return next((one for one in same[here + 1 :] if is_file(one) and one.resolve() not in above), None)
 
 
-def _built(layers: Sequence[Layer], partition: str = "") -> Site:
-    """Return the site, with what one of its tables of partitions says in place of the site's own keys."""
-    if not partition:
-        return build(Site, layers, "site", check)
-    tables = [layer.inside("partitions", partition) for layer in layers]
+def _tables(files: Sequence[Layer], partition: str) -> list[Layer]:
+    """Return what the files say of a partition.
+
+    Raises:
+        UserError: a key can't be different in a partition.
+    """
+    tables = [file.inside("partitions", partition) for file in files]
     for table in tables:
         for key in table.values:
             if key in _WHOLE_SITE:
-                raise UserError(
-                    f"{table.where(key)}: {key} is the same in all partitions: it can't stand in [partitions]"
-                )
-    # All files' keys come first: a shipped table says more of its partition than the user's lines on the whole site.
-    return build(Site, [*layers, *tables], "site", check)
+                reason = f"{key} is the same in all partitions: it can't stand in [partitions.{partition}]"
+                raise UserError(f"{table.where(key)}: {reason}")
+    return tables
 
 
 def _table(site: Site, partition: str) -> str:
     """Return the table of partitions that counts for a job in `partition`, which may be several with commas.
+
+    It is empty if there is none.
 
     Raises:
         UserError: some of the partitions have tables that differ.
@@ -177,14 +218,11 @@ def _expanded(site: Site, layers: Sequence[Layer], environ: Mapping[str, str]) -
         try:
             return Template(value).substitute(environ)
         except KeyError as error:
-            name, where = error.args[0], merge(layers, Site.__struct_fields__, "site").where(key)
-            reason = f"${name} is not set where you submit{near_match(name, environ)}; $$ stands for a $"
+            reason = f"${error.args[0]} is not set where you submit{near_match(error.args[0], environ)}"
         except ValueError:
-            where, reason = (
-                merge(layers, Site.__struct_fields__, "site").where(key),
-                "a $ without a name; $$ stands for a $",
-            )
-        raise UserError(f"{where}: {key} = {value!r}: {reason}") from None
+            reason = "a $ without a name"
+        where = merge(layers, Site.__struct_fields__, "site").where(key)
+        raise UserError(f"{where}: {key} = {value!r}: {reason}; $$ stands for a $")
 
     return msgspec.structs.replace(site, **{key: replaced(key, getattr(site, key)) for key in _WITH_VARIABLES})
 

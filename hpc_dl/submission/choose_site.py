@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,9 +10,9 @@ from typing import NamedTuple
 
 from hpc_dl.schedulers import scheduler_of, schedulers
 from hpc_dl.spec.job import job_file, load_job
-from hpc_dl.spec.layers import Layer, read_toml
+from hpc_dl.spec.layers import Layer
 from hpc_dl.spec.site import Site
-from hpc_dl.spec.site_files import load_site, site_file, site_files, site_folders
+from hpc_dl.spec.site_files import load_site, site_file, site_files, site_folders, site_layers
 
 
 class Choice(NamedTuple):
@@ -27,8 +28,9 @@ def choose_site(name: str = "", partition: str = "") -> Choice:
 
     Args:
         name: the site's name or file. If it is empty, the scheduler that answers here tells the name of its cluster;
-            the private cluster of this folder comes first if it runs. The site is the file with that name as `cluster`,
-            else the scheduler's own description of its cluster. If no scheduler answers, the site is this machine.
+            the private cluster of this folder comes first if it runs. The site is the one with that name as `cluster`,
+            else the one whose `login_nodes` fit this machine's name, else the scheduler's own description of its
+            cluster. If no scheduler answers and no name fits, the site is this machine.
         partition: the job's partition, whose table in the site file counts, and from which a site without a file is
             described; empty: the default one.
 
@@ -38,20 +40,45 @@ def choose_site(name: str = "", partition: str = "") -> Choice:
     if name:
         return _load(site_file(name), partition)
     for scheduler in schedulers():
-        if not (cluster := scheduler.cluster_name()):
-            continue
-        found = [path for path in site_files().values() if read_toml(path).values.get("cluster") == cluster]
-        if not found:
+        if cluster := scheduler.cluster_name():
+            if found := _sites_here(cluster):
+                return _first(found, partition, f"cluster = {cluster!r}")
             return Choice(scheduler.describe(cluster, partition), next(iter(site_folders())) / f"{cluster}.toml")
-        others = ", ".join(map(str, found[1:]))
-        note = f"{found[0]} is used; cluster = {cluster!r} stands in {others} too (SITE=… chooses)"
-        return _load(found[0], partition, *([note] if others else []))
+    if found := _sites_here(""):
+        return _first(found, partition, "login_nodes = …")
     return _load(
         site_file("local"),
         partition,
         "no Slurm answers here (SLURM_CONF is not set, and no private cluster runs in this folder): the site is local,"
         " and jobs run on this machine; SITE=local says that it is meant",
     )
+
+
+def _sites_here(cluster: str) -> list[list[Layer]]:
+    """Return the layers of the sites with a cluster's name, or else of those whose login nodes include this machine."""
+    known = [site_layers(path) for path in site_files().values()]
+    if cluster and (named := [layers for layers in known if _last(layers, "cluster") == cluster]):
+        return named
+    host = os.uname().nodename  # the full name may take DNS, and so seconds
+    return [layers for layers in known if any(fnmatch.fnmatch(host, one) for one in _login_nodes(layers))]
+
+
+def _login_nodes(layers: Sequence[Layer]) -> list[str]:
+    patterns = _last(layers, "login_nodes")
+    return [one for one in patterns if isinstance(one, str)] if isinstance(patterns, list) else []
+
+
+def _last(layers: Sequence[Layer], key: str) -> object:
+    return next((layer.values[key] for layer in reversed(layers) if key in layer.values), None)
+
+
+def _first(found: Sequence[Sequence[Layer]], partition: str, why: str) -> Choice:
+    """Return the first of several sites, with a note on others that it does not build on."""
+    first = found[0][-1].file
+    below = {layer.file for layer in found[0]}
+    others = ", ".join(layers[-1].file for layers in found[1:] if layers[-1].file not in below)
+    note = f"{first} is used; {why} stands in {others} too (SITE=… chooses)"
+    return _load(Path(first), partition, *([note] if others else []))
 
 
 def site_of_job(name: str, job: str | None, overrides: Sequence[Layer]) -> Choice:

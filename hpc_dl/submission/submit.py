@@ -17,6 +17,7 @@ from hpc_dl.runfolder.folder import RunFolder
 from hpc_dl.schedulers import scheduler_of
 from hpc_dl.schedulers.cluster import nodes_in, too_few
 from hpc_dl.schedulers.protocol import StrayJobError
+from hpc_dl.spec.site_files import tables_of_no_partition
 from hpc_dl.submission.mpi_check import check_mpi
 
 
@@ -52,7 +53,12 @@ def check_plan(plan: Plan) -> str:
 
 def _check(plan: Plan) -> None:
     check_mpi(plan.job, plan.site, nodes_python(plan.site))
-    nodes = nodes_in(scheduler_of(plan.site).nodes(), plan.job.partition or plan.site.partition)
+    known = scheduler_of(plan.site).nodes()
+    if known and plan.site_path.is_file():
+        own, _ = tables_of_no_partition(plan.site_path, {node.partition for node in known})
+        if own:
+            raise UserError(own[0])
+    nodes = nodes_in(known, plan.job.partition or plan.site.partition)
     if problem := too_few(plan.job, plan.site, nodes):
         raise UserError(problem)
 

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from hpc_dl.machine import local_gpus
 from hpc_dl.runfolder.folder import RunFolder
-from hpc_dl.schedulers.cluster import Node
+from hpc_dl.schedulers.cluster import Description, Node
 from hpc_dl.schedulers.local import processes
 from hpc_dl.schedulers.protocol import JobState, Told
 from hpc_dl.spec.job import JobSpec
@@ -32,6 +32,9 @@ class Local:
         return ""
 
     def describe(self, cluster: str, partition: str) -> Site:
+        raise NotImplementedError("this machine is no cluster")
+
+    def description(self, cluster: str, partition: str) -> Description:
         raise NotImplementedError("this machine is no cluster")
 
     def completed(self, site: Site) -> Site:

@@ -6,12 +6,14 @@ import collections
 import re
 from collections.abc import Mapping, Sequence
 
+from msgspec.structs import replace
+
 from hpc_dl.errors import UserError, allowed, near_match
 from hpc_dl.schedulers.cluster import Cluster, Node, Partition, nodes_in
 from hpc_dl.schedulers.slurm.commands import ask, insist
 from hpc_dl.schedulers.slurm.sbatch_options import minutes
 from hpc_dl.spec.layers import Layer, build
-from hpc_dl.spec.nodelist import fold
+from hpc_dl.spec.nodelist import expand, fold
 from hpc_dl.spec.site import Site
 from hpc_dl.spec.site_checks import check
 
@@ -51,7 +53,35 @@ def describe(environ: Mapping[str, str], name: str, partition: str = "") -> Site
         UserError: Slurm does not answer, names no node, or has no such partition.
     """
     found = parse_nodes(insist(environ, *_SINFO, what="sinfo"))
-    return described(found, name, partition, parse_kill_wait(ask(environ, *_CONFIG).out))
+    site = described(found, name, partition, parse_kill_wait(ask(environ, *_CONFIG).out))
+    return with_cores(site, node_fields(environ, site))
+
+
+def node_fields(environ: Mapping[str, str], site: Site) -> dict[str, str]:
+    """Return what ``scontrol show node`` says of the first node of a site; empty if it does not answer."""
+    first = expand(site.nodes)[0]
+    return dict(re.findall(r"\b([A-Z]\w+)=(\S+)", ask(environ, "scontrol", "show", "node", first, "--oneliner").out))
+
+
+def with_cores(site: Site, fields: Mapping[str, str]) -> Site:
+    """Return a site with the cores that jobs get of a node: sinfo counts those that Slurm keeps for the system too.
+
+    Args:
+        site: made from sinfo.
+        fields: what ``scontrol show node`` says of one of its nodes.
+    """
+    total, sockets, cores, threads = (
+        int(fields[key]) if fields.get(key, "").isdigit() else 0
+        for key in ("CPUTot", "Sockets", "CoresPerSocket", "ThreadsPerCore")
+    )
+    if not total or total != site.cores:
+        return site
+    reserved = fields.get("CPUSpecList", "")
+    kept = sum(int(last or first) - int(first) + 1 for first, last in re.findall(r"(\d+)(?:-(\d+))?", reserved))
+    usable = int(fields["CPUEfctv"]) if fields.get("CPUEfctv", "").isdigit() else total - kept
+    # If CPUs are fewer than threads, Slurm counts physical cores.
+    each = threads if 1 < threads <= 8 and total == sockets * cores * threads else 1
+    return replace(site, cores=max(usable, 1), reserved_cores=reserved, threads_per_core=each)
 
 
 def described(found: Sequence[Node], name: str, partition: str = "", kill_wait: int | None = None) -> Site:
@@ -100,6 +130,7 @@ def parse_partitions(text: str) -> dict[str, Partition]:
                 fields.get("Default") == "YES",
                 _minutes(fields.get("MaxTime", "")),
                 _number(fields, "MaxNodes"),
+                fields.get("OverSubscribe") == "EXCLUSIVE",
             )
     return found
 

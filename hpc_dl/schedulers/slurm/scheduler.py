@@ -11,9 +11,9 @@ from msgspec.structs import replace
 
 from hpc_dl.errors import UserError
 from hpc_dl.runfolder.folder import RunFolder
-from hpc_dl.schedulers.cluster import Cluster, Node
+from hpc_dl.schedulers.cluster import Cluster, Description, Node
 from hpc_dl.schedulers.protocol import JobState, Told
-from hpc_dl.schedulers.slurm import partitions, pmix, requeue, sbatch, sbatch_options, states, which
+from hpc_dl.schedulers.slurm import description, partitions, pmix, requeue, sbatch, sbatch_options, states, which
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.site import Scalar, Site
 
@@ -42,7 +42,11 @@ class Slurm:
 
     def describe(self, cluster: str, partition: str) -> Site:
         found = partitions.describe(scheduler(cluster).environ, cluster, partition)
-        return replace(found, fake_gpus=True) if which.is_private(cluster) else found
+        return replace(found, fake_gpus=which.is_private(cluster))
+
+    def description(self, cluster: str, partition: str) -> Description:
+        found = description.describe(scheduler(cluster).environ, cluster, partition)
+        return replace(found, site=replace(found.site, fake_gpus=which.is_private(cluster)))
 
     def completed(self, site: Site) -> Site:
         if site.name != which.PRIVATE:

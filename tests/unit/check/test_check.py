@@ -179,6 +179,22 @@ def test_what_the_machine_says(seen: dict[str, Any], text: str) -> None:
     assert text in line
 
 
+def test_tables_of_no_partition_are_errors_in_own_files_and_warnings_in_shipped_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped, own = tmp_path / "env" / "sites" / "x.toml", tmp_path / "config" / "hpc_dl" / "sites" / "x.toml"
+    for path, name in ((shipped, "gone"), (own, "maim")):
+        path.parent.mkdir(parents=True)
+        path.write_text(f"cores = 16\n[partitions.{name}]\ncores = 1\n[partitions.short]\ncores = 16\n")
+    monkeypatch.setattr("hpc_dl.spec.site_files.share", lambda: tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    found = said(msgspec.structs.replace(plan(), site_path=own), facts(cluster=cluster()))
+    assert found == [
+        f"error: {own}, line 2: [partitions.maim]: Slurm has no such partition (did you mean 'main'?)",
+        f"warning: {shipped}, line 2: [partitions.gone]: Slurm has no such partition",
+    ]
+
+
 def test_all_is_said_at_once_errors_first() -> None:
     lines = said(plan(nodes=4, partition="short"), facts(cluster=cluster(kill_wait=3), mpi_problem="no mpirun"))
     assert [line.split(":")[0] for line in lines] == ["error"] * 4 + ["warning"]
@@ -300,10 +316,11 @@ def test_nodes_that_say_nothing_are_named_with_the_last_words_of_the_job(tmp_pat
     write_whole(run.path / "n1.answer.json", msgspec.json.encode(answer()))
     (run.path / "check.log").write_text("srun: error: n2: task 1: Killed\n\n")
     wanted = plan(nodes=2, gpus=2)
-    found = check_nodes.read_answers(wanted, run, JobState("FAILED", "", "n[1-2]"))
+    answers, found = check_nodes.read_answers(wanted, run, JobState("FAILED", "", "n[1-2]"))
     assert found == [Finding("error", "nodes n2 did not answer; job 7 ended FAILED: srun: error: n2: task 1: Killed")]
     (run.path / "n1.answer.json").unlink()
-    (found_,) = check_nodes.read_answers(wanted, run, JobState("CANCELLED"))
+    assert answers == [answer()]
+    _, (found_,) = check_nodes.read_answers(wanted, run, JobState("CANCELLED"))
     assert found_.text.startswith("2 nodes did not answer; job 7 ended CANCELLED: ")
 
 

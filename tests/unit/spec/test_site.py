@@ -83,7 +83,7 @@ def test_an_unknown_site_shows_the_nearest() -> None:
         ("cores = 1\nmemory_gb = inf", 2, "expected float <= "),
         ("cores = 1\nmemory_gb = nan", 2, "expected float > 0"),
         ("cores = 1\npartition = '''a\nid'''", 2, "can't stand in a line of a script"),
-        ("cores = 1\n[slurm]\nqos = 'a'\n'x\\ny' = 1", 2, "is not an sbatch option"),
+        ("cores = 1\n[slurm]\nqos = 'a'\n'x\\ny' = 1", 4, "is not an sbatch option"),
         ("cores = 1\n[slurm]\nnodes = 3", 3, "'nodes' has the job key 'nodes' in its place"),
         ("cores = 1\n[slurm]\nnode = 3", 3, "'node' is short for 'nodes', which has the job key 'nodes' in its place"),
         ("cores = 1\n[slurm]\narra = '1-3'", 3, "'arra' is short for 'array', which is set by hpc_dl itself"),
@@ -97,7 +97,7 @@ def test_an_unknown_site_shows_the_nearest() -> None:
             )
             for key in ("clusters", "cluster", "M")
         ),
-        ("cores = 1\n[env]\nA = 'a'\n'a b' = 'x'", 2, "'a b' is not a name of an environment variable"),
+        ("cores = 1\n[env]\nA = 'a'\n'a b' = 'x'", 4, "'a b' is not a name of an environment variable"),
         *(
             (f"cores = 1\n[env]\n{name} = 'x'", 3, f"{name!r} is a variable that the job script can't change")
             for name in ("run", "python", "IFS", "OPTIND", "RANDOM")

@@ -103,6 +103,59 @@ def test_two_site_files_of_one_cluster_are_said(slurm: FakeSlurm, tmp_path: Path
     assert "minotauro.toml" in note
 
 
+def user_site(tmp_path: Path, name: str, text: str) -> Path:
+    path = tmp_path / "config" / "hpc_dl" / "sites" / f"{name}.toml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_the_users_few_lines_are_chosen_by_the_shipped_files_cluster(slurm: FakeSlurm, tmp_path: Path) -> None:
+    answers(slurm, "minotauro")
+    path = user_site(tmp_path, "minotauro", "slurm = { account = 'abc' }\n")
+    site, chosen, notes = choose_site()
+    assert (site.slurm, site.gpus, chosen, notes) == ({"account": "abc"}, 4, path, ())
+
+
+def test_a_site_that_builds_on_another_of_the_same_cluster_is_chosen_without_a_note(
+    slurm: FakeSlurm, tmp_path: Path
+) -> None:
+    answers(slurm, "minotauro")
+    path = user_site(tmp_path, "mine", "base = 'minotauro'\n")
+    assert (choose_site()[0].name, choose_site().path, choose_site().notes) == ("mine", path, ())
+
+
+def test_a_site_is_chosen_by_the_name_of_a_login_node(
+    slurm: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.uname", lambda: os.uname_result(("Linux", "login3.vista.example.org", "6", "#1", "x86_64")))
+    user_site(tmp_path, "frontera", "login_nodes = ['login*.frontera.example.org']\ncores = 1\n")
+    assert choose_site()[0].name == "local"
+    user_site(tmp_path, "vista", "login_nodes = ['x', 'login[1-4].vista.*']\ncores = 1\n")
+    assert choose_site()[0].name == "vista", "no Slurm answers: its commands may come with a module"
+    answers(slurm, "tacc-7")
+    assert choose_site()[0].name == "vista", "no site has this ClusterName"
+    answers(slurm, "minotauro")
+    assert choose_site()[0].name == "minotauro", "Slurm's own word counts more"
+
+
+def test_a_pattern_that_is_no_text_is_told_when_its_site_is_used(slurm: FakeSlurm, tmp_path: Path) -> None:
+    path = user_site(tmp_path, "odd", "cores = 1\nlogin_nodes = [3]\n")
+    assert choose_site()[0].name == "local"
+    with pytest.raises(UserError, match=rf"{path}, line 2: login_nodes = \[3\]: expected str, got int"):
+        choose_site("odd")
+
+
+def test_a_file_of_the_clusters_name_that_stands_on_nothing_is_an_error_and_not_passed_over(
+    slurm: FakeSlurm, tmp_path: Path
+) -> None:
+    answers(slurm, "minotauro")
+    path = user_site(tmp_path, "mine", "base = 'minotaur'\n")
+    with pytest.raises(UserError, match=rf"{path}, line 1: base = 'minotaur': unknown site"):
+        choose_site()
+    assert choose_site("minotauro")[0].name == "minotauro"
+
+
 def test_sinfos_own_words_are_the_error(slurm: FakeSlurm) -> None:
     answers(slurm, "unknown")
     said = "slurm_load_partitions: Unable to contact slurm controller (connect failure)"

@@ -152,3 +152,37 @@ class _Watched(dict[str, str]):
 
     def __delitem__(self, key: str) -> None:
         self._changes.append(key)
+
+
+SINFO = "nvb1|projects*|idle|16|2|128000|gpu:k80:4\nnvb1|debug|idle|16|2|128000|gpu:k80:4\n"
+
+
+def test_a_table_of_no_partition_is_an_error_before_submission(
+    slurm: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    own = tmp_path / "config" / "hpc_dl" / "sites" / "minotauro.toml"
+    own.parent.mkdir(parents=True)
+    own.write_text("[partitions.debug]\ncores = 8\n\n[partitions.projcets]\ncores = 4\n")
+    slurm.answer("sinfo", SINFO)
+    said = rf"^{own}, line 4: \[partitions.projcets\]: Slurm has no such partition \(did you mean 'projects'\?\)$"
+    for send in (submit_plan, check_plan):
+        with pytest.raises(hpc_dl.UserError, match=said):
+            send(plan())
+    assert left() == []
+    slurm.answer("sinfo", err="Unable to contact slurm controller\n", code=1)
+    submit_plan(plan())  # nobody can say that it is wrong
+    slurm.answer("sinfo", SINFO.replace("debug", "projcets") + SINFO)
+    check_plan(plan())
+
+
+def test_a_shipped_table_of_no_partition_stops_no_job(
+    slurm: FakeSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "share" / "env" / "sites").mkdir(parents=True)
+    (tmp_path / "share" / "env" / "sites" / "minotauro.toml").write_text(
+        "cores = 16\npartition = 'projects'\n[partitions.gone]\ncores = 8\n"
+    )
+    monkeypatch.setattr("hpc_dl.spec.site_files.share", lambda: tmp_path / "share")
+    slurm.answer("sinfo", SINFO)
+    check_plan(plan())
