@@ -8,7 +8,6 @@ import math
 import os
 import sys
 import time
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -89,7 +88,7 @@ def write_whole(path: Path, text: str | bytes, check: Callable[[], object] = lam
         check: called before the old text is replaced; may raise.
     """
     data = text.encode() if isinstance(text, str) else text
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
     try:
         # Private, whatever the user's umask is.
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -15,11 +16,14 @@ from pathlib import Path
 _MARK = "TESTED_BY"
 _SETTLED = 5.0  # seconds after which a process has the environment that it keeps
 _PATIENCE = 10.0  # seconds in which what has been told to end is gone
+# What Python tells an audit hook when a process is started (sys.addaudithook).
+_STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.system", "pty.spawn"}
 
 
 def begin(folder: Path) -> None:
     """Let this process and all that it starts be known, and make their temporary files in a folder of their own."""
     os.environ[_MARK] = str(os.getpid())
+    sys.addaudithook(_note_start)
     os.environ["TMPDIR"] = str(folder)
     # Open MPI's shared memory lies in /dev/shm by default, where it can't be told from that of others.
     os.environ["OMPI_MCA_btl_sm_backing_directory"] = str(folder)  # noqa: SIM112 - Open MPI's name
@@ -49,9 +53,26 @@ def _without(found: set[str], part: str) -> set[str]:
 
 
 _others: set[str] = set()  # processes that this run has not started
+_may_run = True  # whether a process of ours may run: most tests start none, and a look at all processes takes long
+
+
+def _note_start(event: str, _arguments: object) -> None:
+    global _may_run
+    if event in _STARTS:
+        _may_run = True
 
 
 def _processes() -> set[str]:
+    global _may_run
+    if not _may_run:
+        return set()
+    _may_run = False
+    found = _our_processes()
+    _may_run = _may_run or bool(found)
+    return found
+
+
+def _our_processes() -> set[str]:
     mark = f"{_MARK}={os.getpid()}".encode()
     found = set()
     numbers = {entry.name for entry in os.scandir("/proc") if entry.name.isdigit()} - {str(os.getpid())}

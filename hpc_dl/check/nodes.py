@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -140,7 +139,7 @@ def _wait(asking: Asking, say: Callable[[str], None]) -> None:
 def _folder(plan: Plan) -> Iterator[RunFolder]:
     """Yield a temporary run folder."""
     made = [folder for folder in (plan.runs, *plan.runs.parents) if not folder.exists()]
-    run = RunFolder.create(plan.runs / f".check-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    run = RunFolder.create(plan.runs / f".check-{os.getpid()}-{os.urandom(4).hex()}")
     try:
         run.freeze(plan.job, plan.asked, plan.site, "", {})
         yield run

@@ -8,7 +8,6 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from uuid import uuid4
 
 from hpc_dl.errors import UserError
 
@@ -35,7 +34,7 @@ def build_once(target: Path, complete: Callable[[Path], bool], build: Callable[[
     """
     if complete(target):
         return
-    temporary = target.parent / f".{target.name}-{os.getpid()}-{uuid4().hex[:8]}"
+    temporary = target.parent / f".{target.name}-{os.getpid()}-{os.urandom(4).hex()}"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _lock(target.parent / f".{target.name}.lock"):

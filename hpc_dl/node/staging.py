@@ -15,7 +15,6 @@ import shutil
 import signal
 import tempfile
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -81,7 +80,7 @@ def staged(name: str, data_dir: Path, local_disk: str = "", owner: str = "") -> 
 
     with contextlib.ExitStack() as stack:
         try:
-            copy = stack.enter_context(_shared(disk, owner or uuid.uuid4().hex, fill))
+            copy = stack.enter_context(_shared(disk, owner or os.urandom(16).hex(), fill))
         except OSError as error:
             raise JobError(f"stage: {error.filename or disk}: {error.strerror}") from error
         yield copy

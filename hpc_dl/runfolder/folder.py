@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import tomli_w
@@ -17,7 +17,9 @@ from hpc_dl.spec.layers import build, read_toml
 from hpc_dl.spec.placement import NodeFacts, Placement
 from hpc_dl.spec.site import Site
 from hpc_dl.spec.site_files import without_gone
-from hpc_dl.templates import Renderer
+
+if TYPE_CHECKING:
+    from hpc_dl.templates import Renderer
 
 T = TypeVar("T")
 
@@ -209,6 +211,8 @@ class RunFolder:
 
     def renderer(self) -> Renderer:
         """Return a renderer of the frozen templates."""
+        from hpc_dl.templates import Renderer  # few commands need it, and it takes a third of their start
+
         return Renderer([], self.templates)
 
     def read_job(self) -> JobSpec:

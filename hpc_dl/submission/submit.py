@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,7 +65,7 @@ def _check(plan: Plan) -> None:
 @contextlib.contextmanager
 def _new_folder(parent: Path) -> Iterator[RunFolder]:
     """Yield a run folder under a temporary name; remove it if the block fails, unless its job may still start."""
-    run = RunFolder.create(parent / f".new-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    run = RunFolder.create(parent / f".new-{os.getpid()}-{os.urandom(4).hex()}")
     try:
         yield run
     except StrayJobError:

@@ -6,7 +6,6 @@ import datetime
 import os
 import sys
 import time
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -135,7 +134,7 @@ def _write_restart(
             target.unlink(missing_ok=True)
         elif not file.restart:
             when = f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S}"
-            write_whole(target, restart_text(file, states, last, uuid.uuid4().hex[:12], when))
+            write_whole(target, restart_text(file, states, last, os.urandom(6).hex(), when))
     except OSError as error:
         log.line(1, f"{target}: {error.strerror}; --resume goes on from the records without it")
         return ""
