@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +35,7 @@ def facts(run: Path, nodelist: str, attempt: int | None) -> int:
     import msgspec
 
     from hpc_dl.disk import insist, write_whole
-    from hpc_dl.node.facts import local_facts, slurm_facts
+    from hpc_dl.node.facts import local_facts, node_name, slurm_facts
     from hpc_dl.runfolder.folder import RunFolder
     from hpc_dl.spec.nodelist import expand
 
@@ -43,7 +43,9 @@ def facts(run: Path, nodelist: str, attempt: int | None) -> int:
     job, site = _job(folder), folder.read_site()
     what = f"{folder.facts} can't be written"
     insist(what, functools.partial(folder.facts.mkdir, parents=True, exist_ok=True))
-    for found in local_facts(job, site, expand(nodelist)) if nodelist else [slurm_facts(job, site)]:
+    with _reported(folder, "facts", nodelist or node_name()):
+        told = local_facts(job, site, expand(nodelist)) if nodelist else [slurm_facts(job, site)]
+    for found in told:
         path = folder.facts / f"{found.node}.json"
         insist(what, functools.partial(write_whole, path, msgspec.json.encode(found)))
     return 0
@@ -177,7 +179,7 @@ def launch(
     if folder.job_file.exists():  # a line can be run by hand, with a cluster spec and no job
         job = folder.read_job()
         policy, environ = Policy.of(job), {**script_defaults(job), **environ}
-    launcher = Launcher(folder, node, grace, policy, {**environ, **_site_variables(folder)})
+    launcher = Launcher(folder, node, grace, policy, {**environ, **_site_variables(folder, environ)})
     with _staged(folder, node, lines if stage else []) as staged:
         return launcher.launch(staged or lines, classic_flags)
 
@@ -210,10 +212,12 @@ def _reported(folder: RunFolder, process: str, node: str) -> Iterator[None]:
         raise
 
 
-def _site_variables(folder: RunFolder) -> dict[str, str]:
-    """Return the environment variables that tell a job's processes about their site."""
+def _site_variables(folder: RunFolder, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment variables that tell a job's processes about their site and its network."""
+    from hpc_dl.node.addresses import without_proxy
+
     fake = folder.site_file.exists() and folder.read_site().fake_gpus
-    return {"HPC_DL_FAKE_GPUS": "1"} if fake else {}
+    return {**({"HPC_DL_FAKE_GPUS": "1"} if fake else {}), **without_proxy(environ, folder.read_cluster())}
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -237,7 +241,7 @@ def rank(run: Path, grace: float, attempt: int | None, stage: bool, quiet_end: b
     with _reported(folder, "rank", os.uname().nodename):
         process = process_of(folder.read_placement(), os.environ)
     job, site = _job(folder), folder.read_site()
-    environ = {**script_defaults(job), **os.environ, **_site_variables(folder)}
+    environ = {**script_defaults(job), **os.environ, **_site_variables(folder, os.environ)}
     launcher = Launcher(folder, process.node, grace, Policy.of(job), environ)
     lines = [process_line(process, job, site, command)]
     with _staged(folder, process.node, lines if stage else []) as staged:
