@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import pkgutil
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
@@ -32,7 +32,9 @@ _FIXED_OPTIONS = {"ntasks", "ntasks-per-node", "tasks-per-node", "output", "erro
 _FIXED_OPTIONS |= {"parsable", "quiet", "test-only", "hold", "wait", "help", "usage", "version"}
 # These send a job to another cluster. scontrol and scancel don't look there, and may find a job of its number here.
 _CLUSTER_OPTIONS = {"clusters", "cluster", "M"}
-OTHER_CLUSTER = "set SLURM_CLUSTERS to the cluster's name: sbatch, squeue, scontrol and scancel all follow it"
+OTHER_CLUSTER = (
+    "set clusters in the site file, or SLURM_CLUSTERS, to its name: sbatch, squeue, scontrol and scancel all follow it"
+)
 """What to do instead of an option that sbatch alone follows."""
 _NOT_FREE = {*_OWN_OPTIONS, *_FIXED_OPTIONS, *_CLUSTER_OPTIONS}
 # Variables that the job script needs for itself, and variables that bash lets nobody set.
@@ -83,6 +85,40 @@ def check(site: Site) -> None:
     if site.ports[0] > site.ports[1]:
         raise BadValueError("ports", f"ports = {list(site.ports)}: the first is above the last")
     check_slurm_options(site.slurm)
+    _check_proxy(site.proxy)
+    if not re.fullmatch(r"[\w.-]*", site.clusters):
+        # sbatch would choose one of several, and the other commands would not know which.
+        raise BadValueError("clusters", f"clusters = {site.clusters!r}: expected the name of one cluster")
+    for key, other, instead in _excluding(site):
+        raise BadValueError(key, f"{key} can't stand beside {other}: {instead}")
+
+
+def _excluding(site: Site) -> Iterator[tuple[str, str, str]]:
+    """Yield two keys that exclude each other, and why, for all such keys that are set."""
+    address = f"address = {site.address!r}"
+    if site.interface and site.address:
+        yield "interface", address, "all nodes are reached at that one address"
+    if site.interface and site.interconnect_suffix:
+        yield "interface", f"interconnect_suffix = {site.interconnect_suffix!r}", "both say where a node is reached"
+    if site.full_names and site.address:
+        yield "full_names", address, "all nodes are reached at that one address"
+    if site.full_names and site.interface:
+        yield "full_names", f"interface = {site.interface!r}", "nodes are reached at its address, not by their names"
+    launcher = f"launcher = {site.launcher!r}"
+    if site.launcher != "srun" and site.mpi != Site(cores=1).mpi:
+        yield "mpi", launcher, "it is an option of srun"
+    if site.launcher != "mpirun" and site.mpi_library != Site(cores=1).mpi_library:
+        yield "mpi_library", launcher, "it says whose mpirun starts the ranks"
+    if site.clean_environment and "export" in site.slurm:
+        yield "slurm.export", "clean_environment = true", "that is sbatch --export=NONE"
+
+
+def _check_proxy(proxy: str) -> None:
+    if proxy and not re.fullmatch(r"https?://[^\s/@]+/?", proxy):
+        if _PASSWORD_IN_ADDRESS.search(proxy):
+            reason = f"proxy holds a password, and is written into the run folder; export http_proxy {_INHERITED}"
+            raise BadValueError("proxy", reason)
+        raise BadValueError("proxy", f"proxy = {proxy!r}: expected http://HOST:PORT")
 
 
 def check_env(env: Mapping[str, str]) -> None:
@@ -125,7 +161,7 @@ def check_slurm_options(options: Mapping[str, Scalar]) -> None:
         BadValueError: a key is no name of an option, hpc_dl sets the option itself, or it names another cluster.
     """
     for key in options:
-        if not re.fullmatch(r"[a-z][a-z0-9-]+", key) and key not in _CLUSTER_OPTIONS:
+        if not re.fullmatch(r"[a-z][a-z0-9_-]+", key) and key not in _CLUSTER_OPTIONS:
             reason = "is not an sbatch option; expected its long name without dashes, such as 'qos'"
             raise BadValueError(f"slurm.{key}", f"slurm: {key!r} {reason}")
         # sbatch accepts shortened names of options.

@@ -9,7 +9,7 @@ from typing import Any
 from msgspec.structs import asdict, replace
 
 from hpc_dl.schedulers.cluster import Description
-from hpc_dl.schedulers.slurm import pmix
+from hpc_dl.schedulers.slurm import mpi
 from hpc_dl.schedulers.slurm.commands import ask
 from hpc_dl.schedulers.slurm.partitions import cluster, described, node_fields, with_cores
 from hpc_dl.spec.site import Site
@@ -50,7 +50,7 @@ def describe(environ: Mapping[str, str], name: str, partition: str = "") -> Desc
     if "associations" in _setting(config, "AccountingStorageEnforce"):
         notes["slurm"] = 'this Slurm wants an account: slurm = { account = "…" }'
     usable = [kind for kind in (default, *_MPI) if kind in kinds and kind != "none"]
-    if "pmix" in usable and (problem := pmix.why_not(environ)):
+    if "pmix" in usable and (problem := mpi.why_not(environ, "pmix")):
         usable = [kind for kind in usable if kind != "pmix"]
         notes["mpi"] += f"; pmix: {problem}"
     return Description(replace(site, mpi=usable[0] if usable else ""), tables, notes)

@@ -93,11 +93,41 @@ def test_an_unknown_site_shows_the_nearest() -> None:
             (
                 f"cores = 1\n[slurm]\n{key} = 'cm2'",
                 3,
-                f"slurm: {key!r} moves sbatch alone to another cluster; set SLURM_",
+                f"slurm: {key!r} moves sbatch alone to another cluster; set clusters in",
             )
             for key in ("clusters", "cluster", "M")
         ),
-        ("cores = 1\n[env]\nA = 'a'\n'a b' = 'x'", 4, "'a b' is not a name of an environment variable"),
+        ("cores = 1\ninterface = 'ib0'\naddress = '::1'", 2, "interface can't stand beside address = '::1': all nodes"),
+        (
+            "cores = 1\ninterconnect_suffix = 'i'\ninterface = 'ib0'",
+            3,
+            "interface can't stand beside interconnect_suffix = 'i': both say where a node is reached",
+        ),
+        ("cores = 1\nfull_names = true\naddress = '::1'", 2, "full_names can't stand beside address = '::1'"),
+        ("cores = 1\nfull_names = true\ninterface = 'ib0'", 2, "full_names can't stand beside interface = 'ib0'"),
+        (
+            "cores = 1\nclean_environment = true\n[slurm]\nexport = 'A'",
+            4,
+            "slurm.export can't stand beside clean_environment = true",
+        ),
+        (
+            "cores = 1\nlauncher = 'mpirun'\nmpi = 'pmi2'",
+            3,
+            "mpi can't stand beside launcher = 'mpirun': it is an option",
+        ),
+        (
+            "cores = 1\nmpi_library = 'mpich'",
+            2,
+            "mpi_library can't stand beside launcher = 'srun': it says whose mpirun",
+        ),
+        ("cores = 1\nclusters = 'a,b'", 2, "clusters = 'a,b': expected the name of one cluster"),
+        ("cores = 1\nproxy = 'proxy:3128'", 2, "proxy = 'proxy:3128': expected http://HOST:PORT"),
+        (
+            "cores = 1\nproxy = 'http://me:x@proxy:3128'",
+            2,
+            "proxy holds a password, and is written into the run folder",
+        ),
+        ("cores = 1\n[env]\nA = 'a'\n'a b' = 'x'", 2, "'a b' is not a name of an environment variable"),
         *(
             (f"cores = 1\n[env]\n{name} = 'x'", 3, f"{name!r} is a variable that the job script can't change")
             for name in ("run", "python", "IFS", "OPTIND", "RANDOM")
