@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests import leftovers
@@ -23,6 +24,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # How long an example takes is a matter of what else runs on the machine.
+    hypothesis.settings.register_profile("hpc_dl")
+    hypothesis.settings.load_profile("hpc_dl")
     # Where a script runs the tests in the background they ignore SIGINT, and all that they start would too.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

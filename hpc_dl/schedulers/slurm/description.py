@@ -44,7 +44,7 @@ def describe(environ: Mapping[str, str], name: str, partition: str = "") -> Desc
     tables = {other: table for other in others if (table := _different(site, one(other)))}
     config = ask(environ, "scontrol", "show", "config").out
     listed = ask(environ, "srun", "--mpi=list")
-    kinds = mpi_kinds(listed.out + listed.error)
+    kinds = mpi.parse_kinds(listed.out + listed.error)
     default = _setting(config, "MpiDefault")
     notes = {"mpi": f"srun --mpi=list says: {', '.join(kinds) or 'nothing'}; MpiDefault is {default or 'not known'}"}
     if "associations" in _setting(config, "AccountingStorageEnforce"):
@@ -68,12 +68,6 @@ def vendor(gpu_type: str) -> str:
     if re.match(r"(amd|instinct|radeon)?[_-]?mi\d", gpu_type.lower()):
         return "amd"
     return "other" if re.match(r"(intel|max\d|pvc)", gpu_type.lower()) else "nvidia"
-
-
-def mpi_kinds(text: str) -> list[str]:
-    """Return the names in the output of ``srun --mpi=list``, which old versions write to standard error."""
-    lines = (line.removeprefix("srun:").strip() for line in text.splitlines())
-    return [line for line in lines if re.fullmatch(r"[a-z]\w*", line)]
 
 
 def _setting(config: str, name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -80,6 +81,8 @@ def _sbatch(options: list[str], text: str, environ: Mapping[str, str], script: P
             f"SBATCH_CLUSTERS={cluster} moves sbatch alone to another cluster; unset it and {OTHER_CLUSTER}"
         )
     pipe = subprocess.PIPE
+    # Popen returns after sbatch has begun, maybe late: an interrupt in between would leave a job that nobody knows.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         # In a session of its own: Ctrl-C must not end an sbatch that has just asked for a job.
         process = subprocess.Popen(
@@ -92,10 +95,14 @@ def _sbatch(options: list[str], text: str, environ: Mapping[str, str], script: P
             errors="replace",
             start_new_session=True,
         )
-    except FileNotFoundError:
+    except BaseException as error:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if not isinstance(error, FileNotFoundError):
+            raise
         raise UserError("no sbatch on PATH: there is no Slurm here; SITE=local runs on this machine") from None
     with process:
         try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             out, error = process.communicate(timeout=_PATIENCE)
         except subprocess.TimeoutExpired:
             process.kill()

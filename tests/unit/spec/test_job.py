@@ -281,7 +281,7 @@ def test_any_toml_gives_a_valid_job_or_a_user_error(values: dict[str, Any], tmp_
 
 
 @given(values=st.dictionaries(st.sampled_from(JobSpec.__struct_fields__), st.text(max_size=8) | VALUES, max_size=3))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_any_keywords_give_a_valid_job_or_a_user_error(values: dict[str, Any]) -> None:
     try:
         check(load_job(None, [keywords(**values)]))

@@ -127,7 +127,7 @@ def test_an_unknown_site_shows_the_nearest() -> None:
             2,
             "proxy holds a password, and is written into the run folder",
         ),
-        ("cores = 1\n[env]\nA = 'a'\n'a b' = 'x'", 2, "'a b' is not a name of an environment variable"),
+        ("cores = 1\n[env]\nA = 'a'\n'a b' = 'x'", 4, "'a b' is not a name of an environment variable"),
         *(
             (f"cores = 1\n[env]\n{name} = 'x'", 3, f"{name!r} is a variable that the job script can't change")
             for name in ("run", "python", "IFS", "OPTIND", "RANDOM")

@@ -80,7 +80,7 @@ def play(scheduler: Scheduler, failing: set[int], order: random.Random) -> list[
         scheduler.ended(number, number not in failing)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(graphs(), st.sets(st.integers(1, 25)), st.randoms(use_true_random=False), st.integers(0, 2))
 def test_states_are_those_of_the_model(
     tasks: list[Task], failing: set[int], order: random.Random, retries: int
@@ -94,7 +94,7 @@ def test_states_are_those_of_the_model(
         assert started.count(number) == scheduler.attempts[number] == tries
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(graphs(), st.sets(st.integers(1, 25)), st.randoms(use_true_random=False))
 def test_what_is_resumed_completes_and_runs_nothing_twice(
     tasks: list[Task], failing: set[int], order: random.Random

@@ -15,7 +15,7 @@ tf1 = tf.compat.v1
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=40))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_packed_bits_come_out_as_they_were(flags: list[bool]) -> None:
     packed = compression.pack(tf.constant(flags))
     assert packed.dtype == tf.uint8

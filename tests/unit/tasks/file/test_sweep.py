@@ -56,7 +56,7 @@ VALUES = st.text(st.characters(exclude_characters="\n\0", exclude_categories=["C
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(VALUES, min_size=1, max_size=3), st.lists(VALUES, min_size=1, max_size=3), st.booleans())
 def test_any_value_reaches_its_command_as_it_is(
     tmp_path_factory: pytest.TempPathFactory, first: list[str], second: list[str], toml: bool
