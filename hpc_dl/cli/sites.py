@@ -88,7 +88,7 @@ def _summary(path: Path) -> str:
 
 
 def _nodes(site: Site) -> str:
-    """Return ``4 x a100 (64 nodes)``, or ``4 x a100`` where the site does not say which nodes; empty: no GPUs."""
+    """Return ``4 x a100 40 GB (64 nodes)``, as far as the site says so; empty: no GPUs."""
     from hpc_dl.spec.nodelist import expand
     from hpc_dl.spec.options import fields
     from hpc_dl.spec.site import Site
@@ -97,7 +97,8 @@ def _nodes(site: Site) -> str:
         return ""
     unknown = next(field.default for field in fields(Site) if field.name == "nodes")
     many = "" if site.nodes == unknown else f" ({len(expand(site.nodes))} nodes)"
-    return f"{site.gpus} x {site.gpu_type or 'GPU'}{many}"
+    memory = f" {site.gpu_memory_gb:g} GB" if site.gpu_memory_gb else ""
+    return f"{site.gpus} x {site.gpu_type or 'GPU'}{memory}{many}"
 
 
 def _shown(layers: list[Layer], partition: str, defaults: bool) -> Iterator[str]:
