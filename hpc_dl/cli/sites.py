@@ -107,6 +107,7 @@ def _shown(layers: list[Layer], partition: str, defaults: bool) -> Iterator[str]
     from hpc_dl.spec.layers import merge
     from hpc_dl.spec.options import fields
     from hpc_dl.spec.site import Site
+    from hpc_dl.spec.site_files import tables_of
 
     merged = merge(layers, Site.__struct_fields__, "site")
     for field in fields(Site)[1:]:  # the first is the name, which comes from the file's name
@@ -117,9 +118,10 @@ def _shown(layers: list[Layer], partition: str, defaults: bool) -> Iterator[str]
         elif defaults:
             yield f"# {field.name} = {'…' if field.default is None else _toml(field.default)}  # default"
     tables = merged.values.get("partitions", {})
-    if tables and partition and partition not in tables:
+    own = tables_of(partition, tables)
+    if tables and partition and not own:
         yield f"\n# no table for partition {partition!r}{near_match(partition, tables)}"
-    for name in tables if partition not in tables else ():  # else the keys of its table stand above
+    for name in tables if not own else ():  # else their keys stand above
         yield f"\n[partitions.{_key(name)}]"
         yield from _lines(tables[name], merged, (), f"partitions.{name}.")
 
