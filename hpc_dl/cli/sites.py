@@ -65,16 +65,21 @@ def _listing() -> Iterator[str]:
     from hpc_dl.spec.site_files import site_files
     from hpc_dl.submission.choose_site import choose_site
 
-    chosen = choose_site().site
+    try:
+        chosen, why_none = choose_site().site, ""
+    except UserError as error:
+        chosen, why_none = None, str(error)
     known = site_files()
     for name, path in known.items():
-        mark = "*" if name == chosen.name else " "
+        mark = "*" if chosen and name == chosen.name else " "
         try:
             text = _summary(path)
         except UserError as error:  # it must not hide the others
             text = f"not valid: {error}"
         yield f"{mark} {name:<14} {text}  ({path})"
-    if chosen.name not in known:
+    if chosen is None:
+        yield f"none is chosen here: {why_none}"
+    elif chosen.name not in known:
         yield f"* {chosen.name:<14} {chosen.description}; hpc-dl sites --describe prints its file"
 
 
