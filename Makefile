@@ -126,6 +126,12 @@ cancel: $(READY) ## end jobs: make cancel [JOB='12 13']
 list: $(READY) ## list the jobs of this folder: make list [STATE=running JSON=1]
 	@$(BIN)/hpc-dl list
 
+.PHONY: sites site
+sites: $(READY) ## list the sites with the GPUs of their nodes
+	@$(BIN)/hpc-dl sites
+site: $(READY) ## print a site's keys, and where each comes from: make site SITE=leonardo [PARTITION=…]
+	@$(BIN)/hpc-dl sites show
+
 .PHONY: cluster cluster-stop
 cluster: $(READY) ## start a private Slurm of several nodes on this machine: make cluster [NODES=2 GPUS=4 SLURM_VERSION=24.11]
 	@$(BIN)/hpc-dl cluster start

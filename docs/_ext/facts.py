@@ -252,13 +252,15 @@ def _kind(hint: Any) -> str:
         hint = typing.get_args(hint)[0]
     origin, parts = typing.get_origin(hint), [part for part in typing.get_args(hint) if part is not types.NoneType]
     if origin is Literal:
-        return " or ".join(f"``{part}``" for part in parts) if len(parts) < 3 else ", ".join(f"``{p}``" for p in parts)
+        return (" or " if len(parts) < 3 else ", ").join(f"``{part}``" if part else "empty" for part in parts)
     if origin in (typing.Union, types.UnionType):
         return _kind(parts[0]) if len(parts) == 1 else "text, number or true/false"
     if origin in (tuple, list):
         return f"list: {_kind(parts[0])}" if parts[-1] is Ellipsis else f"{len(parts)} values: {_kind(parts[0])}"
     if origin is dict:
         return f"table of {_kind(parts[1])}"
+    if hint is Any:
+        return "keys"
     if hint is str:
         return str(limits.get("title", "text"))
     if hint is bool:

@@ -65,16 +65,21 @@ def _listing() -> Iterator[str]:
     from hpc_dl.spec.site_files import site_files
     from hpc_dl.submission.choose_site import choose_site
 
-    chosen = choose_site().site
+    try:
+        chosen, why_none = choose_site().site, ""
+    except UserError as error:
+        chosen, why_none = None, str(error)
     known = site_files()
     for name, path in known.items():
-        mark = "*" if name == chosen.name else " "
+        mark = "*" if chosen and name == chosen.name else " "
         try:
             text = _summary(path)
         except UserError as error:  # it must not hide the others
             text = f"not valid: {error}"
         yield f"{mark} {name:<14} {text}  ({path})"
-    if chosen.name not in known:
+    if chosen is None:
+        yield f"none is chosen here: {why_none}"
+    elif chosen.name not in known:
         yield f"* {chosen.name:<14} {chosen.description}; hpc-dl sites --describe prints its file"
 
 
@@ -88,7 +93,7 @@ def _summary(path: Path) -> str:
 
 
 def _nodes(site: Site) -> str:
-    """Return ``4 x a100 (64 nodes)``, or ``4 x a100`` where the site does not say which nodes; empty: no GPUs."""
+    """Return ``4 x a100 40 GB (64 nodes)``, as far as the site says so; empty: no GPUs."""
     from hpc_dl.spec.nodelist import expand
     from hpc_dl.spec.options import fields
     from hpc_dl.spec.site import Site
@@ -97,7 +102,8 @@ def _nodes(site: Site) -> str:
         return ""
     unknown = next(field.default for field in fields(Site) if field.name == "nodes")
     many = "" if site.nodes == unknown else f" ({len(expand(site.nodes))} nodes)"
-    return f"{site.gpus} x {site.gpu_type or 'GPU'}{many}"
+    memory = f" {site.gpu_memory_gb:g} GB" if site.gpu_memory_gb else ""
+    return f"{site.gpus} x {site.gpu_type or 'GPU'}{memory}{many}"
 
 
 def _shown(layers: list[Layer], partition: str, defaults: bool) -> Iterator[str]:
@@ -106,6 +112,7 @@ def _shown(layers: list[Layer], partition: str, defaults: bool) -> Iterator[str]
     from hpc_dl.spec.layers import merge
     from hpc_dl.spec.options import fields
     from hpc_dl.spec.site import Site
+    from hpc_dl.spec.site_files import tables_of
 
     merged = merge(layers, Site.__struct_fields__, "site")
     for field in fields(Site)[1:]:  # the first is the name, which comes from the file's name
@@ -116,9 +123,10 @@ def _shown(layers: list[Layer], partition: str, defaults: bool) -> Iterator[str]
         elif defaults:
             yield f"# {field.name} = {'…' if field.default is None else _toml(field.default)}  # default"
     tables = merged.values.get("partitions", {})
-    if tables and partition and partition not in tables:
+    own = tables_of(partition, tables)
+    if tables and partition and not own:
         yield f"\n# no table for partition {partition!r}{near_match(partition, tables)}"
-    for name in tables if partition not in tables else ():  # else the keys of its table stand above
+    for name in tables if not own else ():  # else their keys stand above
         yield f"\n[partitions.{_key(name)}]"
         yield from _lines(tables[name], merged, (), f"partitions.{name}.")
 

@@ -121,7 +121,7 @@ def _line_numbers(text: str) -> dict[str, int]:
     lines: dict[str, int] = {}
     table = ""
     for number, line in enumerate(text.splitlines(), 1):
-        if header := re.fullmatch(r"\s*\[([\w. \"'-]+)\]\s*(#.*)?", line):
+        if header := re.fullmatch(r"\s*\[([\w. \"'*?-]+)\]\s*(#.*)?", line):
             table = re.sub(r"[\"']", "", header[1]).strip()
             for part in _parts(table):  # [a.b] makes the table a too
                 lines.setdefault(part, number)

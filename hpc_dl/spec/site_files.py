@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
 import functools
+import itertools
 import os
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -90,10 +92,14 @@ def layers_in_partition(path: Path, in_partition: str = "", changes: Layer | Non
     above = [changes] if changes else []
     site = build(Site, [*files, *above], "site", check)
     # All files' keys come first: a shipped table says more of its partition than the user's lines on the whole site.
-    in_tables = {name: [*files, *_tables(files, name), *above] for name in site.partitions}
-    for layers in in_tables.values():
-        build(Site, layers, "site", check)
-    return in_tables.get(_table(site, in_partition or site.partition), [*files, *above])
+    tables = {name: _tables(files, name) for name in site.partitions}
+
+    def with_tables(names: Sequence[str]) -> list[Layer]:
+        return [*files, *itertools.chain(*(tables[name] for name in names)), *above]
+
+    for name in tables:
+        build(Site, with_tables(tables_of(name, tables)), "site", check)
+    return with_tables(_tables_of_job(site, in_partition or site.partition))
 
 
 def site_layers(path: Path, above: Sequence[Path] = ()) -> list[Layer]:
@@ -110,6 +116,9 @@ def site_layers(path: Path, above: Sequence[Path] = ()) -> list[Layer]:
         UserError: a file is not valid, or bases lead back to their own file.
     """
     file = read_toml(path)
+    if isinstance(table := file.values.get("partition"), Mapping):
+        names = ", ".join(f"[partitions.{name}]" for name in table)
+        raise UserError(f"{file.where('partition')}: partition is the name of one; tables are called {names}")
     for key in _GONE.keys() & file.values.keys():
         _say_once(f"{file.where(key)}: {key} is not used any more: {_GONE[key]}")
     below = _below(file, path, [*above, path.resolve()])
@@ -135,7 +144,7 @@ def tables_of_no_partition(path: Path, partitions: Collection[str]) -> tuple[lis
     for file in site_layers(path):
         messages = shipped if Path(file.file).parent == share() / "env" / "sites" else own
         for name in file.inside("partitions").values:
-            if name not in partitions:
+            if not fnmatch.filter(partitions, name) and name not in partitions:
                 where, near = file.where(f"partitions.{name}"), near_match(name, partitions)
                 messages.append(f"{where}: [partitions.{name}]: Slurm has no such partition{near}")
     return own, shipped
@@ -174,19 +183,23 @@ def _tables(files: Sequence[Layer], partition: str) -> list[Layer]:
     return tables
 
 
-def _table(site: Site, partition: str) -> str:
-    """Return the table of partitions that counts for a job in `partition`, which may be several with commas.
+def tables_of(partition: str, tables: Collection[str]) -> list[str]:
+    """Return the tables of partitions that are those of a partition, weakest first: patterns, and then its own."""
+    patterns = [name for name in tables if name != partition and fnmatch.fnmatchcase(partition, name)]
+    return [*patterns, *([partition] if partition in tables else [])]
 
-    It is empty if there is none.
+
+def _tables_of_job(site: Site, partition: str) -> list[str]:
+    """Return the tables that count for a job in `partition`, which may be several with commas.
 
     Raises:
         UserError: some of the partitions have tables that differ.
     """
-    wanted = [name for name in partition.split(",") if name]
-    tables = [site.partitions.get(name) for name in wanted]
+    names = [tables_of(name, site.partitions) for name in partition.split(",") if name]
+    tables = [[site.partitions[name] for name in one] for one in names]
     if any(table != tables[0] for table in tables):
         raise UserError(f"partition = {partition!r}: site {site.name!r} says of each something else; choose one")
-    return wanted[0] if wanted and tables[0] is not None else ""
+    return names[0] if names else []
 
 
 # Keys by which a site is found, which are read before the partition is known.

@@ -15,6 +15,7 @@ import jinja2.nodes
 
 from hpc_dl.errors import UserError
 from hpc_dl.shipped_files import share
+from hpc_dl.spec.site_files import site_layers
 from hpc_dl.templates.values import TEMPLATE, Values
 
 OURS = "hpc_dl/"
@@ -62,8 +63,15 @@ class _Environment(jinja2.Environment):
 
 
 def template_folders(job_file: Path | None, site_file: Path, config: Path) -> list[Path]:
-    """Return where templates are looked for, strongest first: job, user, site. `Renderer` adds ours at the end."""
-    folders = [config / "hpc_dl" / "templates", site_file.parent / site_file.stem / "templates"]
+    """Return where templates are looked for, strongest first: job, user, site. `Renderer` adds ours at the end.
+
+    Beside each of the files that make up a site, it may have templates.
+    """
+    below = (
+        [Path(layer.file) for layer in reversed(site_layers(site_file)) if layer.file] if site_file.is_file() else []
+    )
+    files = dict.fromkeys([site_file, *below])
+    folders = [config / "hpc_dl" / "templates", *(file.parent / file.stem / "templates" for file in files)]
     if job_file is not None:
         folders.insert(0, job_file.absolute().parent / "templates")
     ours = share() / "templates"  # it stands beside a job file at the top of a checkout

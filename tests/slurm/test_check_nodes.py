@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from hpc_dl.minicluster import MiniCluster
+from hpc_dl.spec.site_files import load_site
 from tests.slurm.helpers import Bench
 from tests.unit.fakes.processes import names
 
@@ -90,3 +92,20 @@ def test_the_nodes_are_asked_and_nothing_is_left(bench: Bench) -> None:
     assert names(bench.folder) == ["elsewhere.toml", "here.toml", "own", "own.py"]
     left = subprocess.run(["squeue", "--noheader"], capture_output=True, text=True, check=True, timeout=30).stdout
     assert left == ""
+
+
+def test_a_site_file_is_written_from_slurm_and_from_a_node(bench: Bench) -> None:
+    text, _, _ = bench.run("sites", "--describe", "--on-node").partition("Submitted batch job")
+    assert "\nthreads_per_core = " not in text, "the default is commented out"
+    assert re.search(r"^# \(node mini[12]: \d+ CPUs, \d for each physical core\)$", text, re.MULTILINE)
+    assert re.search(r"^# \(srun --mpi=list says: .*pmi2.*; MpiDefault is none", text, re.MULTILINE)
+    (bench.folder / "new.toml").write_text(text)
+    site = load_site(bench.folder / "new.toml")
+    assert (site.nodes, site.cores, site.gpus, site.gpu_type, site.partition) == ("mini[1-2]", 16, 4, "k80", "main")
+    assert not (bench.folder / "runs").exists(), "the job of the look leaves nothing behind"
+
+
+def test_a_table_of_no_partition_stops_a_job_with_the_line(bench: Bench) -> None:
+    (bench.folder / "here.toml").write_text(f"{SITE}[partitions.mian]\ncores = 8\n")
+    said = bench.run("submit", "--site=./here.toml", "--script=own", "--detach", code=2)
+    assert "here.toml, line 8: [partitions.mian]: Slurm has no such partition (did you mean 'main'?)" in said

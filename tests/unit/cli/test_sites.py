@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hpc_dl.cli.main import main
+from hpc_dl.errors import UserError
 from hpc_dl.shipped_files import share
 from hpc_dl.spec.site import Site
 from hpc_dl.spec.site_files import load_site
@@ -118,3 +119,15 @@ def test_a_site_without_a_file_is_shown_too(
     monkeypatch.setattr("hpc_dl.submission.choose_site.choose_site", lambda *_: chosen)
     lines = said(capfd, "show").splitlines()
     assert lines == [f"{line}  # said by the scheduler" for line in ("cores = 8", "gpus = 2", "slurm.nice = 1")]
+
+
+def test_the_sites_are_listed_where_none_can_be_chosen(
+    user: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: str) -> Choice:
+        raise UserError("Slurm is here and does not answer")
+
+    monkeypatch.setattr("hpc_dl.submission.choose_site.choose_site", away)
+    text = said(capfd)
+    assert "\n  minotauro " in text
+    assert text.endswith("\nnone is chosen here: Slurm is here and does not answer\n")

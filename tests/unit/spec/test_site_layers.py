@@ -181,6 +181,20 @@ def test_several_partitions_at_once_must_agree(folders: Folders) -> None:
     assert load_site(site_file("jz"), "one,two").cores == 40
 
 
+def test_a_table_may_have_a_pattern_as_its_name(folders: Folders) -> None:
+    tables = "[partitions.'gpu*']\ncores = 2\n[partitions.gpu-x]\ncores = 3\n[partitions.'*-x']\ncores = 4\ngpus = 4\n"
+    write(folders.user, "mine", f"cores = 1\n{tables}")
+    found = {name: load_site(site_file("mine"), name) for name in ("gpu", "gpu-x", "cpu-x", "cpu", "gpu,gpu-y")}
+    assert {name: site.cores for name, site in found.items()} == {
+        "gpu": 2,
+        "gpu-x": 3,
+        "cpu-x": 4,
+        "cpu": 1,
+        "gpu,gpu-y": 2,
+    }
+    assert found["gpu-x"].gpus == 4, "all tables that fit are merged, its own last"
+
+
 def test_the_users_lines_lie_over_a_shipped_table_of_the_same_partition(folders: Folders) -> None:
     write(folders.here, "jz", TABLES)
     write(folders.user, "jz", "cores = 1\n[partitions.a100.slurm]\naccount = 'xyz@a100'\n")
@@ -226,7 +240,8 @@ def test_a_key_by_which_a_site_is_found_cant_stand_in_a_table(folders: Folders, 
         ("[partitions.gpu.partitions.x]\ncores = 2", 2, "partitions is the same in all partitions"),
         ("partitions = 3", 2, "expected object, got int"),
         ("partitions = { gpu = 3 }", 2, "expected object, got int"),
-        ("[partition.gpu]\ncores = 2", 2, "expected str, got object"),
+        ("[partition.gpu]\ncores = 2", 2, "partition is the name of one; tables are called [partitions.gpu]"),
+        ("[partitions.'gpu*']\ncores = 0", 3, "cores = 0: expected int >= 1"),
     ],
 )
 def test_a_mistake_in_a_table_names_file_and_line_whatever_the_jobs_partition(

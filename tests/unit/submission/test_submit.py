@@ -163,7 +163,7 @@ def test_a_table_of_no_partition_is_an_error_before_submission(
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     own = tmp_path / "config" / "hpc_dl" / "sites" / "minotauro.toml"
     own.parent.mkdir(parents=True)
-    own.write_text("[partitions.debug]\ncores = 8\n\n[partitions.projcets]\ncores = 4\n")
+    own.write_text("[partitions.'deb*']\ncores = 8\n\n[partitions.projcets]\ncores = 4\n")
     slurm.answer("sinfo", SINFO)
     said = rf"^{own}, line 4: \[partitions.projcets\]: Slurm has no such partition \(did you mean 'projects'\?\)$"
     for send in (submit_plan, check_plan):

@@ -137,6 +137,15 @@ def test_the_search_path_is_job_user_site_ours(site: Path, tmp_path: Path) -> No
     assert template_folders(job, site, tmp_path / "config") == folders[::-1]
 
 
+def test_templates_lie_beside_each_of_the_files_of_a_site(site: Path, tmp_path: Path) -> None:
+    above = write(tmp_path / "above" / "mine.toml", f"base = '{site}'\n")
+    folders = [path.parent / path.stem / "templates" for path in (above, site)]
+    write(folders[1] / "tasks" / "line.j2", "from below")
+    assert template_folders(None, above, tmp_path / "config") == folders[1:]
+    write(folders[0] / "tasks" / "line.j2", "from above")
+    assert template_folders(None, above, tmp_path / "config") == folders
+
+
 def test_a_frozen_job_renders_with_the_templates_of_its_submission(site: Path, tmp_path: Path) -> None:
     path = own(site, "tasks/line.j2", "before")
     plan = plan_on(site)

@@ -1,0 +1,31 @@
+#!/bin/bash
+# hpc_dl VERSION: task file /FOLDER/tasks.txt, site perlmutter
+# from template SHARE/templates/tasks.sh.j2
+#SBATCH --job-name=tasks.txt
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-task=128
+#SBATCH --time=1:00:00
+#SBATCH --output=/FOLDER/tasks.txt-%j.log
+#SBATCH --open-mode=append
+#SBATCH --signal=B:USR2@60
+#SBATCH --gres=gpu:4
+#SBATCH --constraint=gpu
+#SBATCH --qos=regular
+
+set -u -o pipefail
+umask 077
+unready=  # the exit code of what failed before the work could begin
+cd /FOLDER || unready=$?
+set +u  # scripts of modules may not know it
+set -u
+
+export FI_MR_CACHE_MONITOR=userfaultfd
+export HDF5_USE_FILE_LOCKING=FALSE
+
+# As `python -m`, without the current folder on the module path: a random.py there would be taken for Python's own.
+python=(PYTHON -c 'import sys; sys.path[:] = filter(None, sys.path); import runpy; runpy.run_module(sys.argv.pop(1), None, "__main__", True)')
+[ -z "$unready" ] || exit "$unready"
+# The runner takes the place of this shell, so that it gets the signals of scancel and --signal. Records are of this job:
+# if it is requeued, it goes on where it was.
+exec "${python[@]}" hpc_dl tasks run /FOLDER/tasks.txt --records /FOLDER/tasks.txt-"$SLURM_JOB_ID".records --resume
