@@ -27,6 +27,8 @@ from hpc_dl.submission.mpi_check import check_mpi
 from hpc_dl.templates import Renderer
 from hpc_dl.templates.values import HereScript
 
+# What base.sh.j2 says of a line that failed.
+_FAILED = re.compile(r"hpc-dl: (module_init|module load|before_modules|after_modules) failed; [^:]*: (.*)")
 _PATIENCE = 180  # seconds for modules and the import of TensorFlow from a slow disk
 
 
@@ -48,6 +50,8 @@ class Here(msgspec.Struct, frozen=True):
     python: Python | None = None
     said: str = ""
     """The last line that was printed, if `python` is None."""
+    failed_lines: dict[str, str] = {}
+    """``KEY: LINE`` of the site's shell lines to what it printed when it failed."""
 
 
 class Facts(msgspec.Struct, frozen=True):
@@ -121,7 +125,7 @@ def ask_here(plan: Plan) -> Here:
         file.flush()
         try:
             done = subprocess.run(
-                ["bash", file.name],
+                ["bash", *(["-l"] if plan.site.login_shell else []), file.name],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -137,19 +141,23 @@ def ask_here(plan: Plan) -> Here:
 
 def read_here(output: str) -> Here:
     """Parse what the script of `ask_here` printed."""
-    failed: dict[str, str] = {}
+    modules: dict[str, str] = {}
+    lines: dict[str, str] = {}
     before: list[str] = []
     for line in output.splitlines():
-        if found := re.fullmatch(r"hpc-dl: (module_init|module load) failed; [^:]*: (.*)", line):
+        if found := _FAILED.fullmatch(line):
+            kind, what = found.groups()
             errors = [text.strip() for text in before if "error" in text.lower()]
-            failed[found[1] if found[1] == "module_init" else found[2]] = (
-                errors[0] if errors else last_line("\n".join(before))
-            )
+            said = errors[0] if errors else last_line("\n".join(before))
+            if kind.endswith("_modules"):
+                lines[f"{kind}: {what}"] = said
+            else:
+                modules[kind if kind == "module_init" else what] = said
             before = []
         else:
             before.append(line)
     python = read_python(output)
-    return Here(failed, python, "" if python else last_line("\n".join(before)))
+    return Here(modules, python, "" if python else last_line("\n".join(before)), lines)
 
 
 def _refusal(plan: Plan) -> str:

@@ -141,19 +141,21 @@ def accepted(plan: Plan, facts: Facts) -> Iterator[Finding]:
 
 
 def modules(plan: Plan, facts: Facts) -> Iterator[Finding]:
-    """The site's modules load."""
+    """The site's modules load, and the shell lines around them succeed."""
     for module, said in facts.here.failed_modules.items():
         if module == "module_init":
             yield error(f"module_init = {plan.site.module_init!r}: can't be sourced: {said}; correct the site file")
         else:
             yield error(f"module {module!r} does not load here: {said}; see `module avail`, correct the site file")
+    for line, said in facts.here.failed_lines.items():
+        yield error(f"{line}: fails here: {said}; correct the site file")
 
 
 def python(plan: Plan, facts: Facts) -> Iterator[Finding]:
     """The nodes' Python runs, and has the packages that processes import."""
     executable = nodes_python(plan.site)
     found = facts.here.python
-    if found is None and "module_init" not in facts.here.failed_modules:
+    if found is None and not facts.here.failed_lines and "module_init" not in facts.here.failed_modules:
         yield error(
             f"python = {executable!r}: can't run hpc_dl here: {facts.here.said};"
             " install hpc_dl there, or name another one in the site file"

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import msgspec
 
 from hpc_dl.errors import allowed, near_match
+from hpc_dl.spec import shell_lines
 from hpc_dl.spec.layers import BadValueError, check_lines
 from hpc_dl.spec.site import Scalar, Site
 
@@ -83,6 +84,15 @@ def check(site: Site) -> None:
     if site.ports[0] > site.ports[1]:
         raise BadValueError("ports", f"ports = {list(site.ports)}: the first is above the last")
     check_slurm_options(site.slurm)
+    _check_shell_lines(site)
+
+
+def _check_shell_lines(site: Site) -> None:
+    for key in ("before_modules", "after_modules"):
+        for number, line in enumerate(getattr(site, key)):
+            if problem := shell_lines.problem(line):
+                reason = f"is no complete shell command: {problem}"
+                raise BadValueError(f"{key}[{number}]", f"{key}: {line!r} {reason}")
 
 
 def check_env(env: Mapping[str, str]) -> None:
@@ -125,7 +135,7 @@ def check_slurm_options(options: Mapping[str, Scalar]) -> None:
         BadValueError: a key is no name of an option, hpc_dl sets the option itself, or it names another cluster.
     """
     for key in options:
-        if not re.fullmatch(r"[a-z][a-z0-9-]+", key) and key not in _CLUSTER_OPTIONS:
+        if not re.fullmatch(r"[a-z][a-z0-9_-]+", key) and key not in _CLUSTER_OPTIONS:
             reason = "is not an sbatch option; expected its long name without dashes, such as 'qos'"
             raise BadValueError(f"slurm.{key}", f"slurm: {key!r} {reason}")
         # sbatch accepts shortened names of options.

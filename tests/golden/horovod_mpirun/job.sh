@@ -26,8 +26,7 @@ warned=
 trap 'told=yes' TERM INT
 trap 'told=yes; warned=yes' USR1
 cd /FOLDER/work || unready=$?
-set +u  # scripts of modules may not know it
-set -u
+set +e -u -o pipefail
 
 
 # As `python -m`, without the current folder on the module path: a random.py there would be taken for Python's own.

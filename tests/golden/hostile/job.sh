@@ -26,13 +26,13 @@ warned=
 trap 'told=yes' TERM INT
 trap 'told=yes; warned=yes' USR1
 cd '/FOLDER/w $(touch x) '"'"'q'"'"' "d" # 100%' || unready=$?
-set +u  # scripts of modules may not know it
+set +u +o pipefail  # scripts of modules may not know them
 # shellcheck disable=SC1090,SC1091
 source '/etc/module init.sh' || { echo "hpc-dl: module_init failed; see the site file:" '/etc/module init.sh' >&2; unready=1; }
 module load 'a b' || { echo "hpc-dl: module load failed; see modules in the site file:" 'a b' >&2; unready=1; }
 module load '$(touch x)' || { echo "hpc-dl: module load failed; see modules in the site file:" '$(touch x)' >&2; unready=1; }
 module load 'it'"'"'s' || { echo "hpc-dl: module load failed; see modules in the site file:" 'it'"'"'s' >&2; unready=1; }
-set -u
+set +e -u -o pipefail
 
 export SITE_VALUE=''"'"'; touch x #'
 export VALUE_0='$(touch x)'

@@ -153,6 +153,10 @@ def test_what_a_site_file_says(site: dict[str, Any], text: str) -> None:
         ),
         ({"here": Here({"module_init": "no file"}, None, "")}, "error: module_init = '': can't be sourced: no file; "),
         (
+            {"here": Here(failed_lines={"after_modules: conda activate tf": "no such environment"})},
+            "error: after_modules: conda activate tf: fails here: no such environment; ",
+        ),
+        (
             {"here": Here(said="No module named hpc_dl")},
             "can't run hpc_dl here: No module named hpc_dl; install hpc_dl",
         ),
@@ -220,9 +224,14 @@ def test_a_real_shell_tells_modules_that_load_from_others(tmp_path: Path) -> Non
     init.write_text('module() { case $2 in "good 1") export GOOD=1;; *) echo "no $2" >&2; return 1;; esac; }\n')
     (tmp_path / "own.sh").write_text("#!/bin/sh\n")
     site = msgspec.structs.replace(
-        SITE, module_init=str(init), modules=("good 1", "bad $(touch x)", "worse"), env={"A": "it's"}
+        SITE,
+        module_init=str(init),
+        before_modules=('export B=$HOME/"it\'s"', "echo \"no 'disk'\" >&2; (exit 3)", "echo never reached >&2"),
+        modules=("good 1", "bad $(touch x)", "worse"),
+        env={"A": "it's"},
     )
     here = ask_here(plan(site, script=str(tmp_path / "own.sh")))
+    assert here.failed_lines == {"before_modules: echo \"no 'disk'\" >&2; (exit 3)": "no 'disk'"}
     assert here.failed_modules == {"bad $(touch x)": "no bad $(touch x)", "worse": "no worse"}
     assert here.python is not None
     assert here.python.failed == {}
@@ -335,7 +344,10 @@ def test_shellcheck_finds_nothing_in_the_scripts(tmp_path: Path) -> None:
     site = msgspec.structs.replace(
         SITE,
         module_init="/etc/it's",
+        before_modules=("source $HOME/'my env'", "# a comment", "x=$(ls *) # it's"),
         modules=("a b", "$(touch x)"),
+        after_modules=("ulimit -s unlimited || true",),
+        login_shell=True,
         python="/my py",
         env={"S": "'; touch x #"},
         srun=("--opt=a b",),

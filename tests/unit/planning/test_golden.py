@@ -85,6 +85,16 @@ CASES = {
         job=None,
         script="train.py",
     ),
+    "environment": Case(
+        "minotauro",
+        {"gpus": 1},
+        {
+            "login_shell": True,
+            "before_modules": ["module purge", "module use /apps/modules", 'export OMP_PLACES="cores"'],
+            "modules": ["Stages/2025", "cuda"],
+            "after_modules": ["source $HOME/env/bin/activate", "ulimit -s unlimited"],
+        },
+    ),
     "hostile": Case(
         "minotauro",
         {

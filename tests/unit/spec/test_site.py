@@ -97,6 +97,16 @@ def test_an_unknown_site_shows_the_nearest() -> None:
             )
             for key in ("clusters", "cluster", "M")
         ),
+        (
+            "cores = 1\nbefore_modules = ['ml a', 'fi']",
+            2,
+            "before_modules: 'fi' is no complete shell command: line 1: ",
+        ),
+        (
+            'cores = 1\nafter_modules = ["cat <<END"]',
+            2,
+            "after_modules: 'cat <<END' is no complete shell command: line 1: warning: here-document",
+        ),
         ("cores = 1\n[env]\nA = 'a'\n'a b' = 'x'", 4, "'a b' is not a name of an environment variable"),
         *(
             (f"cores = 1\n[env]\n{name} = 'x'", 3, f"{name!r} is a variable that the job script can't change")
