@@ -1,9 +1,12 @@
-"""The GPUs and ports of this machine, which jobs share."""
+"""The GPUs, ports and network addresses of this machine."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
+import socket
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -30,6 +33,22 @@ def local_gpus() -> tuple[str, ...]:
 def _gpu_list(value: str) -> tuple[str, ...]:
     """Return the GPUs that CUDA_VISIBLE_DEVICES names; ``-1`` and Slurm's ``NoDevFiles`` mean none."""
     return () if value in ("-1", "NoDevFiles") else tuple(filter(None, value.split(",")))
+
+
+_SIOCGIFADDR = 0x8915  # man netdevice
+
+
+def ipv4_addresses() -> dict[str, str]:
+    """Return the IPv4 address of each network interface that has one."""
+    found: dict[str, str] = {}
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        for _, name in socket.if_nameindex():
+            try:
+                answer = fcntl.ioctl(asking, _SIOCGIFADDR, struct.pack("40s", name.encode()))
+            except OSError:  # it has none
+                continue
+            found[name] = socket.inet_ntoa(answer[20:24])
+    return found
 
 
 def ports_in_use(between: tuple[int, int]) -> frozenset[int]:

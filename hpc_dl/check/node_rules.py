@@ -17,6 +17,7 @@ from hpc_dl.spec.site import Site
 
 Rule = Callable[[JobSpec, Site, NodeAnswer], Iterator[Finding]]
 
+_KEYS = "interface, interconnect_suffix and ports"
 _CLOCKS = 2.0  # seconds that clocks may differ: people compare times in logs and metrics of several nodes
 
 
@@ -70,11 +71,12 @@ def network(job: JobSpec, site: Site, answer: NodeAnswer) -> Iterator[Finding]:
     """The node can listen at its address, and reach the others at theirs."""
     own = answer.address
     if own.problem:
-        yield error(f"{own.host}:{own.port}: can't listen there: {own.problem}; see interconnect_suffix and ports")
+        where = f"{own.host}:{own.port}: can't listen there: " if own.host else ""
+        yield error(f"{where}{own.problem}; see {_KEYS}" if where else own.problem)
     for call in answer.calls:
         if call.problem:
             where = f" ({call.address})" if call.address else ""
-            yield error(f"node {call.node}{where} can't be reached: {call.problem}; see interconnect_suffix and ports")
+            yield error(f"node {call.node}{where} can't be reached: {call.problem}; see {_KEYS}")
 
 
 def clocks(job: JobSpec, site: Site, answer: NodeAnswer) -> Iterator[Finding]:

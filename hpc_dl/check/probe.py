@@ -25,7 +25,9 @@ from hpc_dl.check.finding import last_line
 from hpc_dl.check.hardware import Hardware, look
 from hpc_dl.check.python import Python, read_python, wanted_packages
 from hpc_dl.disk import write_whole
+from hpc_dl.errors import UserError
 from hpc_dl.machine import local_gpus, ports_in_use, visible_gpus
+from hpc_dl.node.addresses import own_host
 from hpc_dl.processes import python_module
 from hpc_dl.runfolder.folder import RunFolder
 from hpc_dl.spec.job import JobSpec
@@ -113,7 +115,11 @@ def probe(run: RunFolder, node: str, nodes: list[str], with_data: bool, local: b
 @contextlib.contextmanager
 def _listening(site: Site, node: str, nodes: list[str]) -> Iterator[Address]:
     """Listen on this node's interconnect address, on a free port of the site's. Send callers the time."""
-    host = site.address or node + site.interconnect_suffix
+    try:
+        host = own_host(site, node)
+    except UserError as error:
+        yield Address(node, "", 0, str(error))
+        return
     first, last = site.ports
     # Nodes that share one machine must not try the same ports.
     wanted = range(first + nodes.index(node) if node in nodes else first, last + 1, len(nodes) or 1)

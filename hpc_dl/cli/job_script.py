@@ -6,7 +6,7 @@ import contextlib
 import functools
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,14 +41,16 @@ _STAGE = click.option(
 @_ATTEMPT
 def facts(run: Path, nodelist: str, attempt: int | None) -> int:
     """Write into run folder RUN what this node has for its job."""
-    from hpc_dl.node.facts import local_facts, slurm_facts
+    from hpc_dl.node.facts import local_facts, node_name, slurm_facts
     from hpc_dl.spec.nodelist import expand
 
     folder = RunFolder(run, attempt)
     job, site = _job(folder), folder.read_site()
     what = f"{folder.facts} can't be written"
     insist(what, functools.partial(folder.facts.mkdir, parents=True, exist_ok=True))
-    for found in local_facts(job, site, expand(nodelist)) if nodelist else [slurm_facts(job, site)]:
+    with _reported(folder, "facts", nodelist or node_name()):
+        told = local_facts(job, site, expand(nodelist)) if nodelist else [slurm_facts(job, site)]
+    for found in told:
         path = folder.facts / f"{found.node}.json"
         insist(what, functools.partial(write_whole, path, msgspec.json.encode(found)))
     return 0
@@ -160,7 +162,7 @@ def launch(
         job = folder.read_job()
         policy, environ = Policy.of(job), {**script_defaults(job), **environ}
     site = folder.read_site() if folder.site_file.exists() else None
-    launcher = Launcher(folder, node, grace, policy, {**environ, **_site_variables(site)})
+    launcher = Launcher(folder, node, grace, policy, {**environ, **_site_variables(folder, site, environ)})
     with _staged(folder, node, lines if stage else []) as staged:
         return launcher.launch(staged or lines, classic_flags)
 
@@ -188,9 +190,12 @@ def _reported(folder: RunFolder, process: str, node: str) -> Iterator[None]:
         raise
 
 
-def _site_variables(site: Site | None) -> dict[str, str]:
-    """Return the environment variables that tell a job's processes about their site."""
-    return {"HPC_DL_FAKE_GPUS": "1"} if site and site.fake_gpus else {}
+def _site_variables(folder: RunFolder, site: Site | None, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment variables that tell a job's processes about their site and its network."""
+    from hpc_dl.node.addresses import without_proxy
+
+    fake = {"HPC_DL_FAKE_GPUS": "1"} if site and site.fake_gpus else {}
+    return {**fake, **without_proxy(environ, folder.read_cluster())}
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -210,7 +215,7 @@ def rank(run: Path, grace: float, attempt: int | None, stage: bool, quiet_end: b
     with _reported(folder, "rank", os.uname().nodename):
         process = process_of(folder.read_placement(), os.environ)
     job, site = _job(folder), folder.read_site()
-    environ = {**script_defaults(job), **os.environ, **_site_variables(site)}
+    environ = {**script_defaults(job), **os.environ, **_site_variables(folder, site, os.environ)}
     launcher = Launcher(folder, process.node, grace, Policy.of(job), environ)
     lines = [process_line(process, job, site, command)]
     with _staged(folder, process.node, lines if stage else []) as staged:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hpc_dl.errors import UserError
 from hpc_dl.machine import local_gpus, ports_in_use, visible_gpus
+from hpc_dl.node.addresses import own_host
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.placement import NodeFacts
 from hpc_dl.spec.site import Site
@@ -36,7 +37,9 @@ def slurm_facts(job: JobSpec, site: Site) -> NodeFacts:
     if not all(topology.siblings(core) <= set(cores) for core in cores):
         threads = 1
     gpus = visible_gpus(os.environ) if job.gpus else ()
-    return NodeFacts(node_name(), gpus, cores if ours else (), ports_in_use(site.ports), threads)
+    return NodeFacts(
+        node_name(), gpus, cores if ours else (), ports_in_use(site.ports), threads, own_host(site, node_name())
+    )
 
 
 class _Topology:

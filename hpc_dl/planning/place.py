@@ -104,7 +104,7 @@ def place(job: JobSpec, site: Site, nodes: Sequence[NodeFacts], first_port: int 
     ports = _Ports(site, nodes, first_port)
     processes: list[Process] = []
     for facts, here in zip(nodes, roles, strict=True):
-        host = site.address or facts.node + site.interconnect_suffix
+        host = facts.host or site.host(facts.node)
         cores = _share_cores(facts.cores, [role for role, _ in here], job.ps_cores, facts.threads)
         # A process that is not bound has as many threads as its share of the job's cores. Nodes that are one machine
         # have no cores of their own: one thread.

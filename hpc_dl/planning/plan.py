@@ -10,6 +10,7 @@ import msgspec
 
 from hpc_dl.errors import UserError
 from hpc_dl.planning.place import expected_facts, place, resolve
+from hpc_dl.planning.site_env import site_env
 from hpc_dl.planning.task_file import common, nodes_python, task_file
 from hpc_dl.runfolder.start_from import resolve_start
 from hpc_dl.schedulers import scheduler_of
@@ -126,4 +127,4 @@ def script_values(
     site: Site, workdir: str, options: Mapping[str, Scalar], env: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     """Return the values that all scripts may use (`ScriptValues`); `env` wins over the site's."""
-    return {**common(site), "workdir": workdir, "directives": options, "env": {**site.env, **(env or {})}}
+    return {**common(site), "workdir": workdir, "directives": options, "env": {**site_env(site), **(env or {})}}

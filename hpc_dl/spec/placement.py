@@ -23,6 +23,8 @@ class NodeFacts(msgspec.Struct, frozen=True):
     busy_ports: frozenset[int] = frozenset()
     threads: int = 1
     """CPUs in a physical core; they are neighbours in `cores`."""
+    host: str = ""
+    """The name or address at which the others reach it; empty: what the site says."""
 
 
 class Process(msgspec.Struct, frozen=True):

@@ -157,6 +157,11 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         dict[str, dict[str, Any]], Meta(description="keys that are different in a partition: [partitions.NAME]")
     ] = {}
 
+    def host(self, node: str) -> str:
+        """Return where the processes of other nodes reach a node, as far as its name tells."""
+        name, dot, domain = node.partition(".")
+        return self.address or f"{name}{self.interconnect_suffix}{dot}{domain}"
+
     @property
     def gpu_gres(self) -> str:
         """Return the gres name of the GPUs, ``gpu:k80`` or ``gpu``; the count is for the job to add."""

@@ -5,12 +5,11 @@ from __future__ import annotations
 import importlib.util
 import pkgutil
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
 from hpc_dl.errors import allowed, near_match
-from hpc_dl.spec import shell_lines
 from hpc_dl.spec.layers import BadValueError, check_lines
 from hpc_dl.spec.site import Scalar, Site
 
@@ -84,15 +83,32 @@ def check(site: Site) -> None:
     if site.ports[0] > site.ports[1]:
         raise BadValueError("ports", f"ports = {list(site.ports)}: the first is above the last")
     check_slurm_options(site.slurm)
-    _check_shell_lines(site)
+    _check_proxy(site.proxy)
+    for key, other, instead in _excluding(site):
+        raise BadValueError(key, f"{key} can't stand beside {other}: {instead}")
 
 
-def _check_shell_lines(site: Site) -> None:
-    for key in ("before_modules", "after_modules"):
-        for number, line in enumerate(getattr(site, key)):
-            if problem := shell_lines.problem(line):
-                reason = f"is no complete shell command: {problem}"
-                raise BadValueError(f"{key}[{number}]", f"{key}: {line!r} {reason}")
+def _excluding(site: Site) -> Iterator[tuple[str, str, str]]:
+    """Yield two keys that exclude each other, and why, for all such keys that are set."""
+    address = f"address = {site.address!r}"
+    if site.interface and site.address:
+        yield "interface", address, "all nodes are reached at that one address"
+    if site.interface and site.interconnect_suffix:
+        yield "interface", f"interconnect_suffix = {site.interconnect_suffix!r}", "both say where a node is reached"
+    if site.full_names and site.address:
+        yield "full_names", address, "all nodes are reached at that one address"
+    if site.full_names and site.interface:
+        yield "full_names", f"interface = {site.interface!r}", "nodes are reached at its address, not by their names"
+    if site.clean_environment and "export" in site.slurm:
+        yield "slurm.export", "clean_environment = true", "that is sbatch --export=NONE"
+
+
+def _check_proxy(proxy: str) -> None:
+    if proxy and not re.fullmatch(r"https?://[^\s/@]+/?", proxy):
+        if _PASSWORD_IN_ADDRESS.search(proxy):
+            reason = f"proxy holds a password, and is written into the run folder; export http_proxy {_INHERITED}"
+            raise BadValueError("proxy", reason)
+        raise BadValueError("proxy", f"proxy = {proxy!r}: expected http://HOST:PORT")
 
 
 def check_env(env: Mapping[str, str]) -> None:

@@ -13,6 +13,7 @@ from hpc_dl.spec.job import job_file, load_job
 from hpc_dl.spec.layers import Layer
 from hpc_dl.spec.site import Site
 from hpc_dl.spec.site_files import load_site, site_file, site_files, site_folders, site_layers
+from hpc_dl.submission.shell_lines import check_shell_lines
 
 
 class Choice(NamedTuple):
@@ -97,4 +98,5 @@ def site_of_job(name: str, job: str | None, overrides: Sequence[Layer]) -> Choic
 
 def _load(path: Path, partition: str, *notes: str) -> Choice:
     site = load_site(path, partition, os.environ)
+    check_shell_lines(site, path)
     return Choice(scheduler_of(site).completed(site), path, notes)

@@ -65,6 +65,8 @@ def with_site(
         options["gres"] = f"{site.gpu_gres}:{gpus}"
     if site.exclusive:
         options["exclusive"] = True
+    if site.clean_environment:
+        options["export"] = "NONE"
     if partition := partition or site.partition:
         options["partition"] = partition
     for key, value in {**site.slurm, **(own or {})}.items():

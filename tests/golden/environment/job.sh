@@ -13,7 +13,9 @@
 #SBATCH --signal=B:USR1@60
 #SBATCH --gres=gpu:k80:1
 #SBATCH --exclusive
+#SBATCH --export=NONE
 #SBATCH --partition=projects
+#SBATCH --gres_flags=enforce-binding
 
 set -u -o pipefail
 usual=$(umask)
@@ -27,6 +29,8 @@ warned=
 trap 'told=yes' TERM INT
 trap 'told=yes; warned=yes' USR1
 cd /FOLDER/work || unready=$?
+# Else a command that calls srun would start with nothing, as this script did.
+unset SLURM_EXPORT_ENV SLURM_GET_USER_ENV
 set +u +o pipefail  # scripts of modules may not know them
 # shellcheck disable=SC1090,SC1091
 source /etc/profile.d/modules.sh || { echo "hpc-dl: module_init failed; see the site file:" /etc/profile.d/modules.sh >&2; unready=1; }
@@ -41,6 +45,13 @@ module load cuda || { echo "hpc-dl: module load failed; see modules in the site 
 trap - EXIT
 set +e -u -o pipefail
 
+export http_proxy=http://proxy:3128
+export https_proxy=http://proxy:3128
+export HTTP_PROXY=http://proxy:3128
+export HTTPS_PROXY=http://proxy:3128
+export NCCL_SOCKET_IFNAME=ib
+export GLOO_SOCKET_IFNAME=ib0
+export HOROVOD_GLOO_IFACE=ib0
 
 # As `python -m`, without the current folder on the module path: a random.py there would be taken for Python's own.
 python=(PYTHON -c 'import sys; sys.path[:] = filter(None, sys.path); import runpy; runpy.run_module(sys.argv.pop(1), None, "__main__", True)')

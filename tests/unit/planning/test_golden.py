@@ -93,6 +93,12 @@ CASES = {
             "before_modules": ["module purge", "module use /apps/modules", 'export OMP_PLACES="cores"'],
             "modules": ["Stages/2025", "cuda"],
             "after_modules": ["source $HOME/env/bin/activate", "ulimit -s unlimited"],
+            "clean_environment": True,
+            "proxy": "http://proxy:3128",
+            "interface": "ib0",
+            "interconnect_suffix": "",
+            "env": {"NCCL_SOCKET_IFNAME": "ib"},
+            "slurm": {"gres_flags": "enforce-binding"},
         },
     ),
     "hostile": Case(

@@ -97,15 +97,24 @@ def test_an_unknown_site_shows_the_nearest() -> None:
             )
             for key in ("clusters", "cluster", "M")
         ),
+        ("cores = 1\ninterface = 'ib0'\naddress = '::1'", 2, "interface can't stand beside address = '::1': all nodes"),
         (
-            "cores = 1\nbefore_modules = ['ml a', 'fi']",
-            2,
-            "before_modules: 'fi' is no complete shell command: line 1: ",
+            "cores = 1\ninterconnect_suffix = 'i'\ninterface = 'ib0'",
+            3,
+            "interface can't stand beside interconnect_suffix = 'i': both say where a node is reached",
         ),
+        ("cores = 1\nfull_names = true\naddress = '::1'", 2, "full_names can't stand beside address = '::1'"),
+        ("cores = 1\nfull_names = true\ninterface = 'ib0'", 2, "full_names can't stand beside interface = 'ib0'"),
         (
-            'cores = 1\nafter_modules = ["cat <<END"]',
+            "cores = 1\nclean_environment = true\n[slurm]\nexport = 'A'",
+            4,
+            "slurm.export can't stand beside clean_environment = true",
+        ),
+        ("cores = 1\nproxy = 'proxy:3128'", 2, "proxy = 'proxy:3128': expected http://HOST:PORT"),
+        (
+            "cores = 1\nproxy = 'http://me:x@proxy:3128'",
             2,
-            "after_modules: 'cat <<END' is no complete shell command: line 1: warning: here-document",
+            "proxy holds a password, and is written into the run folder",
         ),
         ("cores = 1\n[env]\nA = 'a'\n'a b' = 'x'", 4, "'a b' is not a name of an environment variable"),
         *(
