@@ -227,16 +227,17 @@ def rank(run: Path, grace: float, attempt: int | None, stage: bool, quiet_end: b
 @click.option("--run", "run", type=Path, default=None, help="the job's run folder; default: it is of no job")
 @click.option("--grace", type=float, default=20.0, help="seconds that ranks have to end once they are told")
 @_ATTEMPT
+@click.option("--signal/--no-signal", "signals", default=True, help="whether mpirun passes SIGUSR1 on to its ranks")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def mpirun(run: Path | None, grace: float, attempt: int | None, command: tuple[str, ...]) -> int:
+def mpirun(run: Path | None, grace: float, attempt: int | None, signals: bool, command: tuple[str, ...]) -> int:
     """Run COMMAND, which is mpirun, so that its ranks have their time to save when they are told to end."""
     from hpc_dl.node.mpirun import run_mpirun
 
     if run is None:
-        return run_mpirun(command, grace)
+        return run_mpirun(command, grace, signals=signals)
     folder = RunFolder(run, RunFolder(run, attempt).attempt)
     policy = Policy.of(_job(folder)) if folder.job_file.exists() else Policy()
-    return run_mpirun(command, grace, folder, policy.hang_timeout)
+    return run_mpirun(command, grace, folder, policy.hang_timeout, signals=signals)
 
 
 @click.command()

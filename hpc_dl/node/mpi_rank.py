@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 
 from hpc_dl.errors import UserError
@@ -11,8 +12,9 @@ from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.placement import Placement, Process
 from hpc_dl.spec.site import Site
 
-# Set by Open MPI's mpirun; by srun --mpi=pmix; by other MPIs; by srun alone, and in batch scripts too.
-_RANK = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
+# Set by Open MPI's mpirun; by MVAPICH2's; by MPICH's and Intel MPI's, and by srun --mpi=pmi2; by srun --mpi=pmix; by
+# srun alone, and in batch scripts too. Daemons of an mpirun may be ranks of srun, and pass its variables on.
+_RANK = ("OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
 
 
 def mpi_rank(environ: Mapping[str, str]) -> int:
@@ -38,7 +40,9 @@ def process_of(placement: Placement, environ: Mapping[str, str]) -> Process:
     if rank not in workers:
         raise UserError(f"rank {rank}: the job has {len(workers)} workers; one rank is started for each")
     here = environ.get("SLURMD_NODENAME", "")
-    if here and here != workers[rank].node:
+    # An mpirun may give all ranks the variables of the first node.
+    host = os.uname().nodename.partition(".")[0]
+    if here and here != workers[rank].node and host != workers[rank].node.partition(".")[0]:
         raise UserError(
             f"rank {rank} runs on node {here}, but its GPUs and cores are on {workers[rank].node}: "
             "the site's mpirun or srun options must leave the ranks in the order of the nodes"

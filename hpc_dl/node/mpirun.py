@@ -3,7 +3,9 @@
 When Open MPI's mpirun is told to end, it sends SIGTERM to its ranks, and SIGKILL 0.5 to 1 second later. Version 5 has
 no setting for that (version 4: odls_base_sigkill_timeout). Its daemons on other nodes do the same when Slurm signals
 them. So mpirun and its daemons run with SIGTERM and SIGINT blocked; Open MPI unblocks all signals for the ranks.
-Instead mpirun gets SIGUSR1 and passes it on to all ranks, which end in their own time.
+Instead mpirun gets SIGUSR1 and passes it on to all ranks, which end in their own time. MPICH's mpirun passes it on
+too, and its daemons end only with their ranks. Another mpirun may die of SIGUSR1: there, ranks learn from the run
+folder that they are told to end.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ _ENDINGS = (signal.SIGTERM, signal.SIGINT)
 _MORE = 10.0  # seconds beyond the ranks' grace after which mpirun itself counts as hung
 
 
-def run_mpirun(command: Sequence[str], grace: float, run: RunFolder | None = None, hang_timeout: float = 0) -> int:
+def run_mpirun(
+    command: Sequence[str], grace: float, run: RunFolder | None = None, hang_timeout: float = 0, *, signals: bool = True
+) -> int:
     """Run mpirun and return its exit code; when told to end, 128 + the signal.
 
     On a node that was cut off, mpirun would wait for its daemons for ever. It is killed once a later attempt has begun.
@@ -37,6 +41,7 @@ def run_mpirun(command: Sequence[str], grace: float, run: RunFolder | None = Non
         grace: seconds that ranks have to end once they are told.
         run: the job's run folder, with the attempt of these ranks.
         hang_timeout: seconds after which this process counts as hung and is killed, and mpirun with it; 0: never.
+        signals: mpirun passes SIGUSR1 on to its ranks.
     """
     guard = Guard(hang_timeout)
     signal.pthread_sigmask(signal.SIG_BLOCK, (*_ENDINGS, signal.SIGCHLD))
@@ -59,7 +64,8 @@ def run_mpirun(command: Sequence[str], grace: float, run: RunFolder | None = Non
         number = next_signal((*_ENDINGS, signal.SIGCHLD), 1.0)
         if number in _ENDINGS and not told:
             told, kill_at = number, time.monotonic() + grace + _MORE
-            process.send_signal(signal.SIGUSR1)
+            if signals:
+                process.send_signal(signal.SIGUSR1)
         if time.monotonic() > kill_at or (run and _superseded(run)):
             process.kill()
     guard.close()

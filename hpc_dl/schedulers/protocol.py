@@ -144,8 +144,8 @@ class Scheduler(Protocol):
             UserError: The scheduler can't write a log into a run folder in `runs`.
         """
 
-    def mpi_problem(self) -> str:
-        """Return why the scheduler's own launcher can't start MPI ranks; empty if it can."""
+    def mpi_problem(self, kind: str) -> str:
+        """Return why the scheduler's own launcher can't start ranks of a kind of MPI; empty if it can."""
 
     def test(self, script: str) -> str:
         """Let the scheduler check a job script without submitting it, and return what it says.

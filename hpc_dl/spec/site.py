@@ -115,7 +115,13 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     mpi_library: Annotated[
         Literal["openmpi", "intelmpi", "mpich"], Meta(description="whose mpirun it is; decides its options")
     ] = "openmpi"
-    mpirun: Annotated[tuple[str, ...], Meta(description="further options of mpirun or ibrun")] = ("--bind-to", "none")
+    mpirun: (
+        Annotated[
+            tuple[str, ...],
+            Meta(description="further options of mpirun or ibrun; without the key, Open MPI gets --bind-to none"),
+        ]
+        | None
+    ) = None
     grace: Annotated[int, Meta(ge=1, le=3600, description="seconds between SIGTERM and SIGKILL")] = 20
 
     notice: Annotated[
@@ -161,6 +167,13 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         """Return where the processes of other nodes reach a node, as far as its name tells."""
         name, dot, domain = node.partition(".")
         return self.address or f"{name}{self.interconnect_suffix}{dot}{domain}"
+
+    @property
+    def mpirun_options(self) -> tuple[str, ...]:
+        """Return the further options of mpirun or ibrun. Processes bind themselves to cores."""
+        if self.mpirun is not None:
+            return self.mpirun
+        return ("--bind-to", "none") if (self.launcher, self.mpi_library) == ("mpirun", "openmpi") else ()
 
     @property
     def gpu_gres(self) -> str:

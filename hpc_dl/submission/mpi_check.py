@@ -36,13 +36,18 @@ def check_mpi(job: JobSpec, site: Site, python: str) -> None:
             f"mode = 'horovod': Horovod is not in the environment of {python}: "
             f"`make setup-horovod` builds it, {_INSTEAD}"
         )
-    if site.modules:
+    if site.modules or site.before_modules or site.after_modules:
         return
-    if site.launcher == "mpirun":
-        if not shutil.which("mpirun", path=f"{Path(python).parent}:{os.environ.get('PATH', os.defpath)}"):
+    path = os.environ.get("PATH", os.defpath)
+    if site.launcher == "mpirun" and site.mpi_library == "openmpi":
+        if not shutil.which("mpirun", path=f"{Path(python).parent}:{path}"):
             raise UserError(f"mode = 'horovod': no mpirun on PATH: `make setup-horovod` brings one, {_INSTEAD}")
-    elif reason := scheduler_of(site).mpi_problem():
+    elif site.launcher != "srun":
+        if not shutil.which(site.launcher, path=path):
+            how = f"set modules in the site file to those of {site.mpi_library if site.launcher == 'mpirun' else 'MPI'}"
+            raise UserError(f"mode = 'horovod': no {site.launcher} on PATH: {how}, {_INSTEAD}")
+    elif site.mpi and (reason := scheduler_of(site).mpi_problem(site.mpi)):
         raise UserError(
-            f"mode = 'horovod': srun of site {site.name!r} can't start MPI (srun --mpi=pmix: {reason}): "
-            f'set launcher = "mpirun" in the site file, {_INSTEAD}'
+            f"mode = 'horovod': srun of site {site.name!r} can't start MPI (srun --mpi={site.mpi}: {reason}): "
+            f'set mpi or launcher = "mpirun" in the site file, {_INSTEAD}'
         )

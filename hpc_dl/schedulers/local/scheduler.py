@@ -49,7 +49,7 @@ class Local:
     def directives(self, job: JobSpec, site: Site, runs: Path) -> Mapping[str, Scalar]:  # noqa: ARG002
         return {}
 
-    def mpi_problem(self) -> str:
+    def mpi_problem(self, kind: str) -> str:  # noqa: ARG002
         return "this machine has no srun"
 
     def test(self, script: str) -> str:  # noqa: ARG002 - the protocol's signature

@@ -13,7 +13,7 @@ from hpc_dl.errors import UserError
 from hpc_dl.runfolder.folder import RunFolder
 from hpc_dl.schedulers.cluster import Cluster, Description, Node
 from hpc_dl.schedulers.protocol import JobState, Told
-from hpc_dl.schedulers.slurm import description, partitions, pmix, requeue, sbatch, sbatch_options, states, which
+from hpc_dl.schedulers.slurm import description, mpi, partitions, requeue, sbatch, sbatch_options, states, which
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.site import Scalar, Site
 
@@ -64,8 +64,8 @@ class Slurm:
     def directives(self, job: JobSpec, site: Site, runs: Path) -> Mapping[str, Scalar]:
         return sbatch_options.directives(job, site, runs)
 
-    def mpi_problem(self) -> str:
-        return pmix.why_not(self.environ)
+    def mpi_problem(self, kind: str) -> str:
+        return mpi.why_not(self.environ, kind)
 
     def test(self, script: str) -> str:
         return sbatch.test_only(script, self.environ)

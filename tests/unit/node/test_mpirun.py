@@ -31,9 +31,9 @@ def told(number, frame):
 
 signal.signal(signal.SIGUSR1, told)
 (here / "ready").touch()
-while sys.argv[2] == "wait":
+while sys.argv[2] == "wait" and not (here / "end").exists():
     time.sleep(0.05)
-sys.exit(int(sys.argv[2]))
+sys.exit(0 if sys.argv[2] == "wait" else int(sys.argv[2]))
 """
 
 
@@ -57,6 +57,20 @@ def test_told_to_end_it_tells_the_ranks_and_waits_for_them(tmp_path: Path, numbe
         process.kill()
     agents = (tmp_path / "agents").read_text().split("\n")
     assert [agent.split()[-1] for agent in agents] == ["prted", "orted"]
+
+
+def test_without_a_signal_it_waits_for_ranks_that_look_into_the_run_folder(tmp_path: Path) -> None:
+    process = start(tmp_path, "wait", options=("--no-signal",))
+    try:
+        eventually((tmp_path / "ready").exists, 30)
+        os.killpg(process.pid, signal.SIGTERM)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(2)
+        assert not (tmp_path / "saved").exists()
+        (tmp_path / "end").touch()  # as ranks that have read the run folder would make it end
+        assert process.wait(30) == 128 + signal.SIGTERM
+    finally:
+        process.kill()
 
 
 def test_its_own_end_is_passed_on(tmp_path: Path) -> None:

@@ -110,6 +110,16 @@ def test_an_unknown_site_shows_the_nearest() -> None:
             4,
             "slurm.export can't stand beside clean_environment = true",
         ),
+        (
+            "cores = 1\nlauncher = 'mpirun'\nmpi = 'pmi2'",
+            3,
+            "mpi can't stand beside launcher = 'mpirun': it is an option",
+        ),
+        (
+            "cores = 1\nmpi_library = 'mpich'",
+            2,
+            "mpi_library can't stand beside launcher = 'srun': it says whose mpirun",
+        ),
         ("cores = 1\nproxy = 'proxy:3128'", 2, "proxy = 'proxy:3128': expected http://HOST:PORT"),
         (
             "cores = 1\nproxy = 'http://me:x@proxy:3128'",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from hpc_dl.errors import UserError
 from hpc_dl.node.mpi_rank import mpi_rank, process_line, process_of
 from hpc_dl.planning.place import expected_facts, place, resolve
 from hpc_dl.planning.task_file import command
+from hpc_dl.schedulers.slurm.mpi import parse_kinds
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.site import Site
 from hpc_dl.submission import mpi_check
@@ -33,7 +35,8 @@ def placement(**settings: Any) -> Any:
     [
         ({"OMPI_COMM_WORLD_RANK": "3", "PMIX_RANK": "2", "SLURM_PROCID": "0"}, 3),
         ({"PMIX_RANK": "2", "SLURM_PROCID": "1"}, 2),
-        ({"PMI_RANK": "1"}, 1),
+        ({"PMI_RANK": "1", "PMIX_RANK": "0", "SLURM_PROCID": "0"}, 1),
+        ({"MV2_COMM_WORLD_RANK": "5", "SLURM_PROCID": "0"}, 5),
         ({"OMPI_COMM_WORLD_RANK": "", "SLURM_PROCID": "4"}, 4),
     ],
 )
@@ -98,8 +101,14 @@ def test_a_missing_mpi_launcher_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pa
     python, script = str(tmp_path / "python"), "train.py"
     with pytest.raises(UserError, match="no mpirun on PATH: `make setup-horovod` brings one"):
         check(Site(cores=1, scheduler="local", launcher="mpirun"), python, script=script)
-    with pytest.raises(UserError, match=r"srun of site 'x' can't start MPI .* set launcher = .mpirun"):
+    with pytest.raises(UserError, match=r"srun of site 'x' can't start MPI .* set mpi or launcher = .mpirun"):
         check(Site(name="x", cores=1), python, script=script)
+    with pytest.raises(UserError, match="no mpirun on PATH: set modules in the site file to those of mpich, or use"):
+        check(Site(name="x", cores=1, launcher="mpirun", mpi_library="mpich"), python, script=script)
+    with pytest.raises(UserError, match="no ibrun on PATH: set modules in the site file to those of MPI, or use"):
+        check(Site(name="x", cores=1, launcher="ibrun"), python, script=script)
+    check(Site(name="x", cores=1, launcher="ibrun", after_modules=("ml impi",)), python, script=script)
+    check(Site(name="x", cores=1, mpi=""), python, script=script)
     for name in ("srun", "mpirun"):
         (tmp_path / name).write_text("#!/bin/sh\n")
         (tmp_path / name).chmod(0o755)
@@ -140,15 +149,55 @@ def test_srun_itself_says_whether_it_has_pmix(
 ) -> None:
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     (tmp_path / "said").write_text(said)
-    (tmp_path / "srun").write_text(f'#!/bin/sh\necho "$@" >{tmp_path}/asked\ncat {tmp_path}/said >&2\nexit 1\n')
+    script = f'case $1 in --mpi=list) exit;; esac\necho "$@" >{tmp_path}/asked\ncat {tmp_path}/said >&2\nexit 1\n'
+    (tmp_path / "srun").write_text(f"#!/bin/sh\n{script}")
     (tmp_path / "srun").chmod(0o755)
     site, python = Site(name="x", cores=1), str(tmp_path / "python")
     if reason:
-        with pytest.raises(UserError, match=rf"srun --mpi=pmix: {reason}\): set launcher = .mpirun. .* 'multiworker'"):
+        with pytest.raises(UserError, match=rf"srun --mpi=pmix: {reason}\): set mpi or launcher = .mpirun. .* 'multi"):
             check(site, python, script="train.py")
     else:
         check(site, python, script="train.py")
     assert (tmp_path / "asked").read_text().split() == ["--mpi=pmix", "--test-only", "--ntasks=1", "true"]
+
+
+# What srun --mpi=list of Slurm 20.11, 22.05 and 24.11 prints.
+_LISTS = {
+    "srun: MPI types are...\nsrun: cray_shasta\nsrun: none\nsrun: pmi2\nsrun: pmix_v3\nsrun: pmix\n": [
+        *("cray_shasta", "none", "pmi2", "pmix_v3", "pmix"),
+    ],
+    "MPI plugin types are...\n\tnone\n\tcray_shasta\n\tpmi2\n\tpmix\n"
+    "specific pmix plugin versions available: pmix_v4\n": [
+        *("none", "cray_shasta", "pmi2", "pmix", "pmix_v4"),
+    ],
+    "srun: error: no configuration\n": [],
+}
+
+
+@pytest.mark.parametrize("text", _LISTS)
+def test_the_kinds_of_mpi_are_read_from_sruns_list(text: str) -> None:
+    assert parse_kinds(text) == _LISTS[text]
+
+
+def test_an_unknown_kind_of_mpi_shows_the_nearest(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    said = "echo \"srun: error: Invalid MPI type 'pmi'\" >&2; exit 1"
+    listed = "printf 'MPI plugin types are...\\n\\tnone\\n\\tpmi2\\n\\tpmix\\n'"
+    (tmp_path / "srun").write_text(f"#!/bin/sh\ncase $1 in --mpi=list) {listed};; *) {said};; esac\n")
+    (tmp_path / "srun").chmod(0o755)
+    wanted = (
+        r"srun --mpi=pmi: Slurm has none of this name \(did you mean 'pmi[2x]+'\?\); it has 'none', 'pmi2', 'pmix'\)"
+    )
+    with pytest.raises(UserError, match=wanted):
+        check(Site(name="x", cores=1, mpi="pmi"), script="train.py")
+
+
+def test_a_rank_may_have_the_variables_of_the_first_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = os.uname()
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result(("", "n2.example.org", *names[2:])))
+    assert process_of(placement(), {"PMI_RANK": "4", "SLURMD_NODENAME": "n1"}).name == "worker:4"
+    with pytest.raises(UserError, match="rank 0 runs on node n2"):
+        process_of(placement(), {"PMI_RANK": "0", "SLURMD_NODENAME": "n2"})
 
 
 def test_an_mpirun_that_says_1_on_sigterm_was_told_to_end(tmp_path: Path) -> None:
