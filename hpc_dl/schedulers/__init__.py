@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from hpc_dl.runfolder.folder import RunFolder
@@ -14,9 +14,22 @@ if TYPE_CHECKING:
     from hpc_dl.spec.site import Site
 
 
+class Which(NamedTuple):
+    """Which scheduler of its kind is meant: keys of a site."""
+
+    name: str = ""
+    clusters: str = ""
+    slurm_conf: str = ""
+
+
 def scheduler_of(site: Site) -> Scheduler:
     """Return the scheduler of a site."""
-    return _scheduler(site.scheduler, site.name)
+    return _scheduler(site.scheduler, which_of(site))
+
+
+def which_of(site: Site) -> Which:
+    """Return which scheduler a site means."""
+    return Which(*(getattr(site, key) for key in Which._fields))
 
 
 def scheduler_of_run(run: RunFolder) -> Scheduler:
@@ -26,18 +39,18 @@ def scheduler_of_run(run: RunFolder) -> Scheduler:
     except (OSError, UnicodeDecodeError):
         text = ""
     # We wrote the file, with a line for each key. A TOML parser would be slow for a list of many jobs.
-    kind, name = (re.search(rf'^{key} = "(.*)"$', text, re.MULTILINE) for key in ("scheduler", "name"))
-    return _scheduler(kind[1] if kind else "slurm", name[1] if name else "")
+    kind, *which = (re.search(rf'^{key} = "(.*)"$', text, re.MULTILINE) for key in ("scheduler", *Which._fields))
+    return _scheduler(kind[1] if kind else "slurm", Which(*(found[1] if found else "" for found in which)))
 
 
 def schedulers() -> Iterator[Scheduler]:
     """Yield all schedulers, each for a site without a name."""
     for module in pkgutil.iter_modules(__path__):
         if module.ispkg:
-            yield _scheduler(module.name, "")
+            yield _scheduler(module.name, Which())
 
 
-def _scheduler(kind: str, site_name: str) -> Scheduler:
+def _scheduler(kind: str, which: Which) -> Scheduler:
     module = importlib.import_module(f"{__name__}.{kind}.scheduler")
-    found: Scheduler = module.scheduler(site_name)
+    found: Scheduler = module.scheduler(which)
     return found

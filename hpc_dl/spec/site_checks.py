@@ -32,7 +32,9 @@ _FIXED_OPTIONS = {"ntasks", "ntasks-per-node", "tasks-per-node", "output", "erro
 _FIXED_OPTIONS |= {"parsable", "quiet", "test-only", "hold", "wait", "help", "usage", "version"}
 # These send a job to another cluster. scontrol and scancel don't look there, and may find a job of its number here.
 _CLUSTER_OPTIONS = {"clusters", "cluster", "M"}
-OTHER_CLUSTER = "set SLURM_CLUSTERS to the cluster's name: sbatch, squeue, scontrol and scancel all follow it"
+OTHER_CLUSTER = (
+    "set clusters in the site file, or SLURM_CLUSTERS, to its name: sbatch, squeue, scontrol and scancel all follow it"
+)
 """What to do instead of an option that sbatch alone follows."""
 _NOT_FREE = {*_OWN_OPTIONS, *_FIXED_OPTIONS, *_CLUSTER_OPTIONS}
 # Variables that the job script needs for itself, and variables that bash lets nobody set.
@@ -84,6 +86,9 @@ def check(site: Site) -> None:
         raise BadValueError("ports", f"ports = {list(site.ports)}: the first is above the last")
     check_slurm_options(site.slurm)
     _check_proxy(site.proxy)
+    if not re.fullmatch(r"[\w.-]*", site.clusters):
+        # sbatch would choose one of several, and the other commands would not know which.
+        raise BadValueError("clusters", f"clusters = {site.clusters!r}: expected the name of one cluster")
     for key, other, instead in _excluding(site):
         raise BadValueError(key, f"{key} can't stand beside {other}: {instead}")
 

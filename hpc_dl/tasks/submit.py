@@ -9,6 +9,7 @@ import msgspec
 
 from hpc_dl.errors import UserError
 from hpc_dl.planning.plan import script_values
+from hpc_dl.schedulers import which_of
 from hpc_dl.schedulers.slurm.sbatch import submit_text
 from hpc_dl.schedulers.slurm.sbatch_options import minutes, with_site
 from hpc_dl.schedulers.slurm.scheduler import scheduler
@@ -118,7 +119,7 @@ def submit(text: str, site: Site) -> str:
     Raises:
         UserError: Slurm refuses it.
     """
-    return submit_text(text, scheduler(site.name).environ)
+    return submit_text(text, scheduler(which_of(site)).environ)
 
 
 def site_templates(site_path: Path) -> list[Path]:

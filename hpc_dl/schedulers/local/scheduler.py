@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from hpc_dl.machine import local_gpus
 from hpc_dl.runfolder.folder import RunFolder
+from hpc_dl.schedulers import Which
 from hpc_dl.schedulers.cluster import Description, Node
 from hpc_dl.schedulers.local import processes
 from hpc_dl.schedulers.protocol import JobState, Told
@@ -82,7 +83,7 @@ class Local:
         raise NotImplementedError("nobody tells a local run to start again")
 
 
-def scheduler(site_name: str) -> Local:  # noqa: ARG001 - all schedulers have this function
+def scheduler(wanted: Which) -> Local:  # noqa: ARG001 - all schedulers have this function
     """Return the local scheduler."""
     return Local()
 

@@ -58,6 +58,12 @@ def _decided(options: list[str]) -> Iterator[str]:
         yield "SBATCH_" + _VARIABLES.get(option, option.upper().replace("-", "_"))
 
 
+def for_cluster(environ: Mapping[str, str], clusters: str, conf: str) -> Mapping[str, str]:
+    """Return an environment in which all of Slurm's commands ask one of several clusters; empty: as it is."""
+    asked = {"SLURM_CLUSTERS": clusters, "SLURM_CONF": conf}
+    return {**environ, **{key: value for key, value in asked.items() if value}}
+
+
 def for_slurms_commands(environ: Mapping[str, str]) -> dict[str, str]:
     """Return an environment in which squeue, sacct, sinfo, scancel and scontrol do what their options say."""
     return {key: value for key, value in environ.items() if not key.startswith(_CHANGING)}

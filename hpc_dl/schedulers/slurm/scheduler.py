@@ -11,9 +11,11 @@ from msgspec.structs import replace
 
 from hpc_dl.errors import UserError
 from hpc_dl.runfolder.folder import RunFolder
+from hpc_dl.schedulers import Which
 from hpc_dl.schedulers.cluster import Cluster, Description, Node
 from hpc_dl.schedulers.protocol import JobState, Told
 from hpc_dl.schedulers.slurm import description, mpi, partitions, requeue, sbatch, sbatch_options, states, which
+from hpc_dl.schedulers.slurm.environment import for_cluster
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.site import Scalar, Site
 
@@ -23,6 +25,10 @@ class Slurm:
     """The Slurm that answers here, or the private cluster of this folder."""
 
     private: bool = False
+    clusters: str = ""
+    """The cluster that commands ask, where several share a login; empty: the one that answers."""
+    conf: str = ""
+    """The slurm.conf that commands read; empty: the usual one."""
 
     template = "sbatch.sh.j2"
     one_machine = False
@@ -35,17 +41,19 @@ class Slurm:
         Raises:
             UserError: the private cluster is meant, but does not run.
         """
-        return which.private_environ() if self.private else os.environ
+        if self.private:
+            return which.private_environ()
+        return for_cluster(os.environ, self.clusters, self.conf)
 
     def cluster_name(self) -> str:
         return which.cluster_name()
 
     def describe(self, cluster: str, partition: str) -> Site:
-        found = partitions.describe(scheduler(cluster).environ, cluster, partition)
+        found = partitions.describe(scheduler(Which(cluster)).environ, cluster, partition)
         return replace(found, fake_gpus=which.is_private(cluster))
 
     def description(self, cluster: str, partition: str) -> Description:
-        found = description.describe(scheduler(cluster).environ, cluster, partition)
+        found = description.describe(scheduler(Which(cluster)).environ, cluster, partition)
         return replace(found, site=replace(found.site, fake_gpus=which.is_private(cluster)))
 
     def completed(self, site: Site) -> Site:
@@ -99,6 +107,7 @@ class Slurm:
         requeue.requeue(os.environ.get("SLURM_JOB_ID", ""))
 
 
-def scheduler(site_name: str) -> Slurm:
+def scheduler(wanted: Which) -> Slurm:
     """Return the Slurm of a site."""
-    return Slurm(which.is_private(site_name))
+    private = which.is_private(wanted.name) and not wanted.slurm_conf
+    return Slurm(private, wanted.clusters, wanted.slurm_conf)

@@ -29,6 +29,7 @@ warned=
 trap 'told=yes' TERM INT
 trap 'told=yes; warned=yes' USR1
 cd /FOLDER/work || unready=$?
+unset SLURM_CLUSTERS  # it is for where jobs are submitted: a job is on its cluster
 # Else a command that calls srun would start with nothing, as this script did.
 unset SLURM_EXPORT_ENV SLURM_GET_USER_ENV
 set +u +o pipefail  # scripts of modules may not know them

@@ -108,6 +108,7 @@ CASES = {
             "modules": ["Stages/2025", "cuda"],
             "after_modules": ["source $HOME/env/bin/activate", "ulimit -s unlimited"],
             "clean_environment": True,
+            "clusters": "htc",
             "proxy": "http://proxy:3128",
             "interface": "ib0",
             "interconnect_suffix": "",

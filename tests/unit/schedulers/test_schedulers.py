@@ -16,6 +16,7 @@ from hpc_dl.schedulers import scheduler_of, scheduler_of_run
 from hpc_dl.schedulers.protocol import Scheduler
 from hpc_dl.spec.site import Site
 from hpc_dl.spec.site_files import load_site
+from tests.unit.fakes.slurm import FakeSlurm
 
 _PBS = """
 from hpc_dl.schedulers.local.scheduler import Local
@@ -27,7 +28,7 @@ class Pbs(Local):
     def directives(self, job, site, runs):
         return {"job-name": "of-pbs"}
 
-def scheduler(site_name):
+def scheduler(wanted):
     return Pbs()
 """
 
@@ -69,3 +70,25 @@ def test_slurms_commands_are_run_by_its_scheduler_alone() -> None:
         if own.isdisjoint(path.parents):
             words = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
             assert not words & commands, path
+
+
+def test_all_commands_of_slurm_ask_the_cluster_of_the_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slurm = FakeSlurm(tmp_path / "slurm", monkeypatch)
+    monkeypatch.delenv("SLURM_CONF", raising=False)
+    monkeypatch.setenv("SLURM_CLUSTERS", "other")
+    site = Site(name="my", cores=1, clusters="htc", slurm_conf="/etc/slurm/slurm.conf_2")
+    slurm.answer("sbatch", "4711;htc\n")
+    run = RunFolder.create(tmp_path / "new")
+    run.site_file.write_text(to_toml(site))
+    run.script.write_text("#!/bin/sh\n")
+    scheduler_of(site).submit(run, "job")
+    assert run.path.name == "job-4711"
+    of_run = scheduler_of_run(run)
+    assert of_run == scheduler_of(site)
+    of_run.states([run], 5)
+    of_run.cancel([run])
+    of_run.nodes()
+    for command in ("sbatch", "scontrol", "squeue", "sacct", "scancel", "sinfo"):
+        environ = slurm.environment(command)
+        assert (environ["SLURM_CLUSTERS"], environ["SLURM_CONF"]) == ("htc", "/etc/slurm/slurm.conf_2"), command
+    assert scheduler_of(Site(name="my", cores=1)) != of_run

@@ -93,7 +93,7 @@ def test_an_unknown_site_shows_the_nearest() -> None:
             (
                 f"cores = 1\n[slurm]\n{key} = 'cm2'",
                 3,
-                f"slurm: {key!r} moves sbatch alone to another cluster; set SLURM_",
+                f"slurm: {key!r} moves sbatch alone to another cluster; set clusters in",
             )
             for key in ("clusters", "cluster", "M")
         ),
@@ -120,6 +120,7 @@ def test_an_unknown_site_shows_the_nearest() -> None:
             2,
             "mpi_library can't stand beside launcher = 'srun': it says whose mpirun",
         ),
+        ("cores = 1\nclusters = 'a,b'", 2, "clusters = 'a,b': expected the name of one cluster"),
         ("cores = 1\nproxy = 'proxy:3128'", 2, "proxy = 'proxy:3128': expected http://HOST:PORT"),
         (
             "cores = 1\nproxy = 'http://me:x@proxy:3128'",

@@ -202,7 +202,7 @@ def test_a_cluster_that_sbatch_alone_follows_is_refused(
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     monkeypatch.setenv("SBATCH_CLUSTERS", "cm2")
     monkeypatch.setenv("SLURM_CLUSTERS", other)
-    message = "SBATCH_CLUSTERS=cm2 moves sbatch alone to another cluster; unset it and set SLURM_CLUSTERS"
+    message = "SBATCH_CLUSTERS=cm2 moves sbatch alone to another cluster; unset it and set clusters in the site file"
     with pytest.raises(UserError, match=message):
         submit(SCRIPT)
     with pytest.raises(UserError, match=message):
