@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.faults.network import Network
 from hpc_dl.minicluster import ClusterConfig, MiniCluster, NodeGroup
-from hpc_dl.minicluster.network import Network
 from hpc_dl.submission.handle import Job
 from tests.slurm.helpers import Bench
 
@@ -24,7 +24,10 @@ def domain(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def bench(domain: str, short_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     config = ClusterConfig((NodeGroup(domain=domain),))
-    with Network(config.names, tmp_path) as network, MiniCluster(short_root, config, network=network) as cluster:
+    with (
+        Network(config.names, tmp_path) as network,
+        MiniCluster(short_root, config, controller=network.head, hosts=network.hosts) as cluster,
+    ):
         # The file is mounted as /etc/hosts. Each node has a name with a domain, and one on a second network.
         lines = ["127.0.0.1 localhost", "10.77.0.1 head"]
         lines += [f"10.77.0.{9 + i} mini{i}.cluster.test mini{i} mini{i}-ib0.cluster.test mini{i}-ib0" for i in (1, 2)]

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks.faults.network import in_namespaces
 from hpc_dl.minicluster import MiniCluster
-from hpc_dl.minicluster.network import in_namespaces
 from hpc_dl.submission.handle import Job
 from tests.slurm.helpers import Bench
 from tests.unit.fakes.processes import eventually

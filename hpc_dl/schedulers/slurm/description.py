@@ -9,7 +9,7 @@ from typing import Any
 from msgspec.structs import asdict, replace
 
 from hpc_dl.schedulers.cluster import Description
-from hpc_dl.schedulers.slurm import pmix
+from hpc_dl.schedulers.slurm import mpi
 from hpc_dl.schedulers.slurm.commands import ask
 from hpc_dl.schedulers.slurm.partitions import cluster, described, node_fields, with_cores
 from hpc_dl.spec.site import Site
@@ -43,14 +43,13 @@ def describe(environ: Mapping[str, str], name: str, partition: str = "") -> Desc
     others = dict.fromkeys(node.partition for node in found.nodes if node.partition != site.partition)
     tables = {other: table for other in others if (table := _different(site, one(other)))}
     config = ask(environ, "scontrol", "show", "config").out
-    listed = ask(environ, "srun", "--mpi=list")
-    kinds = mpi_kinds(listed.out + listed.error)
+    kinds = mpi.kinds(environ)
     default = _setting(config, "MpiDefault")
     notes = {"mpi": f"srun --mpi=list says: {', '.join(kinds) or 'nothing'}; MpiDefault is {default or 'not known'}"}
     if "associations" in _setting(config, "AccountingStorageEnforce"):
         notes["slurm"] = 'this Slurm wants an account: slurm = { account = "…" }'
     usable = [kind for kind in (default, *_MPI) if kind in kinds and kind != "none"]
-    if "pmix" in usable and (problem := pmix.why_not(environ)):
+    if "pmix" in usable and (problem := mpi.why_not(environ, "pmix")):
         usable = [kind for kind in usable if kind != "pmix"]
         notes["mpi"] += f"; pmix: {problem}"
     return Description(replace(site, mpi=usable[0] if usable else ""), tables, notes)
@@ -68,12 +67,6 @@ def vendor(gpu_type: str) -> str:
     if re.match(r"(amd|instinct|radeon)?[_-]?mi\d", gpu_type.lower()):
         return "amd"
     return "other" if re.match(r"(intel|max\d|pvc)", gpu_type.lower()) else "nvidia"
-
-
-def mpi_kinds(text: str) -> list[str]:
-    """Return the names in the output of ``srun --mpi=list``, which old versions write to standard error."""
-    lines = (line.removeprefix("srun:").strip() for line in text.splitlines())
-    return [line for line in lines if re.fullmatch(r"[a-z]\w*", line)]
 
 
 def _setting(config: str, name: str) -> str:

@@ -58,7 +58,7 @@ def lumi(monkeypatch: pytest.MonkeyPatch) -> dict[str, Answer]:
         line = " ".join(command)
         return next((answer for begin, answer in answers.items() if line.startswith(begin)), Answer(1))
 
-    for module in ("description", "partitions", "pmix"):
+    for module in ("description", "partitions", "mpi"):
         monkeypatch.setattr(f"hpc_dl.schedulers.slurm.{module}.ask", ask)
     return answers
 
