@@ -30,7 +30,7 @@ def _check_name(what: str, name: str) -> None:
 
 @dataclass(frozen=True)
 class NodeGroup:
-    """Nodes of one kind, named ``<prefix>1`` to ``<prefix><count>``.
+    """Nodes of one kind, named ``<prefix>1`` to ``<prefix><count>``, with the domain behind if there is one.
 
     `memory_mb` is in MiB, as Slurm's RealMemory. CPUs, GPUs and memory need not exist on the host.
     """
@@ -41,10 +41,13 @@ class NodeGroup:
     gpus: int = 4
     gpu_type: str = "k80"
     memory_mb: int = 64_000
+    domain: str = ""
 
     def __post_init__(self) -> None:
         _check_name("node prefix", self.prefix)
         _check_name("GPU type", self.gpu_type)
+        for label in filter(None, self.domain.split(".")):
+            _check_name("domain", label)
         _check(1 <= self.count <= 1000, f"{self.count} nodes {self.prefix!r}: 1 to 1000 are allowed")
         _check(1 <= self.cpus <= 1024, f"{self.cpus} CPUs on nodes {self.prefix!r}: 1 to 1024 are allowed")
         _check(0 <= self.gpus <= 64, f"{self.gpus} GPUs on nodes {self.prefix!r}: 0 to 64 are allowed")
@@ -53,7 +56,8 @@ class NodeGroup:
     @property
     def names(self) -> tuple[str, ...]:
         """The nodes' names."""
-        return tuple(f"{self.prefix}{i}" for i in range(1, self.count + 1))
+        domain = f".{self.domain}" if self.domain else ""
+        return tuple(f"{self.prefix}{i}{domain}" for i in range(1, self.count + 1))
 
 
 @dataclass(frozen=True)

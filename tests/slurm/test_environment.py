@@ -6,12 +6,14 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.faults.network import in_namespaces
 from hpc_dl.minicluster import MiniCluster
 from hpc_dl.submission.handle import Job
 from tests.slurm.helpers import Bench
@@ -220,3 +222,12 @@ def test_ranks_save_before_they_end_whoever_started_them(bench: Bench, launcher:
     job.wait(timeout=60)
     assert job.state == "CANCELLED", job.stdout()
     assert len(list(job.run.path.glob("saved-*"))) == 4, job.stdout()
+
+
+def test_processes_are_reached_by_full_names_and_by_interfaces(slurm: None, namespaces: None) -> None:
+    """The tests are in `in_addresses.py`, which runs in namespaces of its own."""
+    inside = Path(__file__).with_name("in_addresses.py")
+    command = in_namespaces([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(inside)])
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "8 passed" in done.stdout

@@ -43,8 +43,7 @@ def describe(environ: Mapping[str, str], name: str, partition: str = "") -> Desc
     others = dict.fromkeys(node.partition for node in found.nodes if node.partition != site.partition)
     tables = {other: table for other in others if (table := _different(site, one(other)))}
     config = ask(environ, "scontrol", "show", "config").out
-    listed = ask(environ, "srun", "--mpi=list")
-    kinds = mpi.parse_kinds(listed.out + listed.error)
+    kinds = mpi.kinds(environ)
     default = _setting(config, "MpiDefault")
     notes = {"mpi": f"srun --mpi=list says: {', '.join(kinds) or 'nothing'}; MpiDefault is {default or 'not known'}"}
     if "associations" in _setting(config, "AccountingStorageEnforce"):

@@ -22,12 +22,17 @@ def why_not(environ: Mapping[str, str], kind: str) -> str:
     # Slurm 20.11 writes it in small letters.
     if "invalid mpi type" not in answer.error.lower():
         return ""
-    listed = ask(environ, "srun", "--mpi=list")
-    known = parse_kinds(listed.out + listed.error)
+    known = kinds(environ)
     if known and kind not in known:
         return f"Slurm has none of this name{near_match(kind, known)}; it has {allowed(known)}"
     # The first line is the plugin's own: "srun: error:  mpi/pmix_v4: …: pmi/pmix: can not load PMIx library".
     return answer.error.splitlines()[0].rpartition(": ")[2]
+
+
+def kinds(environ: Mapping[str, str]) -> list[str]:
+    """Return the kinds of MPI that srun knows; none if it does not answer."""
+    listed = ask(environ, "srun", "--mpi=list")
+    return parse_kinds(listed.out + listed.error)
 
 
 def parse_kinds(text: str) -> list[str]:

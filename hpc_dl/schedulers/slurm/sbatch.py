@@ -95,9 +95,9 @@ def _sbatch(options: list[str], text: str, environ: Mapping[str, str], script: P
             errors="replace",
             start_new_session=True,
         )
-    except BaseException as error:
+    except OSError as failure:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        if not isinstance(error, FileNotFoundError):
+        if not isinstance(failure, FileNotFoundError):
             raise
         raise UserError("no sbatch on PATH: there is no Slurm here; SITE=local runs on this machine") from None
     with process:

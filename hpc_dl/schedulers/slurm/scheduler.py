@@ -83,8 +83,9 @@ class Slurm:
             try:
                 run.rename(f"{name}-{job_id}")
             except OSError as error:
-                # The name is taken if an earlier cluster gave a job the same number.
-                raise UserError(f"{error.filename2}: {error.strerror}") from None
+                # The name is taken if another cluster gave a job the same number.
+                how = "choose another name, or other runs in the site file"
+                raise UserError(f"{error.filename2}: {error.strerror}; {how}") from None
 
     def states(self, runs: Sequence[RunFolder], patience: float) -> dict[Path, JobState]:
         try:

@@ -27,8 +27,7 @@ warned=
 trap 'told=yes' TERM INT
 trap 'told=yes; warned=yes' USR1
 cd /FOLDER || unready=$?
-set +u  # scripts of modules may not know it
-set -u
+set +e -u -o pipefail
 
 export FI_PROVIDER=efa
 export FI_EFA_USE_HUGE_PAGE=0
@@ -100,7 +99,7 @@ while :; do
     srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task=192 --export=ALL --cpu-bind=none "${python[@]}" hpc_dl facts "$run" --attempt "$attempt" &
     await $!
     code=$?
-    [ "$code" -eq 1 ] && [ -z "$told" ] && [ "$pause" -gt 0 ] || break
+    if [ "$code" -ne 1 ] || [ -n "$told" ] || [ "$pause" -eq 0 ]; then break; fi
     echo "hpc-dl: srun can't ask the nodes now; it is tried again in $pause s" >&2
     sleep "$pause" &
     await $!

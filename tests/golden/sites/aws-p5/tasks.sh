@@ -17,8 +17,7 @@ set -u -o pipefail
 umask 077
 unready=  # the exit code of what failed before the work could begin
 cd /FOLDER || unready=$?
-set +u  # scripts of modules may not know it
-set -u
+set +e -u -o pipefail
 
 export FI_PROVIDER=efa
 export FI_EFA_USE_HUGE_PAGE=0

@@ -27,9 +27,15 @@ warned=
 trap 'told=yes' TERM INT
 trap 'told=yes; warned=yes' USR1
 cd /FOLDER || unready=$?
-set +u  # scripts of modules may not know it
-set -u
+set +u +o pipefail  # scripts of modules may not know them
+trap 'echo "hpc-dl: a shell line of the site file has ended the script; it should fail instead" >&2' EXIT
+[ -n "$unready" ] || eval 'NCCL_LIB_DIR=/var/lib/tcpxo/lib64 source /var/lib/tcpxo/lib64/nccl-env-profile.sh' || { unready=$?; echo "hpc-dl: after_modules failed; see the site file:" 'NCCL_LIB_DIR=/var/lib/tcpxo/lib64 source /var/lib/tcpxo/lib64/nccl-env-profile.sh' >&2; }
+trap - EXIT
+set +e -u -o pipefail
 
+export NCCL_SOCKET_IFNAME=enp0s12
+export GLOO_SOCKET_IFNAME=enp0s12
+export HOROVOD_GLOO_IFACE=enp0s12
 
 # As `python -m`, without the current folder on the module path: a random.py there would be taken for Python's own.
 python=(PYTHON -c 'import sys; sys.path[:] = filter(None, sys.path); import runpy; runpy.run_module(sys.argv.pop(1), None, "__main__", True)')
@@ -97,7 +103,7 @@ while :; do
     srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task=208 --export=ALL --cpu-bind=none "${python[@]}" hpc_dl facts "$run" --attempt "$attempt" &
     await $!
     code=$?
-    [ "$code" -eq 1 ] && [ -z "$told" ] && [ "$pause" -gt 0 ] || break
+    if [ "$code" -ne 1 ] || [ -n "$told" ] || [ "$pause" -eq 0 ]; then break; fi
     echo "hpc-dl: srun can't ask the nodes now; it is tried again in $pause s" >&2
     sleep "$pause" &
     await $!

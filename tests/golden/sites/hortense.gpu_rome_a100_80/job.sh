@@ -12,6 +12,7 @@
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@60
 #SBATCH --gres=gpu:4
+#SBATCH --export=NONE
 #SBATCH --partition=gpu_rome_a100_80
 #SBATCH --get-user-env=60L
 
@@ -27,8 +28,15 @@ warned=
 trap 'told=yes' TERM INT
 trap 'told=yes; warned=yes' USR1
 cd /FOLDER || unready=$?
-set +u  # scripts of modules may not know it
-set -u
+# Else a command that calls srun would start with nothing, as this script did.
+unset SLURM_EXPORT_ENV SLURM_GET_USER_ENV
+set +u +o pipefail  # scripts of modules may not know them
+trap 'echo "hpc-dl: a shell line of the site file has ended the script; it should fail instead" >&2' EXIT
+[ -n "$unready" ] || eval 'module --force purge' || { unready=$?; echo "hpc-dl: before_modules failed; see the site file:" 'module --force purge' >&2; }
+[ -n "$unready" ] || eval 'module load env/vsc/dodrio/gpu_rome_a100_80' || { unready=$?; echo "hpc-dl: before_modules failed; see the site file:" 'module load env/vsc/dodrio/gpu_rome_a100_80' >&2; }
+[ -n "$unready" ] || eval 'unset SLURM_EXPORT_ENV' || { unready=$?; echo "hpc-dl: after_modules failed; see the site file:" 'unset SLURM_EXPORT_ENV' >&2; }
+trap - EXIT
+set +e -u -o pipefail
 
 export OMPI_MCA_orte_keep_fqdn_hostnames=1
 
@@ -98,7 +106,7 @@ while :; do
     srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task=48 --export=ALL --cpu-bind=none "${python[@]}" hpc_dl facts "$run" --attempt "$attempt" &
     await $!
     code=$?
-    [ "$code" -eq 1 ] && [ -z "$told" ] && [ "$pause" -gt 0 ] || break
+    if [ "$code" -ne 1 ] || [ -n "$told" ] || [ "$pause" -eq 0 ]; then break; fi
     echo "hpc-dl: srun can't ask the nodes now; it is tried again in $pause s" >&2
     sleep "$pause" &
     await $!

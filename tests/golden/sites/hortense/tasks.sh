@@ -10,6 +10,7 @@
 #SBATCH --open-mode=append
 #SBATCH --signal=B:USR2@60
 #SBATCH --gres=gpu:4
+#SBATCH --export=NONE
 #SBATCH --partition=gpu_rome_a100_40
 #SBATCH --get-user-env=60L
 
@@ -17,8 +18,15 @@ set -u -o pipefail
 umask 077
 unready=  # the exit code of what failed before the work could begin
 cd /FOLDER || unready=$?
-set +u  # scripts of modules may not know it
-set -u
+# Else a command that calls srun would start with nothing, as this script did.
+unset SLURM_EXPORT_ENV SLURM_GET_USER_ENV
+set +u +o pipefail  # scripts of modules may not know them
+trap 'echo "hpc-dl: a shell line of the site file has ended the script; it should fail instead" >&2' EXIT
+[ -n "$unready" ] || eval 'module --force purge' || { unready=$?; echo "hpc-dl: before_modules failed; see the site file:" 'module --force purge' >&2; }
+[ -n "$unready" ] || eval 'module load env/vsc/dodrio/gpu_rome_a100_40' || { unready=$?; echo "hpc-dl: before_modules failed; see the site file:" 'module load env/vsc/dodrio/gpu_rome_a100_40' >&2; }
+[ -n "$unready" ] || eval 'unset SLURM_EXPORT_ENV' || { unready=$?; echo "hpc-dl: after_modules failed; see the site file:" 'unset SLURM_EXPORT_ENV' >&2; }
+trap - EXIT
+set +e -u -o pipefail
 
 export OMPI_MCA_orte_keep_fqdn_hostnames=1
 

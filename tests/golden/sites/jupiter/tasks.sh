@@ -16,15 +16,21 @@ set -u -o pipefail
 umask 077
 unready=  # the exit code of what failed before the work could begin
 cd /FOLDER || unready=$?
-set +u  # scripts of modules may not know it
+set +u +o pipefail  # scripts of modules may not know them
+trap 'echo "hpc-dl: a shell line of the site file has ended the script; it should fail instead" >&2' EXIT
+[ -n "$unready" ] || eval 'module purge' || { unready=$?; echo "hpc-dl: before_modules failed; see the site file:" 'module purge' >&2; }
 module load Stages/2025 || { echo "hpc-dl: module load failed; see modules in the site file:" Stages/2025 >&2; unready=1; }
 module load GCC/13.3.0 || { echo "hpc-dl: module load failed; see modules in the site file:" GCC/13.3.0 >&2; unready=1; }
 module load CUDA/12 || { echo "hpc-dl: module load failed; see modules in the site file:" CUDA/12 >&2; unready=1; }
 module load OpenMPI/5.0.5 || { echo "hpc-dl: module load failed; see modules in the site file:" OpenMPI/5.0.5 >&2; unready=1; }
 module load NCCL/default-CUDA-12 || { echo "hpc-dl: module load failed; see modules in the site file:" NCCL/default-CUDA-12 >&2; unready=1; }
 module load MPI-settings/CUDA || { echo "hpc-dl: module load failed; see modules in the site file:" MPI-settings/CUDA >&2; unready=1; }
-set -u
+trap - EXIT
+set +e -u -o pipefail
 
+export NCCL_SOCKET_IFNAME=ib0
+export GLOO_SOCKET_IFNAME=ib0
+export HOROVOD_GLOO_IFACE=ib0
 export UCX_RC_TIMEOUT=3000000.00us
 
 # As `python -m`, without the current folder on the module path: a random.py there would be taken for Python's own.

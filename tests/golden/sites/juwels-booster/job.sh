@@ -26,14 +26,17 @@ warned=
 trap 'told=yes' TERM INT
 trap 'told=yes; warned=yes' USR1
 cd /FOLDER || unready=$?
-set +u  # scripts of modules may not know it
+set +u +o pipefail  # scripts of modules may not know them
+trap 'echo "hpc-dl: a shell line of the site file has ended the script; it should fail instead" >&2' EXIT
+[ -n "$unready" ] || eval 'module purge' || { unready=$?; echo "hpc-dl: before_modules failed; see the site file:" 'module purge' >&2; }
 module load Stages/2025 || { echo "hpc-dl: module load failed; see modules in the site file:" Stages/2025 >&2; unready=1; }
 module load GCC/13.3.0 || { echo "hpc-dl: module load failed; see modules in the site file:" GCC/13.3.0 >&2; unready=1; }
 module load CUDA/12 || { echo "hpc-dl: module load failed; see modules in the site file:" CUDA/12 >&2; unready=1; }
 module load OpenMPI/5.0.5 || { echo "hpc-dl: module load failed; see modules in the site file:" OpenMPI/5.0.5 >&2; unready=1; }
 module load NCCL/default-CUDA-12 || { echo "hpc-dl: module load failed; see modules in the site file:" NCCL/default-CUDA-12 >&2; unready=1; }
 module load MPI-settings/CUDA || { echo "hpc-dl: module load failed; see modules in the site file:" MPI-settings/CUDA >&2; unready=1; }
-set -u
+trap - EXIT
+set +e -u -o pipefail
 
 export NCCL_SOCKET_IFNAME=ib0
 export GLOO_SOCKET_IFNAME=ib0
@@ -105,7 +108,7 @@ while :; do
     srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task=96 --export=ALL --cpu-bind=none "${python[@]}" hpc_dl facts "$run" --attempt "$attempt" &
     await $!
     code=$?
-    [ "$code" -eq 1 ] && [ -z "$told" ] && [ "$pause" -gt 0 ] || break
+    if [ "$code" -ne 1 ] || [ -n "$told" ] || [ "$pause" -eq 0 ]; then break; fi
     echo "hpc-dl: srun can't ask the nodes now; it is tried again in $pause s" >&2
     sleep "$pause" &
     await $!

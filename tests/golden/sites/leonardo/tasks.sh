@@ -16,9 +16,11 @@ set -u -o pipefail
 umask 077
 unready=  # the exit code of what failed before the work could begin
 cd /FOLDER || unready=$?
-set +u  # scripts of modules may not know it
-set -u
+set +e -u -o pipefail
 
+export NCCL_SOCKET_IFNAME=ib0
+export GLOO_SOCKET_IFNAME=ib0
+export HOROVOD_GLOO_IFACE=ib0
 
 # As `python -m`, without the current folder on the module path: a random.py there would be taken for Python's own.
 python=(PYTHON -c 'import sys; sys.path[:] = filter(None, sys.path); import runpy; runpy.run_module(sys.argv.pop(1), None, "__main__", True)')

@@ -16,8 +16,7 @@ set -u -o pipefail
 umask 077
 unready=  # the exit code of what failed before the work could begin
 cd /FOLDER || unready=$?
-set +u  # scripts of modules may not know it
-set -u
+set +e -u -o pipefail
 
 
 # As `python -m`, without the current folder on the module path: a random.py there would be taken for Python's own.

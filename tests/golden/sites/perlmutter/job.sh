@@ -27,9 +27,11 @@ warned=
 trap 'told=yes' TERM INT
 trap 'told=yes; warned=yes' USR1
 cd /FOLDER || unready=$?
-set +u  # scripts of modules may not know it
-set -u
+set +e -u -o pipefail
 
+export NCCL_SOCKET_IFNAME=hsn0
+export GLOO_SOCKET_IFNAME=hsn0
+export HOROVOD_GLOO_IFACE=hsn0
 export FI_MR_CACHE_MONITOR=userfaultfd
 export HDF5_USE_FILE_LOCKING=FALSE
 
@@ -99,7 +101,7 @@ while :; do
     srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task=128 --export=ALL --cpu-bind=none "${python[@]}" hpc_dl facts "$run" --attempt "$attempt" &
     await $!
     code=$?
-    [ "$code" -eq 1 ] && [ -z "$told" ] && [ "$pause" -gt 0 ] || break
+    if [ "$code" -ne 1 ] || [ -n "$told" ] || [ "$pause" -eq 0 ]; then break; fi
     echo "hpc-dl: srun can't ask the nodes now; it is tried again in $pause s" >&2
     sleep "$pause" &
     await $!

@@ -17,9 +17,11 @@ set -u -o pipefail
 umask 077
 unready=  # the exit code of what failed before the work could begin
 cd /FOLDER || unready=$?
-set +u  # scripts of modules may not know it
-set -u
+set +e -u -o pipefail
 
+export NCCL_SOCKET_IFNAME=hsn0
+export GLOO_SOCKET_IFNAME=hsn0
+export HOROVOD_GLOO_IFACE=hsn0
 export FI_MR_CACHE_MONITOR=userfaultfd
 export HDF5_USE_FILE_LOCKING=FALSE
 

@@ -16,9 +16,12 @@ set -u -o pipefail
 umask 077
 unready=  # the exit code of what failed before the work could begin
 cd /FOLDER || unready=$?
-set +u  # scripts of modules may not know it
+set +u +o pipefail  # scripts of modules may not know them
+trap 'echo "hpc-dl: a shell line of the site file has ended the script; it should fail instead" >&2' EXIT
+[ -n "$unready" ] || eval 'module purge' || { unready=$?; echo "hpc-dl: before_modules failed; see the site file:" 'module purge' >&2; }
 module load 2023 || { echo "hpc-dl: module load failed; see modules in the site file:" 2023 >&2; unready=1; }
-set -u
+trap - EXIT
+set +e -u -o pipefail
 
 
 # As `python -m`, without the current folder on the module path: a random.py there would be taken for Python's own.
