@@ -75,7 +75,8 @@ def test_the_folder_of_a_job_that_may_still_start_stays(slurm: FakeSlurm) -> Non
 def test_a_folder_of_another_job_with_this_number_stays(slurm: FakeSlurm) -> None:
     Path("runs/one-4711").mkdir(parents=True)
     Path("runs/one-4711/job.toml").write_text("old")
-    with pytest.raises(hpc_dl.UserError, match=r"runs/one-4711: .*not empty; choose another name, .*; job 4711 was cancelled"):
+    said = r"runs/one-4711: .*not empty; choose another name, .*; job 4711 was cancelled"
+    with pytest.raises(hpc_dl.UserError, match=said):
         submit_plan(plan())
     assert slurm.calls("scancel") == [["scancel", "4711"]]
     assert slurm.calls("scontrol") == []
