@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import pty
@@ -25,17 +27,21 @@ _LOCAL = ["--site", "local"]
 _MINOTAURO = ["--site", "minotauro"]
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder, without settings from outside."""
+def go_to_folder(top: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Go to an empty working folder, without settings from outside."""
     for name in list(os.environ):
         if name.startswith(("HPC_DL_", "SLURM_")):
             monkeypatch.delenv(name)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(top / "config"))
     monkeypatch.setenv("COLUMNS", "200")
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
-    return tmp_path / "work"
+    (top / "work").mkdir()
+    monkeypatch.chdir(top / "work")
+    return top / "work"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return go_to_folder(tmp_path, monkeypatch)
 
 
 def fails(capfd: pytest.CaptureFixture[str], *words: str) -> str:
@@ -155,7 +161,7 @@ def test_without_slurm_a_slurm_site_is_one_message(
 
 
 class Bench:
-    """A folder with a script, and the real command as a process of its own."""
+    """A folder with a script, and the real command: in this process, or as a process of its own."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -176,16 +182,35 @@ class Bench:
         return self.started[-1]
 
     def run(self, *words: str, code: int = 0) -> str:
-        """Run a command to its end; return its output."""
-        process = self.start(*words)
-        output = process.communicate(timeout=30)[0]
-        assert process.returncode == code, output
+        """Run a command to its end, in this process; return its output."""
+        stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
+        into = contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream)
+        with into[0], into[1], pytest.raises(SystemExit) as ended:
+            main(list(words))
+        output = stream.buffer.getvalue().decode()
+        assert ended.value.code == code, output
         return output
+
+    def ended(self, one: Path, log: str = "") -> Path:
+        """Put a copy of an ended job here, with another log of its worker; return its run folder."""
+        run = self.folder / "runs" / one.name
+        shutil.copytree(one, run)
+        (run / "logs" / "worker-0.log").write_text(log)
+        return run
 
     def ready(self) -> None:
         """Wait until the newest job's worker has said so."""
         log = self.folder / "runs" / "own-L1" / "logs" / "worker-0.log"
         eventually(lambda: log.exists() and "ready" in log.read_text())
+
+
+@pytest.fixture(scope="module")
+def completed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of a job L1 that has completed."""
+    with pytest.MonkeyPatch.context() as patch:
+        one = Bench(go_to_folder(tmp_path_factory.mktemp("completed"), patch))
+        one.run(*one.script("true\n"))
+        return one.folder / "runs" / "own-L1"
 
 
 @pytest.fixture
@@ -318,14 +343,16 @@ def test_logs_have_a_label_and_an_unknown_one_is_one_message(bench: Bench, capfd
     assert "job L1 has no log of 'worker:1' (did you mean 'worker:0'?); it has 'job', 'ps:0', 'worker:0'" in message
 
 
-def test_logs_begin_with_their_last_lines(bench: Bench) -> None:
-    bench.run(*bench.script("seq 100\n"))
+def test_logs_begin_with_their_last_lines(bench: Bench, completed: Path) -> None:
+    bench.ended(completed, "".join(f"{number}\n" for number in range(1, 101)))
     assert bench.run("logs", "-n", "2", "--process", "worker:0") == "worker:0  99\nworker:0  100\n"
     assert bench.run("logs", "--lines", "0") == ""
 
 
-def test_the_status_of_several_jobs_and_as_json(bench: Bench, capfd: pytest.CaptureFixture[str]) -> None:
-    bench.run(*bench.script("true\n"))
+def test_the_status_of_several_jobs_and_as_json(
+    bench: Bench, completed: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bench.ended(completed)
     bench.run(*bench.script("exit 7\n"), code=7)
     output = bench.run("status", "L2", "runs/own-L1")
     assert output.index("Job L2 FAILED") < output.index("Job L1 COMPLETED")
@@ -361,12 +388,11 @@ def test_cancel_ends_a_job_and_its_watcher_says_so(bench: Bench) -> None:
 
 
 def test_a_variable_may_name_several_jobs_or_a_folder_with_blanks(
-    bench: Bench, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    bench: Bench, completed: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for _ in range(2):
-        bench.run(*bench.script("true\n"))
     hostile = bench.folder / "it's $(x)-L1"
-    (bench.folder / "runs" / "own-L1").rename(hostile)
+    bench.ended(completed).rename(hostile)
+    bench.ended(completed).rename(bench.folder / "runs" / "own-L2")
     for text, found in (
         (str(hostile), ["L1"]),
         (f"L2 {shlex.quote(str(hostile))}", ["L2", "L1"]),
@@ -377,9 +403,8 @@ def test_a_variable_may_name_several_jobs_or_a_folder_with_blanks(
     assert '"\'L2": no closing quotation' in fails(capfd, "status")
 
 
-def test_folders_that_are_not_ours_hide_no_job(bench: Bench) -> None:
-    bench.run(*bench.script("true\n"))
-    ours = bench.folder / "runs" / "own-L1"
+def test_folders_that_are_not_ours_hide_no_job(bench: Bench, completed: Path) -> None:
+    ours = bench.ended(completed)
     for name, file, text in (
         ("my-exp", "job.toml", "epochs = 3"),
         ("broken-L2", "job.toml", "nodes = "),
@@ -396,8 +421,8 @@ def test_folders_that_are_not_ours_hide_no_job(bench: Bench) -> None:
     assert sorted(left_out) == ["runs/broken-L2", "runs/my-exp"]
 
 
-def test_a_reader_that_goes_is_no_traceback(bench: Bench) -> None:
-    bench.run(*bench.script("i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done\n"))
+def test_a_reader_that_goes_is_no_traceback(bench: Bench, completed: Path) -> None:
+    bench.ended(completed, "".join(f"line {number}\n" for number in range(20000)))
     command = f"{sys.executable} -m hpc_dl logs | head -n 1"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=20, check=True)
     assert (done.stdout.count("\n"), done.stderr) == (1, "")
