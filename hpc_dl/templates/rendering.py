@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import jinja2.bccache
 import jinja2.nodes
 
 from hpc_dl.errors import UserError
@@ -62,6 +63,25 @@ class _Environment(jinja2.Environment):
         return Shell("".join(parts))
 
 
+class _Compiled(jinja2.BytecodeCache):
+    """Templates that this process has compiled, for all renderers: to compile one takes longer than to render it."""
+
+    def __init__(self) -> None:
+        self._code: dict[tuple[str, str], Any] = {}
+
+    def get_cache_key(self, name: str, filename: str | None = None) -> str:
+        return f"{name} {filename}"  # Jinja's hash takes no path that is not UTF-8
+
+    def load_bytecode(self, bucket: jinja2.bccache.Bucket) -> None:
+        bucket.code = self._code.get((bucket.key, bucket.checksum))
+
+    def dump_bytecode(self, bucket: jinja2.bccache.Bucket) -> None:
+        self._code[bucket.key, bucket.checksum] = bucket.code
+
+
+_compiled = _Compiled()
+
+
 def template_folders(job_file: Path | None, site_file: Path, config: Path) -> list[Path]:
     """Return where templates are looked for, strongest first: job, user, site. `Renderer` adds ours at the end.
 
@@ -99,6 +119,7 @@ class Renderer:
             loader=self._loader,
             undefined=jinja2.StrictUndefined,
             finalize=shell,
+            bytecode_cache=_compiled,
             trim_blocks=True,
             lstrip_blocks=True,
             keep_trailing_newline=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -14,6 +15,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from hpc_dl.data.description import describe
+from hpc_dl.data.meta import FORMAT, META
 from hpc_dl.errors import JobError
 from hpc_dl.node import staging
 from hpc_dl.node.staging import staged
@@ -170,10 +173,15 @@ def test_a_generated_data_set_is_not_copied(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder in which digits are prepared."""
-    folder = tmp_path_factory.mktemp("data")
-    subprocess.run([sys.executable, "-m", "hpc_dl.data", "prepare", "digits", "--data-dir", folder], check=True)
-    return folder
+    """A data folder in which digits count as prepared."""
+    top = tmp_path_factory.mktemp("data")
+    digits = describe("digits")
+    folder = digits.folder(top) / "tfrecord"
+    folder.mkdir(parents=True)
+    (folder / "train-0.tfrecord").write_bytes(bytes(1000))
+    images, sizes = [digits.train_images, digits.test_images], {"train-0.tfrecord": 1000}
+    (folder / META).write_text(json.dumps({"format": FORMAT, "images": images, "bytes": sizes}))
+    return top
 
 
 @pytest.fixture
