@@ -2,23 +2,59 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+import pytest
+
+from hpc_dl.cli.main import main
+from hpc_dl.schedulers.slurm.version import version
 
 RUN = [sys.executable, "-m", "hpc_dl", "tasks"]
 
 
 def tasks(folder: Path, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
-    environ = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "GREASY_"))}
-    return subprocess.run(
-        [*RUN, *words], cwd=folder, env=environ | env, capture_output=True, text=True, timeout=60, check=False
-    )
+    """Run a command in this process, which saves the start of Python; its agents are processes of their own."""
+    version.cache_clear()
+    with pytest.MonkeyPatch.context() as patch, _to_file(1) as out, _to_file(2) as error:
+        patch.chdir(folder)
+        for name in os.environ:
+            if name.startswith(("SLURM_", "GREASY_")):
+                patch.delenv(name)
+        for name, value in env.items():
+            patch.setenv(name, value)
+        into = contextlib.redirect_stdout(out), contextlib.redirect_stderr(error)
+        with into[0], into[1], pytest.raises(SystemExit) as ended:
+            main(["tasks", *words])
+    assert isinstance(ended.value.code, int)
+    with out, error:
+        return subprocess.CompletedProcess(words, ended.value.code, _text(out), _text(error))
+
+
+@contextlib.contextmanager
+def _to_file(descriptor: int) -> Iterator[TextIO]:
+    """Let what is written to a descriptor of this process, and of those that it starts, go to a file."""
+    file = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - the caller closes it
+    before = os.dup(descriptor)
+    os.dup2(file.fileno(), descriptor)
+    try:
+        yield file
+    finally:
+        os.dup2(before, descriptor)
+        os.close(before)
+
+
+def _text(file: TextIO) -> str:
+    file.seek(0)
+    return file.read()
 
 
 def run(folder: Path, text: str, *options: str, **env: str) -> dict[str, Any]:
