@@ -89,6 +89,7 @@ class RunFolder:
         self.attempts = self.path / "attempts.jsonl"
         self.attempt_file = self.path / "attempt"
         self.metrics = self.path / "metrics"
+        self.monitor = self.path / "monitor"
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
         self.result = self.path / "result.json"
