@@ -18,6 +18,7 @@ from rich.text import Text
 from hpc_dl.runfolder.folder import RunFolder, Summary
 from hpc_dl.runfolder.logs import last_lines, screen_lines
 from hpc_dl.runfolder.progress import Progress, Totals
+from hpc_dl.runfolder.report import duration
 from hpc_dl.schedulers.protocol import WAITING, JobState
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.placement import Placement
@@ -97,17 +98,6 @@ def _speed(now: Totals) -> list[str]:
 def no_step_for(seconds: float) -> str:
     """Return the words for a job that has made no step for so long."""
     return f"no step for {duration(seconds)}"
-
-
-def duration(seconds: float) -> str:
-    """Return seconds as ``42 s``, ``3:05 min`` or ``2:03:04 h``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes}:{rest:02} min"
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02} h"
 
 
 def watch(job: Job, console: Console) -> JobState:
