@@ -12,6 +12,7 @@ import msgspec
 from hpc_dl.monitor.records import LOOPBACK, Gpu, Sample, Start, Use
 
 T = TypeVar("T")
+_END = 256_000  # bytes
 _MOST = 4000  # samples of one file that are decoded; of a longer file they are equally far apart
 
 
@@ -57,18 +58,36 @@ class Node(msgspec.Struct, frozen=True):
 
     start: Start | None
     rates: list[Rates]
+    cores: dict[str, int] = {}
+    """How many cores each process may use."""
 
 
 def read_node(path: Path) -> Node:
-    """Return what a monitor file tells. Lines that a disk damaged are left out, and so is a file that is not there."""
+    """Return what a monitor file tells; nothing if it is not there."""
     try:
-        lines = path.read_bytes().splitlines()
+        return _node(path.read_bytes().splitlines())
     except OSError:
         return Node(None, [])
-    starts = [found for line in lines if b'"event"' in line and (found := _decoded(line, Start))]
+
+
+def read_end(path: Path) -> Node:
+    """Return what the first line and the end of a monitor file tell: some minutes of it."""
+    try:
+        with path.open("rb") as file:
+            first = file.readline()
+            file.seek(max(file.tell(), path.stat().st_size - _END))
+            return _node([first, *file.read().splitlines()])
+    except OSError:
+        return Node(None, [])
+
+
+def _node(lines: Sequence[bytes]) -> Node:
+    """Return what the lines of a monitor file tell. Those that a disk damaged are left out."""
+    starts = [start for line in lines if b'"event"' in line and (start := _decoded(line, Start))]
     looks = [line for line in lines if b'"event"' not in line]
-    samples = (_decoded(line, Sample) for line in looks[:: 1 + len(looks) // _MOST])
-    return Node(starts[-1] if starts else None, rates([sample for sample in samples if sample]))
+    samples = [sample for line in looks[:: 1 + len(looks) // _MOST] if (sample := _decoded(line, Sample))]
+    cores = {name: use.cores for sample in samples for name, use in sample.processes.items() if use.cores}
+    return Node(starts[-1] if starts else None, rates(samples), cores)
 
 
 def _decoded(line: bytes, kind: type[T]) -> T | None:

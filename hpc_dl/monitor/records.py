@@ -16,13 +16,15 @@ class Traffic(msgspec.Struct, frozen=True):
     packets_received: int
 
 
-class Use(msgspec.Struct, frozen=True):
+class Use(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a process of the job uses, with its children."""
 
     cpu: float
     """CPU seconds since it started."""
     memory: int
     """Bytes of resident memory."""
+    cores: int = 0
+    """Cores that it may run on."""
 
 
 class Gpu(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -102,14 +102,15 @@ class JobProcesses:
         for pid, (process, name) in list(self._known.items()):
             try:
                 with process.oneshot():
-                    cpu, memory = process.cpu_times(), process.memory_info().rss
+                    cpu, memory, cores = process.cpu_times(), process.memory_info().rss, process.cpu_affinity()
             except psutil.Error:  # it has ended
                 del self._known[pid]
                 continue
             before = found.get(name, Use(0, 0))
             # The last two are those of children that have ended.
             seconds = cpu.user + cpu.system + cpu.children_user + cpu.children_system
-            found[name] = Use(round(before.cpu + seconds, 2), before.memory + memory)
+            most = max(before.cores, len(cores or ()))
+            found[name] = Use(round(before.cpu + seconds, 2), before.memory + memory, most)
         return dict(sorted(found.items()))
 
     def _find(self) -> None:

@@ -87,8 +87,8 @@ class Measured(msgspec.Struct, frozen=True):
 
     @property
     def one_machine(self) -> bool:
-        """Return whether all processes share a machine, so that their traffic is on the loopback interface."""
-        return self.site.scheduler == "local" or bool(self.placement and len(self.placement.nodes) == 1)
+        """Return whether its traffic is on the loopback interface."""
+        return one_machine(self.site, self.placement)
 
 
 def measure(run: RunFolder) -> Measured:
@@ -112,9 +112,9 @@ def measure(run: RunFolder) -> Measured:
         name=run.path.absolute().name,
         path=str(run.path.absolute()),
         job=run.read_job(),
-        site=_site(run),
+        site=site_of(run),
         begun=min((event.time for event in attempts), default=0.0),
-        placement=_placement(run),
+        placement=read_placement(run),
         summary=run.read_summary(),
         result=run.read_result() or {},
         attempts=attempts,
@@ -125,19 +125,26 @@ def measure(run: RunFolder) -> Measured:
     )
 
 
+def one_machine(site: Site, placement: Placement | None) -> bool:
+    """Return whether all processes of a job share a machine."""
+    return site.scheduler == "local" or bool(placement and len(placement.nodes) == 1)
+
+
 def _order(process: str) -> tuple[str, int]:
     role, _, index = process.partition(":")
     return role, int(index) if index.isdecimal() else -1
 
 
-def _site(run: RunFolder) -> Site:
+def site_of(run: RunFolder) -> Site:
+    """Return the frozen site; an empty one if it can't be read."""
     try:
         return run.read_site()
     except UserError:  # another version's
         return Site(cores=1)
 
 
-def _placement(run: RunFolder) -> Placement | None:
+def read_placement(run: RunFolder) -> Placement | None:
+    """Return the placement; None: there is none, or it can't be read."""
     try:
         return run.read_placement()
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
