@@ -31,8 +31,8 @@ HOROVOD := $(VENV)/.horovod$(if $(filter site,$(MPI)),-site)
 SETTINGS := NAME MODE NODES GPUS WORKERS PS CORES PS_CORES MEMORY TIME PARTITION SLURM ENV SCRIPT ARGS CLASSIC_FLAGS CHIEF \
   MODEL DATA STEPS BATCH LEARNING_RATE LR_BOUNDARIES MOMENTUM WEIGHT_DECAY SEED CHECKPOINT_EVERY LOG_EVERY TOWERS \
   BACKUP_WORKERS STALENESS N_FETCH N_PUSH COMPRESSION SCALE_LR WARMUP_STEPS FUSION_MB CYCLE_MS TRACE_STEPS STAGE \
-  EVAL_EVERY RESTARTS HANG_TIMEOUT REQUEUES RESTART_TIMEOUT WORKDIR START_FROM \
-  SITE JOB DETACH DRY_RUN FROM_START ON_NODE NODELIST RUNS PROCESS FOLLOW LINES STATE JSON PORT SLURM_VERSION
+  EVAL_EVERY RESTARTS HANG_TIMEOUT REQUEUES RESTART_TIMEOUT MONITOR WORKDIR START_FROM \
+  SITE JOB DETACH DRY_RUN FROM_START ON_NODE NODELIST RUNS PROCESS FOLLOW LINES STATE JSON PORT HTML OUT ONE SLURM_VERSION
 # Inside a job it is there, and means that job.
 unexport HPC_DL_START_FROM
 define pass
@@ -100,7 +100,7 @@ $(HOROVOD): $(READY) $(HOROVOD_LOCKS)
 	@sed -i -f env/locks/horovod.sed $(VENV)/lib/python3.*/site-packages/horovod/tensorflow/keras/{__init__,callbacks}.py
 	@touch $@
 
-.PHONY: submit resume check render plan status watch report tensorboard logs cancel list
+.PHONY: submit resume check render plan status watch report compare tensorboard logs cancel list
 submit: $(READY) $(if $(filter horovod,$(value MODE)),$(HOROVOD)) ## submit a job and follow it: make submit NODES=4 MODE=async [JOB=train SITE=… GPUS=… SCRIPT=… DETACH=1 DRY_RUN=1]
 	@$(BIN)/hpc-dl submit
 resume: $(READY) $(if $(filter horovod,$(value MODE)),$(HOROVOD)) ## go on from a job's last checkpoint: make resume JOB=12 [NODES=4 MODE=sync STEPS=2000 FROM_START=1]
@@ -115,8 +115,10 @@ status: $(READY) ## where jobs are: make status [JOB='12 13' JSON=1]
 	@$(BIN)/hpc-dl status
 watch: $(READY) ## follow a job: make watch [JOB=12]
 	@$(BIN)/hpc-dl watch
-report: $(READY) ## what a job's processes did: step times, bytes, confusion matrix: make report [JOB=12]
-	@$(BIN)/hpc-dl report
+report: $(READY) ## what a job measured, as text and as a page with figures: make report [JOB=12 HTML=page.html OUT=folder ONE=11]
+	@HPC_DL_HTML="$${HPC_DL_HTML-1}" $(BIN)/hpc-dl report
+compare: $(READY) ## speed, accuracy and cost of several jobs, as a table and as a page: make compare JOB='12 13' [HTML=page.html OUT=folder]
+	@HPC_DL_HTML="$${HPC_DL_HTML-1}" $(BIN)/hpc-dl compare
 tensorboard: $(READY) ## show a job in TensorBoard: make tensorboard [JOB=12 PORT=6006]
 	@$(BIN)/hpc-dl tensorboard
 logs: $(READY) ## print a job's logs: make logs [JOB=12 PROCESS=worker:0 FOLLOW=1 LINES=20]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import math
 import os
 import sys
@@ -101,3 +102,60 @@ def write_whole(path: Path, text: str | bytes, check: Callable[[], object] = lam
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+class LineFile:
+    """A file that lines of JSON are appended to, each whole or not at all. A line that can't be written is lost.
+
+    The next line comes after one that says how many were lost.
+
+    Args:
+        path: the file.
+        what: what the lines are, for warnings.
+    """
+
+    def __init__(self, path: Path, what: str) -> None:
+        self._path, self._what = path, what
+        self._file: int | None = None
+        self._lost = 0
+
+    def open(self) -> int:
+        """Open the file, as the first `append` does too; return its descriptor.
+
+        Raises:
+            OSError: it can't be written.
+        """
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        # A process that was killed while it wrote has left a part of a line.
+        size = os.fstat(file).st_size
+        while size and os.pread(file, 1, size - 1) != b"\n":
+            size -= 1
+        os.ftruncate(file, size)
+        return file
+
+    def append(self, line: bytes) -> None:
+        """Append a line; warn if it is lost."""
+        lost = {"time": time.time(), "event": "lost", "lines": self._lost}
+        before = json.dumps(lost).encode() + b"\n" if self._lost else b""
+        try:
+            self._write(before + line + b"\n")
+        except OSError as error:
+            if not self._lost:
+                self._say(f"{self._what} can't be written: {error.strerror}")
+            self._lost += 1
+            return
+        if self._lost:
+            self._say(f"{self._lost} lines of {self._what} are lost")
+            self._lost = 0
+
+    def _write(self, data: bytes) -> None:
+        file = self._file if self._file is not None else self.open()
+        size = os.fstat(file).st_size
+        if os.write(file, data) < len(data):  # the disk took a part of the line
+            os.ftruncate(file, size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _say(self, text: str) -> None:
+        with contextlib.suppress(OSError):  # the job's log may be on that disk
+            print(f"warning: {text}", file=sys.stderr, flush=True)

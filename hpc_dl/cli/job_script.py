@@ -149,6 +149,7 @@ def launch(
     """Start and watch this node's processes: ``::: worker:0 VARIABLE=VALUE … COMMAND …`` for each."""
     from hpc_dl.node.addresses import check_own_names
     from hpc_dl.node.launcher import Launcher
+    from hpc_dl.node.monitoring import monitor_command
     from hpc_dl.node.process import parse_processes
     from hpc_dl.planning.process_env import script_defaults
     from hpc_dl.schedulers.slurm.task_numbers import without_rank
@@ -157,12 +158,13 @@ def launch(
     lines = parse_processes(words, separator)
     with _reported(folder, "launcher", node):
         check_own_names(folder.read_cluster(), [(line.role, line.index) for line in lines])
-    policy, environ = Policy(), without_rank(os.environ)
+    policy, environ, monitor = Policy(), without_rank(os.environ), list[str]()
     if folder.job_file.exists():  # a line can be run by hand, with a cluster spec and no job
         job = folder.read_job()
         policy, environ = Policy.of(job), {**script_defaults(job), **environ}
+        monitor = monitor_command(folder, job, node, [line.name for line in lines])
     site = folder.read_site() if folder.site_file.exists() else None
-    launcher = Launcher(folder, node, grace, policy, {**environ, **_site_variables(folder, site, environ)})
+    launcher = Launcher(folder, node, grace, policy, {**environ, **_site_variables(folder, site, environ)}, monitor)
     with _staged(folder, node, lines if stage else []) as staged:
         return launcher.launch(staged or lines, classic_flags)
 
@@ -208,15 +210,19 @@ def _site_variables(folder: RunFolder, site: Site | None, environ: Mapping[str, 
 def rank(run: Path, grace: float, attempt: int | None, stage: bool, quiet_end: bool, command: tuple[str, ...]) -> int:
     """Start and watch COMMAND as the MPI rank that this process is, with its GPUs, cores and log."""
     from hpc_dl.node.launcher import Launcher
+    from hpc_dl.node.monitoring import measured_by, monitor_command
     from hpc_dl.node.mpi_rank import process_line, process_of
     from hpc_dl.planning.process_env import script_defaults
 
     folder = RunFolder(run, attempt)
     with _reported(folder, "rank", os.uname().nodename):
-        process = process_of(folder.read_placement(), os.environ)
+        placement = folder.read_placement()
+        process = process_of(placement, os.environ)
     job, site = _job(folder), folder.read_site()
     environ = {**script_defaults(job), **os.environ, **_site_variables(folder, site, os.environ)}
-    launcher = Launcher(folder, process.node, grace, Policy.of(job), environ)
+    names = measured_by(process, placement)
+    monitor = monitor_command(folder, job, process.node, names) if names else []
+    launcher = Launcher(folder, process.node, grace, Policy.of(job), environ, monitor)
     lines = [process_line(process, job, site, command)]
     with _staged(folder, process.node, lines if stage else []) as staged:
         code = launcher.launch(staged or lines)

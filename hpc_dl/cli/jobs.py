@@ -1,4 +1,4 @@
-"""Commands on jobs that were submitted: watch, report, tensorboard, cancel."""
+"""Commands on jobs that were submitted: watch, tensorboard, cancel."""
 
 from __future__ import annotations
 
@@ -51,22 +51,6 @@ def watch(job: str, runs: str) -> int:
     from hpc_dl.submission.handle import find_job
 
     return follow(find_job(job, Path(runs)), Console())
-
-
-@click.command()
-@JOB
-@RUNS
-def report(job: str, runs: str) -> int:
-    """Print what JOB's processes did: step times, bytes, confusion matrix (a job id or run folder; default: newest)."""
-    from hpc_dl.cli.status import print_status
-    from hpc_dl.runfolder.report import report_lines
-    from hpc_dl.submission.handle import find_job
-
-    handle = find_job(job, Path(runs))
-    print_status(handle, handle.query())
-    for line in report_lines(handle.run):
-        click.echo(line)
-    return 0
 
 
 @click.command()

@@ -107,7 +107,7 @@ def list_jobs(runs: str, wanted: tuple[str, ...], as_json: bool) -> int:
 
 def _times(run: RunFolder, state: JobState) -> str:
     """Return when a job was submitted, and for how long it has run."""
-    from hpc_dl.cli.terminal import duration
+    from hpc_dl.runfolder.report import duration
 
     submitted = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.job_file.stat().st_mtime))
     took = duration((state.ended or time.time()) - state.started) if state.started else ""

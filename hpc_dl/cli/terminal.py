@@ -15,9 +15,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from hpc_dl.report.live import LiveLimit
+from hpc_dl.report.model import Finding
 from hpc_dl.runfolder.folder import RunFolder, Summary
 from hpc_dl.runfolder.logs import last_lines, screen_lines
 from hpc_dl.runfolder.progress import Progress, Totals
+from hpc_dl.runfolder.report import duration
 from hpc_dl.schedulers.protocol import WAITING, JobState
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.placement import Placement
@@ -99,24 +102,18 @@ def no_step_for(seconds: float) -> str:
     return f"no step for {duration(seconds)}"
 
 
-def duration(seconds: float) -> str:
-    """Return seconds as ``42 s``, ``3:05 min`` or ``2:03:04 h``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes}:{rest:02} min"
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02} h"
-
-
 def watch(job: Job, console: Console) -> JobState:
     """Show a job's progress until it has ended; return its last state."""
     if not console.is_terminal:
+        told: list[str] = []
 
         def say(view: _View) -> None:
-            line = "  ".join([view.line, *view.output[-1:]])
-            console.print(line, highlight=False, soft_wrap=True, markup=False)
+            lines = ["  ".join([view.line, *view.output[-1:]])]
+            if view.limit and view.limit.what not in told:
+                told.append(view.limit.what)
+                lines.append(_limit(view.limit))
+            for line in lines:
+                console.print(line, highlight=False, soft_wrap=True, markup=False)
 
         return _follow(job, say)
     with Live(console=console, auto_refresh=False, transient=True) as live:
@@ -127,6 +124,8 @@ def watch(job: Job, console: Console) -> JobState:
             if view.totals.workers and view.steps:
                 done = min(view.totals.step, view.steps)
                 grid.add_row(ProgressBar(total=view.steps, completed=done, width=60))
+            if view.limit:
+                grid.add_row(Text(_limit(view.limit), style="yellow"))
             for line in view.output:
                 grid.add_row(Text(line, style="dim", no_wrap=True, overflow="ellipsis"))
             live.update(grid, refresh=True)
@@ -142,6 +141,11 @@ class _View(msgspec.Struct, frozen=True):
     steps: int | None
     output: list[str]
     """The last output lines of a user's script."""
+    limit: Finding | None = None
+
+
+def _limit(finding: Finding) -> str:
+    return f"Limited by {finding.what}: {finding.why}"
 
 
 def output_lines(run: RunFolder, spec: JobSpec, state: JobState) -> list[str]:
@@ -161,13 +165,16 @@ def _follow(job: Job, show: Callable[[_View], None], every: float = _LINE) -> Jo
     steps = None if spec.script else spec.steps
     progress = Progress(job.run)
     asking = Asking(job.run)
+    limit = LiveLimit(job.run)
     shown_at, shown = 0.0, ("", 0, [""])
     while True:
         now = time.monotonic()
         totals = progress.look()
         looked = time.monotonic() - now
         state, ended = asking.look().state, asking.over
-        view = _View(describe(state, totals, steps), totals, steps, output_lines(job.run, spec, state))
+        trains = state.state == "RUNNING" and bool(totals.workers) and not totals.evaluating and not totals.quiet
+        output = output_lines(job.run, spec, state)
+        view = _View(describe(state, totals, steps), totals, steps, output, limit.look(trains))
         quiet = totals.quiet // 60  # changes once a minute
         said = f"{state.state} {state.reason} {state.silent} {totals.evaluating} {quiet}"
         mark = (said, totals.step, view.output[-1:])

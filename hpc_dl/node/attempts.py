@@ -51,7 +51,7 @@ def events(run: RunFolder) -> list[Event]:
 def _event(line: bytes) -> Event | None:
     try:
         return msgspec.json.decode(line, type=Event)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None
 
 

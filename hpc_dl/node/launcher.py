@@ -17,6 +17,7 @@ from hpc_dl.disk import FORBIDDEN, PATIENCE, TROUBLE
 from hpc_dl.errors import LOST, DiskError, JobError
 from hpc_dl.node.attempts import superseded
 from hpc_dl.node.heartbeats import HEARTBEAT, LogSigns, PipeSigns
+from hpc_dl.node.monitoring import start_monitor
 from hpc_dl.node.outcome import mark_done, mark_lost, report_failure, tell_all_to_end, training_done
 from hpc_dl.node.process import Child, ProcessLine
 from hpc_dl.node.restart_policy import After, Policy, pause
@@ -47,6 +48,7 @@ class Launcher:
         grace: seconds that processes have between SIGTERM and SIGKILL.
         policy: which processes are started again.
         environ: the environment of all processes; each gets variables of its own in addition.
+        monitor: the command that measures this node meanwhile; empty: none.
     """
 
     # SIGUSR1 is how mpirun tells its ranks to end (mpirun.py).
@@ -59,7 +61,9 @@ class Launcher:
         grace: float,
         policy: Policy | None = None,
         environ: Mapping[str, str] = os.environ,
+        monitor: Sequence[str] = (),
     ) -> None:
+        self._monitor = monitor
         self._run = RunFolder(run.path, run.attempt)
         self._node = node
         self._grace = grace
@@ -93,6 +97,7 @@ class Launcher:
         self._guard = Guard(self._policy.hang_timeout, self._hangs)
         self._flags = flags
         try:
+            start_monitor(self._monitor)  # it is killed with what else this launcher leaves
             self._waiting = [(0.0, line) for line in lines]
             self._start_waiting()
             while self._children or self._waiting or self._unwritten:

@@ -89,6 +89,7 @@ class RunFolder:
         self.attempts = self.path / "attempts.jsonl"
         self.attempt_file = self.path / "attempt"
         self.metrics = self.path / "metrics"
+        self.monitor = self.path / "monitor"
         self.checkpoints = self.path / "checkpoints"
         self.tensorboard = self.path / "tensorboard"
         self.result = self.path / "result.json"
@@ -263,7 +264,8 @@ class RunFolder:
 def _read(path: Path, kind: type[T]) -> T | None:
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
-    except (FileNotFoundError, msgspec.DecodeError):  # ours are written whole, so one that can't be decoded is not ours
+    # Ours are written whole, so one that can't be decoded is not ours.
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
         return None
 
 

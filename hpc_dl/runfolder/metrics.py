@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-_FIELDS = ("local_steps", "step_seconds", "bytes_sent", "bytes_received")
+import msgspec
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
+
+
+class StepSeconds(msgspec.Struct):
+    """Step times, as the training program writes them."""
+
+    min: Seconds
+    median: Seconds
+    p90: Seconds
+    p99: Seconds
+    max: Seconds
+    histogram: list[tuple[Annotated[float, msgspec.Meta(gt=0, le=1e12)], Annotated[int, msgspec.Meta(ge=1)]]]
+
+
+_FIELDS: dict[str, Any] = {
+    "local_steps": Count,
+    "step_seconds": StepSeconds | None,
+    "bytes_sent": Count,
+    "bytes_received": Count,
+}
 
 
 def figures(metrics: Path) -> dict[str, dict[str, Any]]:
@@ -23,14 +46,14 @@ def figures(metrics: Path) -> dict[str, dict[str, Any]]:
     lives: list[tuple[float, int]] = []  # last time and number of steps of each start of a process
     for path in sorted(metrics.glob("*.jsonl")):
         time, steps, devices = 0.0, 0, []
-        for record in _records(path):
+        for record in records(path):
             if record.get("event") == "imported":  # the process has started, maybe again
                 lives.append((time, steps))
                 begun[path.stem], steps = record.get("time", 0.0), 0
                 devices = record.get("devices", [])
                 found.pop(path.stem, None)
             elif record.get("event") in ("trained", "traffic"):
-                found[path.stem] = {"devices": devices, **{key: record[key] for key in _FIELDS if key in record}}
+                found[path.stem] = {"devices": devices, **_figures(record)}
             time, steps = record.get("time", 0.0), record.get("local_steps", record.get("local_step", steps))
         lives.append((time, steps))
     for task, of in found.items():
@@ -39,9 +62,21 @@ def figures(metrics: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _records(path: Path) -> Iterator[dict[str, Any]]:
+def _figures(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the figures of a record that are what they should be; a disk may have damaged some."""
+    found = {}
+    for key, kind in _FIELDS.items():
+        with contextlib.suppress(msgspec.ValidationError):
+            if key in record:
+                msgspec.convert(record[key], kind)
+                found[key] = record[key]
+    return found
+
+
+def records(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the records of a metrics file, without damaged lines and a last one that is half written."""
     for line in path.read_bytes().splitlines(keepends=True):
-        if line.endswith(b"\n") and (record := parse_record(line)):  # the last one may be half written
+        if line.endswith(b"\n") and (record := parse_record(line)):
             yield record
 
 
@@ -58,7 +93,7 @@ def parse_record(line: bytes) -> dict[str, Any]:
 def per_step(processes: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Return the bytes that each process sent and received per step; for a ps the steps of all workers count."""
     return {
-        name: {key: figures[key] / own for key in ("bytes_sent", "bytes_received")}
+        name: {key: figures.get(key, 0) / own for key in ("bytes_sent", "bytes_received")}
         for name, figures in processes.items()
         if (own := figures.get("local_steps") or figures.get("all_steps"))
     }

@@ -65,6 +65,17 @@ def _confusion(matrix: Sequence[Sequence[int]]) -> Iterator[str]:
         yield f"{number:>8}" + "".join(f"{count or '.':>{width}}" for count in row)
 
 
+def duration(seconds: float) -> str:
+    """Return seconds as ``42 s``, ``3:05 min`` or ``2:03:04 h``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes}:{rest:02} min"
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02} h"
+
+
 def _bytes(count: float) -> str:
     for unit in ("B", "kB", "MB"):
         if count < 1000:

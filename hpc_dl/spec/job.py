@@ -67,6 +67,10 @@ class JobSpec(TrainSettings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             " default: 120, a script of your own: 0"
         ),
     ] = None
+    monitor: Annotated[
+        float,
+        Meta(ge=0, le=3600, description="seconds between looks at each node's CPU, network, disk and GPUs; 0: none"),
+    ] = 1.0
     slurm: Annotated[dict[str, Scalar], Meta(description="any other sbatch option, without the dashes")] = {}  # noqa: RUF012 - copied
     env: Annotated[dict[str, str], Meta(description="environment variables of every process")] = {}  # noqa: RUF012 - copied
 

@@ -154,6 +154,23 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     ] = ()
     container_python: Annotated[str, Meta(description="the Python in the container")] = "python3"
 
+    network_gbit: (
+        Annotated[
+            float,
+            Meta(
+                gt=0, le=sys.float_info.max, description="Gbit/s of a node's network, where the node does not tell it"
+            ),
+        ]
+        | None
+    ) = None
+    node_price: (
+        Annotated[
+            float,
+            Meta(ge=0, le=sys.float_info.max, description="price of a node for an hour, in the unit of your accounts"),
+        ]
+        | None
+    ) = None
+
     runs: Annotated[str, Meta(description="where run folders go, on a disk that all nodes share")] = "runs"
     data: Annotated[str, Meta(description="where data sets are, on a disk that all nodes share")] = "data"
     local_disk: Annotated[

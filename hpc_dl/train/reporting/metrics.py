@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hpc_dl.disk import LineFile
 from hpc_dl.errors import UserError
 from hpc_dl.train.disk import trouble
 from hpc_dl.train.reporting.step_times import summarise
@@ -42,15 +43,13 @@ class Metrics:
         self._events_folder = run_dir / "tensorboard" / task
         self._events: Any = None
         self._events_from = 0.0
-        self._path = run_dir / "metrics" / f"{task}.jsonl"
-        self._file: int | None = None
-        self._lost = 0
+        path = run_dir / "metrics" / f"{task}.jsonl"
+        self._lines = LineFile(path, "metrics")
         self._last_time, self._last_step, self._last_global_step = time.time(), 0, 0
         self._bytes = 0, 0
-        existed = self._path.parent.is_dir()
+        existed = path.parent.is_dir()
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._open()
+            self._lines.open()
         except OSError as error:
             # Where a process has written before, the disk is in trouble; it is not the user's error.
             if not existed or error.errno == errno.ENOTDIR:
@@ -128,35 +127,7 @@ class Metrics:
         return writer
 
     def _write(self, record: dict[str, Any]) -> None:
-        """Append a line, whole or not at all."""
-        lost = {"time": time.time(), "event": "lost", "lines": self._lost}
-        text = "".join(json.dumps(one) + "\n" for one in ([lost, record] if self._lost else [record]))
-        try:
-            self._append(text.encode())
-        except OSError as error:
-            if not self._lost:
-                print(f"warning: metrics can't be written: {error.strerror}", file=sys.stderr, flush=True)
-            self._lost += 1
-            return
-        if self._lost:
-            print(f"warning: {self._lost} lines of metrics are lost", file=sys.stderr, flush=True)
-            self._lost = 0
-
-    def _append(self, line: bytes) -> None:
-        file = self._open() if self._file is None else self._file
-        size = os.fstat(file).st_size
-        if os.write(file, line) < len(line):  # the disk took a part of the line
-            os.ftruncate(file, size)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    def _open(self) -> int:
-        self._file = file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        # A process that was killed while it wrote has left a part of a line.
-        size = os.fstat(file).st_size
-        while size and os.pread(file, 1, size - 1) != b"\n":
-            size -= 1
-        os.ftruncate(file, size)
-        return file
+        self._lines.append(json.dumps(record).encode())
 
 
 def _traffic() -> dict[str, int]:

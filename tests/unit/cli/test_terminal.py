@@ -12,9 +12,10 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from hpc_dl.cli.terminal import describe, duration, placement_table, summary_lines, watch
+from hpc_dl.cli.terminal import describe, placement_table, summary_lines, watch
 from hpc_dl.runfolder.folder import Failure, RunFolder, Summary, to_toml
 from hpc_dl.runfolder.progress import Totals
+from hpc_dl.runfolder.report import duration
 from hpc_dl.schedulers.protocol import JobState
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.placement import Placement, Process

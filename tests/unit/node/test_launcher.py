@@ -18,12 +18,14 @@ from hypothesis import strategies as st
 
 from hpc_dl.errors import UserError
 from hpc_dl.node.attempts import begin
+from hpc_dl.node.monitoring import measured_by
 from hpc_dl.node.outcome import report_failure
 from hpc_dl.node.process import ProcessLine, parse_processes
 from hpc_dl.runfolder.folder import Failure, RunFolder, to_toml
 from hpc_dl.spec.job import JobSpec
+from hpc_dl.spec.placement import Placement, Process
 from hpc_dl.spec.site import Site
-from tests.unit.fakes.processes import Marker, eventually, names
+from tests.unit.fakes.processes import Marker, children, eventually, names
 
 # The real command, which looks at the run folder more often than it does on a shared disk.
 _LAUNCH = """
@@ -685,3 +687,34 @@ def test_processes_know_whether_the_gpus_of_their_site_are_fake(job: Job, fake: 
     node = job.spec(worker=1).start(*job.sh(worker_0="echo ${HPC_DL_FAKE_GPUS:-real}"))
     assert node.end() == 0
     assert job.log("worker:0") == ("1\n" if fake else "real\n")
+
+
+def test_the_monitor_of_a_node_ends_with_its_launcher(job: Job) -> None:
+    job.run.job_file.write_text(to_toml(JobSpec(monitor=0.05)))
+    node = job.spec(worker=1).start(*job.sh(worker_0=_FOREVER), node="n1")
+    lines = job.run.monitor / "n1.jsonl"
+    eventually(lambda: lines.exists() and b'"worker:0":{"cpu":' in lines.read_bytes())
+    monitors = [pid for pid in children(node.popen.pid) if b"hpc_dl.monitor" in command_line(pid)]
+    assert len(monitors) == 1
+    node.popen.kill()
+    eventually(lambda: not command_line(monitors[0]))
+
+
+def command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def test_a_job_without_monitor_starts_none(job: Job) -> None:
+    job.run.job_file.write_text(to_toml(JobSpec(monitor=0)))
+    assert job.spec(worker=1).start(*job.sh(worker_0="exit 0")).end() == 0
+    assert not job.run.monitor.exists()
+
+
+def test_the_first_rank_of_a_node_measures_all_of_its_processes() -> None:
+    processes = [Process("worker", index, f"n{1 + index // 2}", "", 0) for index in range(4)]
+    placement = Placement(("n1", "n2"), tuple(processes))
+    measured = [measured_by(process, placement) for process in processes]
+    assert measured == [["worker:0", "worker:1"], [], ["worker:2", "worker:3"], []]

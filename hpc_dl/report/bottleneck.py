@@ -1,0 +1,190 @@
+"""What limits a job, from measured figures alone. Each rule looks for one cause; where none holds, nothing is named."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+
+from hpc_dl.report.model import Finding
+from hpc_dl.report.situation import Link, ProcessUse, Situation
+
+_FULL_LINK = 0.85  # of its rate: headers and acknowledgements take the rest
+_IN_TURNS = 0.9  # of its rate, both directions together
+_FULL_CORES = 0.9
+_FULL_NODE = 0.95
+_FULL_GPU = 0.9
+_IDLE = 0.7
+_OTHERS = 0.25  # of a node's cores that other programs use
+_SLOWER = 1.5  # times the median of the others
+_DISK_WAIT = 0.15  # of a node's cores
+_LONG_START = 120.0  # seconds
+_START_SHARE = 0.4
+
+
+def findings(now: Situation) -> list[Finding]:
+    """Return what limits a job, the likeliest cause first; none if no figure is at a limit."""
+    found = [finding for rule in _RULES for finding in rule(now)]
+    # Computing is what a job is for: it is named if nothing else is.
+    return found or list(_computing(now))
+
+
+def _network(now: Situation) -> Iterator[Finding]:
+    servers = {process.node: process for process in now.role("ps")}
+    idle = statistics.median([_use(now, worker) for worker in now.role("worker")] or [1.0]) < _IDLE
+    full = {node.name: node.link for node in now.nodes if node.link and _is_full(node.link, idle)}
+    for name, link in full.items():
+        if name in servers:
+            yield Finding(
+                f"{servers[name].name}'s network",
+                f"Node {name} {_told(link)}.{_wire_time(now, link)}",
+                "More parameter servers on other nodes (ps), fewer bytes (compression, n_fetch, n_push), or a mode of "
+                "all-reduce spread the traffic.",
+            )
+    if full.keys() & servers.keys():
+        return  # the other nodes' traffic is with these
+    if len(full) > 1 and len(full) == len(now.nodes):
+        name, link = max(full.items(), key=lambda pair: pair[1].busiest)
+        why = f"Node {name} {_told(link)}, and the others are alike."
+        yield Finding("the network of all nodes", why, "Fewer bytes (compression) or larger batches need less of it.")
+        return
+    for name, link in full.items():
+        names = ", ".join(process.name for process in now.processes if process.node == name)
+        why = f"It {_told(link)}. On it: {names}."
+        yield Finding(f"node {name}'s network", why, "See why it is slower than those of other nodes, or leave it out.")
+
+
+def _is_full(link: Link, idle: bool) -> bool:
+    """Return whether a link is full. Idle workers that send and receive in turns fill half of each direction."""
+    return link.busiest[0] >= _FULL_LINK or (idle and (link.sent + link.received) / link.rate >= _IN_TURNS)
+
+
+def _told(link: Link) -> str:
+    share, direction = link.busiest
+    both = f"sends and receives {(link.sent + link.received) / link.rate:.0%} of"
+    return f"{f'{direction} {share:.0%} of' if share >= _FULL_LINK else both} the {_bits(link.rate)} of {link.name}"
+
+
+def _wire_time(now: Situation, link: Link) -> str:
+    """Return the sentence on how much of a step its bytes take on a link, if that is known."""
+    shares = [
+        8 * now.step_bytes[name] / link.rate / seconds
+        for name, seconds in now.step_seconds.items()
+        if name in now.step_bytes
+    ]
+    if not shares:
+        return ""
+    return f" What a worker receives in a step takes {statistics.median(shares):.0%} of its time even alone."
+
+
+def _server_cores(now: Situation) -> Iterator[Finding]:
+    for server in now.role("ps"):
+        if (server.share or 0.0) >= _FULL_CORES:
+            yield Finding(
+                f"{server.name}'s CPU",
+                f"It uses {server.cpu:.2g} of its {server.cores} cores.",
+                "More cores for each parameter server (ps_cores) or more parameter servers (ps) share its work.",
+            )
+
+
+def _other_programs(now: Situation) -> Iterator[Finding]:
+    for node in now.nodes:
+        others = node.busy - node.own
+        if node.busy >= _FULL_NODE * node.cores and others >= _OTHERS * node.cores:
+            yield Finding(
+                f"other programs on node {node.name}",
+                f"All of its {node.cores} cores are busy, {others:.1f} of them with what is not of this job.",
+                "On Slurm, whole nodes (slurm = {exclusive = true}) have no other jobs.",
+            )
+
+
+def _slow_worker(now: Situation) -> Iterator[Finding]:
+    workers = now.role("worker")
+    if len(workers) < 3:
+        return
+    for worker in workers:
+        others = [other for other in workers if other is not worker]
+        used, theirs = _use(now, worker), statistics.median(_use(now, other) for other in others)
+        if now.synchronous:
+            if used >= _SLOWER * theirs and used >= 0.5 and theirs < _IDLE:
+                why = f"It computes {used:.0%} of the time, the others {theirs:.0%}: they wait for it in each step."
+                remedy = "See what slows its node, or let steps go on without the slowest (backup_workers)."
+                yield Finding(f"{worker.name} on node {worker.node}", why, remedy)
+            continue
+        steps = [now.step_seconds[other.name] for other in others if other.name in now.step_seconds]
+        own = now.step_seconds.get(worker.name, 0.0)
+        if steps and own >= _SLOWER * statistics.median(steps):
+            waits = used < _IDLE * theirs
+            why = (
+                f"A step takes {_ms(own)}, that of the others {_ms(statistics.median(steps))}; "
+                f"it computes {used:.0%} of the time, the others {theirs:.0%}"
+            )
+            what = f"the network of {worker.name}" if waits else worker.name
+            yield Finding(f"{what} on node {worker.node}", f"{why}.", "See what slows its node, or leave it out.")
+
+
+def _use(now: Situation, worker: ProcessUse) -> float:
+    """Return the share of the time in which a worker computes: that of its GPUs, else that of its cores."""
+    node = now.node(worker.node)
+    if worker.gpus and node and node.gpu_use is not None:
+        return node.gpu_use
+    return worker.cpu if worker.share is None else worker.share
+
+
+def _input(now: Situation) -> Iterator[Finding]:
+    for node in now.nodes:
+        if node.iowait >= _DISK_WAIT * node.cores:
+            yield Finding(
+                f"the disk of node {node.name}",
+                f"{node.iowait:.1f} of its {node.cores} cores wait for a disk.",
+                "Copy the data set to the nodes' own disks first (stage), or pack it into fewer files.",
+            )
+    for worker in now.role("worker"):
+        if worker.gpus and _use(now, worker) < _IDLE and (worker.share or 0.0) >= _FULL_CORES:
+            yield Finding(
+                f"the input of {worker.name}",
+                f"Its GPUs compute {_use(now, worker):.0%} of the time, and it uses all of its {worker.cores} cores.",
+                "More cores for each worker (cores) prepare more images.",
+            )
+
+
+def _start(now: Situation) -> Iterator[Finding]:
+    if now.start_seconds >= _LONG_START and now.start_seconds >= _START_SHARE * now.all_seconds:
+        yield Finding(
+            "the start",
+            f"{now.start_seconds:.0f} of {now.all_seconds:.0f} seconds passed before the first step.",
+            "The processes' logs say what took so long, such as imports from a shared disk, or a late node.",
+        )
+
+
+def _computing(now: Situation) -> Iterator[Finding]:
+    remedy = "That is what a job is for. More workers train faster."
+    workers = now.role("worker")
+    gpus = [node.gpu_use for node in now.nodes if node.gpu_use is not None]
+    if gpus and min(gpus) >= _FULL_GPU:
+        yield Finding("the workers' GPUs", f"They compute {min(gpus):.0%} of the time.", remedy)
+    elif workers and not gpus and all((worker.share or 0.0) >= _FULL_CORES for worker in workers):
+        cpu, cores = sum(worker.cpu for worker in workers), sum(worker.cores for worker in workers)
+        yield Finding("the workers' cores", f"They use {cpu:.3g} of {cores} cores.", remedy)
+    elif not gpus:
+        for node in now.nodes:
+            if node.busy >= _FULL_NODE * node.cores:
+                why = f"All of its {node.cores} cores are busy, {node.own:.1f} of them with this job."
+                yield Finding(f"the cores of node {node.name}", why, remedy)
+
+
+_RULES: Sequence[Callable[[Situation], Iterator[Finding]]] = (
+    _network,
+    _server_cores,
+    _other_programs,
+    _slow_worker,
+    _input,
+    _start,
+)
+
+
+def _bits(rate: float) -> str:
+    return f"{rate / 1e9:.4g} Gbit/s" if rate >= 1e9 else f"{rate / 1e6:.4g} Mbit/s"
+
+
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:.3g} ms"
