@@ -147,6 +147,7 @@ def launch(
     words: tuple[str, ...],
 ) -> int:
     """Start and watch this node's processes: ``::: worker:0 VARIABLE=VALUE … COMMAND …`` for each."""
+    from hpc_dl.gpus import without_lists
     from hpc_dl.node.addresses import check_own_names
     from hpc_dl.node.launcher import Launcher
     from hpc_dl.node.process import parse_processes
@@ -162,6 +163,7 @@ def launch(
         job = folder.read_job()
         policy, environ = Policy.of(job), {**script_defaults(job), **environ}
     site = folder.read_site() if folder.site_file.exists() else None
+    environ = without_lists(environ, site.gpu_vendor if site else "nvidia")
     launcher = Launcher(folder, node, grace, policy, {**environ, **_site_variables(folder, site, environ)})
     with _staged(folder, node, lines if stage else []) as staged:
         return launcher.launch(staged or lines, classic_flags)
@@ -207,6 +209,7 @@ def _site_variables(folder: RunFolder, site: Site | None, environ: Mapping[str, 
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def rank(run: Path, grace: float, attempt: int | None, stage: bool, quiet_end: bool, command: tuple[str, ...]) -> int:
     """Start and watch COMMAND as the MPI rank that this process is, with its GPUs, cores and log."""
+    from hpc_dl.gpus import without_lists
     from hpc_dl.node.launcher import Launcher
     from hpc_dl.node.mpi_rank import process_line, process_of
     from hpc_dl.planning.process_env import script_defaults
@@ -215,7 +218,8 @@ def rank(run: Path, grace: float, attempt: int | None, stage: bool, quiet_end: b
     with _reported(folder, "rank", os.uname().nodename):
         process = process_of(folder.read_placement(), os.environ)
     job, site = _job(folder), folder.read_site()
-    environ = {**script_defaults(job), **os.environ, **_site_variables(folder, site, os.environ)}
+    environ = {**script_defaults(job), **without_lists(os.environ, site.gpu_vendor)}
+    environ |= _site_variables(folder, site, os.environ)
     launcher = Launcher(folder, process.node, grace, Policy.of(job), environ)
     lines = [process_line(process, job, site, command)]
     with _staged(folder, process.node, lines if stage else []) as staged:

@@ -74,6 +74,7 @@ class Plan(msgspec.Struct, frozen=True):
             runs=str(self.runs),
             data=str(Path(self.job.workdir, self.site.data)),
             nodelist=fold(self.preview_nodes()),
+            step_options=scheduler.step_options(self.job, self.site, 1),
         )
         return Renderer(self.templates).render(scheduler.template, values)
 

@@ -84,6 +84,31 @@ CASES = {
     "mixed": Case("minotauro", {"mode": "mixed"}, nodelist="nvb[19-20]"),
     "sync": Case("minicluster", {"mode": "sync", "nodes": 2, "gpus": 2, "backup_workers": 1}),
     "multiworker": Case("minicluster", {"mode": "multiworker", "nodes": 2, "gpus": 1}),
+    "amd": Case(
+        "minotauro",
+        {"nodes": 2, "gres": ["nvme:100", "tmp:1"]},
+        {
+            "cores": 56,
+            "reserved_cores": "0,8,16,24,32,40,48,56",
+            "gpus": 8,
+            "gpu_type": "",
+            "gpu_vendor": "amd",
+            "gpu_request": "gpus-per-node",
+            "gpu_cores": ["49-55", "57-63", "17-23", "25-31", "1-7", "9-15", "33-39", "41-47"],
+            "slurm": {"hint": "nomultithread"},
+        },
+    ),
+    "gpus_per_task": Case(
+        "minotauro",
+        {"mode": "horovod", "nodes": 2},
+        {
+            "cores": 128,
+            "threads_per_core": 2,
+            "gpu_request": "gpus-per-task",
+            "gpu_cores": ["48-63", "32-47", "16-31", "0-15"],
+            "gres": ["nvme:100"],
+        },
+    ),
     "own_script": Case(
         "minotauro",
         {
