@@ -39,7 +39,8 @@ _STAGE = click.option(
 @_RUN
 @click.option("--nodelist", default="", help="nodes that are all this machine; default: the node of this Slurm step")
 @_ATTEMPT
-def facts(run: Path, nodelist: str, attempt: int | None) -> int:
+@click.option("--ps", is_flag=True, help="this node is for parameter servers alone")
+def facts(run: Path, nodelist: str, attempt: int | None, ps: bool) -> int:
     """Write into run folder RUN what this node has for its job."""
     from hpc_dl.node.facts import local_facts, node_name, slurm_facts
     from hpc_dl.spec.nodelist import expand
@@ -49,7 +50,7 @@ def facts(run: Path, nodelist: str, attempt: int | None) -> int:
     what = f"{folder.facts} can't be written"
     insist(what, functools.partial(folder.facts.mkdir, parents=True, exist_ok=True))
     with _reported(folder, "facts", nodelist or node_name()):
-        told = local_facts(job, site, expand(nodelist)) if nodelist else [slurm_facts(job, site)]
+        told = local_facts(job, site, expand(nodelist)) if nodelist else [slurm_facts(job, site, ps)]
     for found in told:
         path = folder.facts / f"{found.node}.json"
         insist(what, functools.partial(write_whole, path, msgspec.json.encode(found)))

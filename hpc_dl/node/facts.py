@@ -28,8 +28,8 @@ def node_name() -> str:
     return name
 
 
-def slurm_facts(job: JobSpec, site: Site) -> NodeFacts:
-    """Return the facts of the node of this Slurm step.
+def slurm_facts(job: JobSpec, site: Site, ps: bool = False) -> NodeFacts:
+    """Return the facts of the node of this Slurm step, which may be one for parameter servers alone.
 
     Raises:
         UserError: the node lacks GPUs that the site says it has.
@@ -40,11 +40,11 @@ def slurm_facts(job: JobSpec, site: Site) -> NodeFacts:
     # If we may run on more cores than the job requested, rounded up to whole physical cores, Slurm does not confine
     # jobs here. Then other jobs share these cores, and processes are not bound.
     threads = len(topology.siblings(cores[0]))
-    requested = (job.cores or 0) * (threads if one_thread_per_core(site, job.slurm) else 1)
+    requested = (job.ps_node_cores if ps else job.cores or 0) * (threads if one_thread_per_core(site, job.slurm) else 1)
     ours = not site.address and (site.exclusive or len(cores) < requested + threads)
     if not all(topology.siblings(core) <= set(cores) for core in cores):
         threads = 1
-    gpus = gpus_of_step(job, site) if job.gpus else ()
+    gpus = gpus_of_step(job, site) if job.gpus and not ps else ()
     near = tuple(tuple(sorted(topology.whole(cores_in(text)))) for text in _cores_next_to(gpus, site)) if ours else ()
     node = node_name()
     busy, host = ports_in_use(site.ports), own_host(site, node)

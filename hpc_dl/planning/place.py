@@ -45,10 +45,13 @@ def resolve(job: JobSpec, site: Site) -> JobSpec:
         raise UserError(f"cores = {cores}: a node of site {site.name!r} has {all_cores}")
     if site.memory_gb and job.memory_gb > site.memory_gb:
         raise UserError(f"memory = {job.memory}: a node of site {site.name!r} has {site.memory_gb:g} GB")
-    if (job.ps_cores or 0) > cores:
+    ps_nodes = job.ps_nodes or int(bool(job.ps_partition))
+    if ps_nodes and scheduler_of(site).one_machine:
+        raise UserError(f"ps_nodes = {ps_nodes}: the nodes of site {site.name!r} are one machine: leave it out")
+    if (job.ps_cores or 0) > cores and not ps_nodes:
         raise UserError(f"ps_cores = {job.ps_cores}: the job has {cores} cores on each node")
     mode = MODES[job.mode]
-    ps = job.ps or 1 if mode.parameter_servers else None
+    ps = job.ps or ps_nodes or 1 if mode.parameter_servers else None
     again, hang = (0, 0) if job.script else (_AGAIN, _HANG)
     # With many workers gradients come late. At the full rate the last ones can undo what the network has learnt.
     boundaries = (max(1, job.steps * 3 // 4),) if job.lr_boundaries is None else job.lr_boundaries
@@ -58,12 +61,15 @@ def resolve(job: JobSpec, site: Site) -> JobSpec:
         cores=cores,
         gres=site.gres if job.gres is None else job.gres,
         ps=ps,
+        ps_nodes=ps_nodes,
         learning_rate=job.learning_rate or mode.learning_rate,
         lr_boundaries=boundaries,
         restarts=again if job.restarts is None else job.restarts,
         requeues=again if job.requeues is None else job.requeues,
         hang_timeout=hang if job.hang_timeout is None else job.hang_timeout,
     )
+    if (ps or 0) < ps_nodes:
+        raise UserError(f"ps_nodes = {ps_nodes}: more nodes than parameter servers, of which the job has {ps}")
     if (ps or 0) > (workers := resolved.nodes * resolved.per_node):
         raise UserError(f"ps = {ps}: more parameter servers than workers, of which the job has {workers}")
     if gpus and gpus % resolved.per_node:
@@ -85,7 +91,13 @@ def _cores_of_a_node(job: JobSpec, site: Site) -> tuple[int, int]:
 
 
 def expected_facts(job: JobSpec, site: Site, nodes: Iterable[str]) -> list[NodeFacts]:
-    """Return the facts that a preview assumes for the nodes of a resolved job."""
+    """Return the facts that a preview assumes for the nodes of a resolved job: first those of workers."""
+    names = list(nodes)
+    alone = tuple(range(0 if site.address else job.ps_node_cores))
+    return [*_expected(job, site, names[: job.nodes]), *(NodeFacts(node, (), alone) for node in names[job.nodes :])]
+
+
+def _expected(job: JobSpec, site: Site, nodes: Iterable[str]) -> list[NodeFacts]:
     gpus = tuple(str(gpu) for gpu in range(job.gpus or 0))
     if site.address:  # where all nodes are one machine, none of its cores belongs to one node
         return [NodeFacts(node, gpus) for node in nodes]
@@ -109,14 +121,14 @@ def place(job: JobSpec, site: Site, nodes: Sequence[NodeFacts], first_port: int 
     Args:
         job: a job that went through `resolve`.
         site: its site.
-        nodes: the nodes in Slurm's order.
+        nodes: the nodes in Slurm's order; after those of workers come the `ps_nodes`.
         first_port: offset into the site's port range at which this job starts, so that jobs on one node differ.
 
     Raises:
         UserError: a node lacks GPUs, or the site's ports don't suffice.
     """
     gpus_per_node = job.gpus or 0
-    for facts in nodes:
+    for facts in nodes[: job.nodes]:
         if len(facts.gpus) < gpus_per_node:
             seen = ", ".join(facts.gpus) or "none"
             raise UserError(f"node {facts.node}: the job needs {gpus_per_node} GPUs, visible there: {seen}")
@@ -130,7 +142,8 @@ def place(job: JobSpec, site: Site, nodes: Sequence[NodeFacts], first_port: int 
         cores = share_cores(facts.cores, [role for role, _ in here], job.ps_cores, facts.threads, near)
         # A process that is not bound has as many threads as its share of the job's cores. Nodes that are one machine
         # have no cores of their own: one thread.
-        unbound = 1 if site.address else max(1, (job.cores or 0) // _cores_of_a_node(job, site)[0] // len(here))
+        cores_here = (job.cores or 0) if any(role == "worker" for role, _ in here) else job.ps_node_cores
+        unbound = 1 if site.address else max(1, cores_here // _cores_of_a_node(job, site)[0] // len(here))
         for (role, index), own, bound in zip(here, gpus, cores, strict=True):
             threads = max(1, len(bound) // facts.threads) if bound else unbound
             address = (host, ports.take(facts))
@@ -148,11 +161,12 @@ def _gpus(job: JobSpec, role: Role, index: int) -> slice:
 def _roles(job: JobSpec, nodes: int) -> list[list[tuple[Role, int]]]:
     """Return each node's (role, task_index) list: ps first, then the chief, then workers."""
     table: list[list[tuple[Role, int]]] = [[] for _ in range(nodes)]
+    servers = table[job.nodes :] or table
     for index in range(job.ps or 0):
-        table[index * nodes // (job.ps or 1)].append(("ps", index))
+        servers[index * len(servers) // (job.ps or 1)].append(("ps", index))
     if job.chief:
         table[0].append(("chief", 0))
-    for node, here in enumerate(table):
+    for node, here in enumerate(table[: job.nodes]):
         here.extend(("worker", node * job.per_node + local) for local in range(job.per_node))
     return table
 

@@ -48,7 +48,7 @@ def _sizes(units: int, roles: Sequence[Role], ps_units: int | None) -> list[int]
     left, workers = units - helpers * each, len(roles) - helpers
     if not each or left < workers:
         return []
-    share, extra = divmod(left, workers)
+    share, extra = divmod(left, workers or 1)
     shares = iter([share + (worker < extra) for worker in range(workers)])
     return [next(shares) if role == "worker" else each for role in roles]
 

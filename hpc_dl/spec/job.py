@@ -41,6 +41,10 @@ class JobSpec(TrainSettings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ps: Annotated[Many | None, Meta(description="parameter servers; default: 1, in modes that have some")] = None
     cores: Annotated[Many | None, Meta(description="cores per node; default: the GPUs' share of the node")] = None
     ps_cores: Annotated[Positive | None, Meta(description="cores of each ps; default: as many as a worker")] = None
+    ps_nodes: Annotated[
+        Count, Meta(description="nodes of their own for the ps, beside `nodes`; default: they share those of workers")
+    ] = 0
+    ps_partition: Annotated[str, Meta(description="partition of the ps_nodes, one if their number is not set")] = ""
     gres: Annotated[
         tuple[str, ...] | None,
         Meta(description="further generic resources of each node, such as nvme:100; default: the site's"),
@@ -89,6 +93,12 @@ class JobSpec(TrainSettings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """Return `memory` in GB; 0 if it is not set (man sbatch, --mem)."""
         number = int(self.memory.rstrip("KMGTkmgt") or 0)
         return number * 1024.0 ** {"K": -2, "G": 0, "T": 1}.get(self.memory[-1:].upper(), -1)
+
+    @property
+    def ps_node_cores(self) -> int:
+        """Return the cores that a resolved job wants of each of its `ps_nodes`."""
+        each = self.ps_cores or max(1, (self.cores or 1) // self.per_node)
+        return each * -(-(self.ps or 1) // (self.ps_nodes or 1))
 
     @property
     def per_node(self) -> int:

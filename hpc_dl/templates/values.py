@@ -56,6 +56,11 @@ class JobScript(ScriptValues, frozen=True, kw_only=True):
         Sequence[str], Meta(description="srun options that give a step with a task on each node its GPUs and cores")
     ]
 
+    ps_directives: Annotated[
+        Mapping[str, Scalar], Meta(description="sbatch options of the ps_nodes; empty where a job has none")
+    ] = {}
+    ps_srun: Annotated[Sequence[str], Meta(description="the site's further options of srun for the ps_nodes")] = ()
+
 
 class NodesScript(ScriptValues, frozen=True, kw_only=True):
     """What the script that checks the nodes may use."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hpc_dl.minicluster import ClusterConfig, MiniCluster, NodeGroup
+from hpc_dl.minicluster import ClusterConfig, MiniCluster, NodeGroup, Partition
 from hpc_dl.planning.place import resolve
 from hpc_dl.schedulers.slurm.sbatch_options import directives, step_options
 from hpc_dl.spec.job import JobSpec
@@ -30,22 +30,26 @@ address = "127.0.0.1"
 fake_gpus = true
 srun = []
 """
-GROUPS = {
-    "typed": NodeGroup(),  # gpu:k80:4
-    "no gres": NodeGroup(gpus=0),
-    "threads": NodeGroup(threads=2),
+CLUSTERS = {
+    "typed": ClusterConfig(),  # gpu:k80:4
+    "no gres": ClusterConfig((NodeGroup(gpus=0),)),
+    "threads": ClusterConfig((NodeGroup(threads=2),)),
+    "two partitions": ClusterConfig(
+        (NodeGroup("gpu"), NodeGroup("cpu", cpus=8, gpus=0)),
+        (Partition("main", "gpu[1-2]"), Partition("cpu", "cpu[1-2]")),
+    ),
 }
 
 
 @pytest.fixture(scope="module")
 def clusters(slurm: None) -> Iterator[dict[str, MiniCluster]]:
-    """Start clusters of 2 nodes with 16 CPUs, one of each kind."""
+    """Start a cluster of each kind."""
     found: dict[str, MiniCluster] = {}
     with contextlib.ExitStack() as stack:
-        for kind, group in GROUPS.items():
+        for kind, config in CLUSTERS.items():
             root = Path(tempfile.mkdtemp(prefix="hd"))
             stack.callback(shutil.rmtree, root, ignore_errors=True)
-            found[kind] = stack.enter_context(MiniCluster(root, ClusterConfig(groups=(group,))))
+            found[kind] = stack.enter_context(MiniCluster(root, config))
         yield found
 
 
@@ -142,3 +146,53 @@ def test_a_job_that_counts_physical_cores_has_all_of_them(benches: Callable[...,
     assert bench.field(job, "NumCPUs") == "32"
     assert {one["numbers"]["SLURM_CPUS_ON_NODE"] for one in bench.told(job).values()} == {"16"}
     assert "cores" not in bench.run("check", "--site=own.toml", "--nodes=2", "--script=own.py")
+
+
+PS_NODES = f"""{TYPE}
+[partitions.cpu]
+slurm = {{ comment = "no GPU" }}
+"""
+
+
+def test_parameter_servers_have_nodes_of_another_partition(benches: Callable[..., Bench]) -> None:
+    bench = benches("two partitions", PS_NODES)
+    job = bench.submit(site="own.toml", nodes=2, gpus=2, ps=3, ps_nodes=2, ps_partition="cpu", ps_cores=2)
+    assert job.result(timeout=90) == {"test_accuracy": 0.75}, job.stdout()
+    assert job.state == "COMPLETED"
+    told = bench.told(job)
+    assert {name: (one["node"], one["gpus"]) for name, one in told.items()} == {
+        **{"ps:0": ("cpu1", ""), "ps:1": ("cpu1", ""), "ps:2": ("cpu2", "")},
+        **{"worker:0": ("gpu1", "0"), "worker:1": ("gpu1", "1"), "worker:2": ("gpu2", "0"), "worker:3": ("gpu2", "1")},
+    }
+    components = {line.split()[0]: line for line in bench.scontrol(job).splitlines()}
+    servers = components[f"JobId={int(job.job_id) + 1}"]
+    assert "Partition=cpu" in servers
+    assert "NumCPUs=8" in servers
+    assert "Comment=no GPU" in servers
+
+
+def test_a_job_with_nodes_for_parameter_servers_ends_as_a_whole(benches: Callable[..., Bench]) -> None:
+    bench = benches("two partitions", PS_NODES)
+    failed = bench.submit("fail", "7", "worker:0", site="own.toml", nodes=1, gpus=1, ps_partition="cpu")
+    failed.wait(timeout=60)
+    assert failed.state == "FAILED"
+    assert bench.field(failed, "ExitCode") == "7:0"
+    eventually(bench.marker.gone, 30)
+    cancelled = bench.submit("wait", site="own.toml", nodes=1, gpus=1, ps_partition="cpu")
+    bench.ready(cancelled, 2)
+    cancelled.cancel()
+    cancelled.wait(timeout=60)
+    assert cancelled.state == "CANCELLED"
+    eventually(bench.marker.gone, 30)
+    assert subprocess.run(["squeue", "--noheader"], capture_output=True, text=True, check=True).stdout == ""
+
+
+def test_a_job_with_nodes_for_parameter_servers_is_requeued_as_a_whole(benches: Callable[..., Bench]) -> None:
+    bench = benches("two partitions", PS_NODES)
+    job = bench.submit("wait", site="own.toml", nodes=1, gpus=1, ps_partition="cpu", requeues=1)
+    bench.ready(job, 2)
+    subprocess.run(["scontrol", "requeue", job.job_id], check=True)
+    eventually(lambda: [one["restart"] for one in bench.told(job).values()] == ["1", "1"], 60)
+    bench.go()
+    job.wait(timeout=60)
+    assert job.state == "COMPLETED"

@@ -50,6 +50,9 @@ class Local:
     def directives(self, job: JobSpec, site: Site, runs: Path) -> Mapping[str, Scalar]:  # noqa: ARG002
         return {}
 
+    def ps_directives(self, job: JobSpec, site: Site) -> Mapping[str, Scalar]:  # noqa: ARG002
+        return {}
+
     def step_options(self, job: JobSpec, site: Site, tasks: int) -> Sequence[str]:  # noqa: ARG002
         return ()
 

@@ -50,6 +50,22 @@ def directives(job: JobSpec, site: Site, runs: Path) -> dict[str, Scalar]:
     return options
 
 
+def ps_directives(job: JobSpec, site: Site) -> dict[str, Scalar]:
+    """Return the options of the second component of a heterogeneous job: nodes for parameter servers alone.
+
+    Name, log and signals are those of the first component, where the script runs.
+    """
+    options: dict[str, Scalar] = {
+        "job-name": job.name,
+        "nodes": job.ps_nodes,
+        "ntasks-per-node": 1,
+        "cpus-per-task": job.ps_node_cores,
+        "time": job.time,
+        "requeue" if job.requeues else "no-requeue": True,
+    }
+    return with_site(options, site, 0, job.ps_partition or job.partition)
+
+
 def with_site(
     options: Mapping[str, Scalar],
     site: Site,

@@ -28,6 +28,7 @@ OTHER: dict[str, Any] = {
     "eval_every": 5, "towers": 2, "backup_workers": 1, "restart_timeout": 5.0, "staleness": 1, "n_fetch": 2,
     "n_push": 2, "compression": "fp16", "trace_steps": [3], "stage": True, "scale_lr": False, "warmup_steps": 3,
     "fusion_mb": 8.0, "cycle_ms": 2.0, "workdir": "/tmp", "memory": "64G", "hang_timeout": 60,
+    "ps_nodes": 1, "ps_partition": "cpu",
 }  # fmt: skip
 # Keys that are about something else than the text of the job's files.
 ELSEWHERE = {"mode", "script", "chief", "classic_flags", "start_from"}
