@@ -48,7 +48,9 @@ def slurm_facts(job: JobSpec, site: Site, ps: bool = False) -> NodeFacts:
     near = tuple(tuple(sorted(topology.whole(cores_in(text)))) for text in _cores_next_to(gpus, site)) if ours else ()
     node = node_name()
     busy, host = ports_in_use(site.ports), own_host(site, node)
-    return NodeFacts(node, gpus, cores if ours else (), busy, threads, near, host)
+    own = cores if ours else ()
+    sockets = tuple(topology.place(core)[0] for core in own)
+    return NodeFacts(node, gpus, own, busy, threads, near, sockets, host)
 
 
 def gpus_of_step(job: JobSpec, site: Site) -> tuple[str, ...]:

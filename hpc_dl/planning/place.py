@@ -139,7 +139,7 @@ def place(job: JobSpec, site: Site, nodes: Sequence[NodeFacts], first_port: int 
         host = facts.host or site.host(facts.node)
         gpus = [_gpus(job, role, index) for role, index in here]
         near = [{cpu for cpus in facts.gpu_cores[own] for cpu in cpus} for own in gpus]
-        cores = share_cores(facts.cores, [role for role, _ in here], job.ps_cores, facts.threads, near)
+        cores = share_cores(facts.cores, [role for role, _ in here], job.ps_cores, facts.threads, near, facts.sockets)
         # A process that is not bound has as many threads as its share of the job's cores. Nodes that are one machine
         # have no cores of their own: one thread.
         cores_here = (job.cores or 0) if any(role == "worker" for role, _ in here) else job.ps_node_cores

@@ -15,6 +15,7 @@ def share_cores(
     ps_cores: int | None = None,
     threads: int = 1,
     near: Sequence[Collection[int]] = (),
+    sockets: Sequence[int] = (),
 ) -> list[tuple[int, ...]]:
     """Share out a node's cores: `ps_cores` to each ps and chief, the rest evenly to the workers.
 
@@ -27,6 +28,7 @@ def share_cores(
         ps_cores: CPUs of each ps and chief; None: as many as a worker.
         threads: CPUs of a physical core; they are neighbours in `cores`.
         near: for each process, the CPUs next to its GPUs; empty where it has none, or they are not known.
+        sockets: the socket of each of `cores`; empty: the node is taken to have two.
     """
     unit = threads if threads > 1 and len(cores) % threads == 0 else 1
     sizes = _sizes(len(cores) // unit, roles, ps_cores and -(-ps_cores // unit))
@@ -37,7 +39,8 @@ def share_cores(
     units = [tuple(cores[start : start + unit]) for start in range(0, len(cores), unit)]
     wanted = [{place for place, unit in enumerate(units) if not cpus.isdisjoint(unit)} for cpus in map(set, near)]
     tells = any(0 < len(places) < len(units) for places in wanted)
-    shares = _near(len(units), sizes, wanted) if tells else _runs(range(len(units)), sizes)
+    halves = [2 * start >= len(cores) for start in range(0, len(cores), unit)]
+    shares = _near(sockets[::unit] or halves, sizes, wanted) if tells else _runs(range(len(units)), sizes)
     return [tuple(cpu for place in sorted(share) for cpu in units[place]) for share in shares]
 
 
@@ -59,13 +62,14 @@ def _runs(places: Sequence[int], sizes: Iterable[int]) -> list[list[int]]:
     return [list(places[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
 
 
-def _near(units: int, sizes: Sequence[int], wanted: Sequence[set[int]]) -> list[list[int]]:
-    """Share out the units so that each process has as many of its `wanted` ones as there are.
+def _near(sockets: Sequence[int], sizes: Sequence[int], wanted: Sequence[set[int]]) -> list[list[int]]:
+    """Share out units, by their sockets, so that each process has as many of its `wanted` ones as there are.
 
     Processes that want the same ones have equal parts of them. What such a process still lacks it takes from units that
-    no process wants, then from the nearest. Processes that want none, such as a ps, get what is left.
+    no process wants, on the same socket if it can, the nearest first. Processes that want none, such as a ps, get what
+    is left.
     """
-    free = set(range(units))
+    free = set(range(len(sockets)))
     shares: list[list[int]] = [[] for _ in sizes]
     groups: dict[frozenset[int], list[int]] = collections.defaultdict(list)
     for process, places in enumerate(wanted):
@@ -82,12 +86,10 @@ def _near(units: int, sizes: Sequence[int], wanted: Sequence[set[int]]) -> list[
     claimed = set[int]().union(*wanted)
     for process in sorted(range(len(sizes)), key=lambda process: not wanted[process]):
         around = wanted[process]
-        while len(shares[process]) < sizes[process]:
-            best = min(free, key=lambda place: (place in claimed, _distance(place, around), place))
-            shares[process].append(best)
-            free.remove(best)
+        own = {sockets[place] for place in around or free}
+        far = {place: min((abs(place - other) for other in around), default=0) for place in free}
+        best = sorted(free, key=lambda place: (place in claimed, sockets[place] not in own, far[place], place))
+        rest = best[: sizes[process] - len(shares[process])]
+        shares[process] += rest
+        free.difference_update(rest)
     return shares
-
-
-def _distance(place: int, around: Collection[int]) -> int:
-    return min((abs(place - other) for other in around), default=0)

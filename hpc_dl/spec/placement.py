@@ -25,6 +25,8 @@ class NodeFacts(msgspec.Struct, frozen=True):
     """CPUs in a physical core; they are neighbours in `cores`."""
     gpu_cores: tuple[tuple[int, ...], ...] = ()
     """CPU numbers next to each of `gpus`; empty if not known."""
+    sockets: tuple[int, ...] = ()
+    """The socket of each of `cores`; empty if not known."""
     host: str = ""
     """The name or address at which the others reach it; empty: what the site says."""
 

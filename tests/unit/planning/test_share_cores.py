@@ -117,6 +117,18 @@ def test_two_gpus_with_the_same_cores_share_them_and_take_the_rest_elsewhere() -
         assert len(set(own) & set(range(int(first), int(last) + 1))) == 8
 
 
+def test_a_worker_stays_on_the_socket_of_its_gpu() -> None:
+    near: list[set[int]] = [set(), {0, 1, 2, 3}, {8, 9, 10, 11}]
+    cores = list(range(16))
+    shares = share_cores(cores, ["ps", "worker", "worker"], 2, near=near)
+    assert shares == [(7, 15), (0, 1, 2, 3, 4, 5, 6), (8, 9, 10, 11, 12, 13, 14)]
+    # The node itself tells its sockets, of which it may have four.
+    sockets = [core // 4 for core in cores]
+    shares = share_cores(cores, ["worker", "worker"], None, near=[{4, 5}, {8, 9}], sockets=sockets)
+    assert set(shares[0]) >= {4, 5, 6, 7}
+    assert set(shares[1]) >= {8, 9, 10, 11}
+
+
 def test_perlmutter_binds_to_whole_cores_with_both_threads() -> None:
     site = Site(name="nersc", cores=128, threads_per_core=2, gpus=4, gpu_cores=("48-63", "32-47", "16-31", "0-15"))
     assert _cores(site, mode="horovod")["worker:0"] == "48-63,112-127"
