@@ -1,39 +1,11 @@
-"""The GPUs, ports and network addresses of this machine."""
+"""The ports and network addresses of this machine."""
 
 from __future__ import annotations
 
 import fcntl
-import os
-import re
 import socket
 import struct
-from collections.abc import Mapping
 from pathlib import Path
-
-
-def visible_gpus(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the GPUs that Slurm gave this step, as CUDA_VISIBLE_DEVICES names them.
-
-    Some versions of Slurm leave that variable unset for typed GPUs. Then the numbers in Slurm's own variables count.
-    """
-    for key in ("CUDA_VISIBLE_DEVICES", "SLURM_STEP_GPUS", "SLURM_JOB_GPUS"):
-        if value := environ.get(key):
-            return _gpu_list(value)
-    return ()
-
-
-def local_gpus() -> tuple[str, ...]:
-    """Return the numbers of this machine's NVIDIA GPUs; if CUDA_VISIBLE_DEVICES is set, the GPUs that it lists."""
-    if (chosen := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return _gpu_list(chosen)
-    numbers = (re.fullmatch(r"nvidia(\d+)", path.name) for path in Path("/dev").glob("nvidia*"))
-    return tuple(sorted((match[1] for match in numbers if match), key=int))
-
-
-def _gpu_list(value: str) -> tuple[str, ...]:
-    """Return the GPUs that CUDA_VISIBLE_DEVICES names; ``-1`` and Slurm's ``NoDevFiles`` mean none."""
-    return () if value in ("-1", "NoDevFiles") else tuple(filter(None, value.split(",")))
-
 
 _SIOCGIFADDR = 0x8915  # man netdevice
 

@@ -18,6 +18,7 @@ from hpc_dl.spec.site import Site
 Rule = Callable[[JobSpec, Site, NodeAnswer], Iterator[Finding]]
 
 _KEYS = "interface, interconnect_suffix and ports"
+_TOOLS = {"nvidia": "nvidia-smi", "amd": "rocm-smi"}  # what shows the GPUs of a node, by vendor
 _CLOCKS = 2.0  # seconds that clocks may differ: people compare times in logs and metrics of several nodes
 
 
@@ -44,8 +45,8 @@ def gpus(job: JobSpec, site: Site, answer: NodeAnswer) -> Iterator[Finding]:
             yield warning(f"gpus = {wanted}: TensorFlow sees {seen}; fake_gpus = true: it will compute on cores")
         else:
             yield error(
-                f"gpus = {wanted}: TensorFlow sees {seen}: see nvidia-smi, and whether {answer.python.executable} has a"
-                " TensorFlow for GPUs (make setup KIND=gpu)"
+                f"gpus = {wanted}: TensorFlow sees {seen}: see {_TOOLS.get(site.gpu_vendor, 'the driver')}, and whether"
+                f" {answer.python.executable} has a TensorFlow for GPUs (make setup KIND=gpu)"
             )
     elif wanted and site.gpu_type and not _letters(site.gpu_type) & _letters(seen):
         yield warning(f"gpu_type = {site.gpu_type!r}: TensorFlow sees {seen}; correct the site file, or ask the admins")

@@ -100,6 +100,7 @@ def node_script(plan: Plan) -> str:
         job=plan.job,
         run=f"{plan.runs}/{_name(plan)}-",
         with_data=_has_data(plan),
+        step_options=scheduler_of(plan.site).step_options(plan.job, plan.site, 1),
     )
     return Renderer(plan.templates).render("check/nodes.sh.j2", values)
 

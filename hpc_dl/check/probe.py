@@ -26,8 +26,10 @@ from hpc_dl.check.hardware import Hardware, look
 from hpc_dl.check.python import Python, read_python, wanted_packages
 from hpc_dl.disk import write_whole
 from hpc_dl.errors import UserError
-from hpc_dl.machine import local_gpus, ports_in_use, visible_gpus
+from hpc_dl.gpus import local_gpus
+from hpc_dl.machine import ports_in_use
 from hpc_dl.node.addresses import own_host
+from hpc_dl.node.facts import gpus_of_step
 from hpc_dl.processes import python_module
 from hpc_dl.runfolder.folder import RunFolder
 from hpc_dl.spec.job import JobSpec
@@ -102,7 +104,7 @@ def probe(run: RunFolder, node: str, nodes: list[str], with_data: bool, local: b
         node,
         python,
         said,
-        local_gpus() if local else visible_gpus(os.environ) if job.gpus else (),
+        local_gpus(site.gpu_vendor) if local else gpus_of_step(job, site) if job.gpus else (),
         look_at(run.path),
         _usable(disk) if job.stage else Folder(str(disk)),
         _data_problem(job, site) if with_data else "",

@@ -16,6 +16,8 @@ from hpc_dl.planning.plan import Plan
 from hpc_dl.planning.task_file import nodes_python
 from hpc_dl.schedulers.cluster import Node, Partition, fitting, nodes_in, too_few
 from hpc_dl.schedulers.slurm.sbatch_options import minutes
+from hpc_dl.spec.cores import cores_in, one_thread_per_core
+from hpc_dl.spec.site import Site
 from hpc_dl.spec.site_files import tables_of_no_partition
 
 Rule = Callable[[Plan, Facts], Iterator[Finding]]
@@ -100,14 +102,13 @@ def site_file(plan: Plan, facts: Facts) -> Iterator[Finding]:
     if not nodes:
         return
     where = f"site {site.name!r}"
-    usual = Counter(node.cores for node in nodes).most_common(1)[0][0]
-    if site.cores != usual:
-        yield warning(f"{where}: cores = {site.cores}, sinfo says {usual}: set cores = {usual} in the site file")
+    cores, threads = Counter((node.cores, node.threads) for node in nodes).most_common(1)[0][0]
+    yield from _cores(site, cores, threads)
     gpus = Counter(sum(node.gpus.values()) for node in nodes).most_common(1)[0][0]
-    if site.gpus != gpus:
+    if site.gpus != gpus and (gpus or site.gpu_request != "none"):
         yield warning(f"{where}: gpus = {site.gpus}, sinfo says {gpus}: set gpus = {gpus} in the site file")
     kinds = sorted({kind for node in nodes for kind in node.gpus if kind})
-    if site.gpu_type and site.gpu_type not in kinds and plan.job.gpus:
+    if site.gpu_type and site.gpu_type not in kinds and plan.job.gpus and (gpus or site.gpu_request != "none"):
         yield error(
             f"{where}: gpu_type = {site.gpu_type!r}{near_match(site.gpu_type, kinds)}: nodes of partition"
             f" {nodes[0].partition!r} have {allowed(kinds) or 'no typed GPUs'}; correct it in the site file"
@@ -121,6 +122,25 @@ def tables(plan: Plan, facts: Facts) -> Iterator[Finding]:
         own, shipped = tables_of_no_partition(plan.site_path, known)
         yield from map(error, own)
         yield from map(warning, shipped)
+
+
+def _cores(site: Site, cores: int, threads: int) -> Iterator[Finding]:
+    """Compare the cores of a site with what sinfo counts, which has hardware threads and reserved cores in it."""
+    where, said, reserved = f"site {site.name!r}", f"sinfo says {cores}", len(cores_in(site.reserved_cores))
+    if threads > 1:
+        said += f", {threads} threads of each physical core"
+    if one_thread_per_core(site):
+        cores, threads = cores // threads, 1
+    elif threads != site.threads_per_core:
+        yield warning(
+            f"{where}: threads_per_core = {site.threads_per_core}, {said}: set threads_per_core = {threads}, or"
+            " hint = 'nomultithread' in [slurm]: then cores counts physical cores"
+        )
+    if site.reserved_cores:
+        said += f", {reserved} in reserved_cores"
+    # The list may have only the first thread of each reserved core.
+    if site.cores not in (cores - reserved, cores - reserved * threads):
+        yield warning(f"{where}: cores = {site.cores}, {said}: set cores = {cores - reserved} in the site file")
 
 
 def kill_wait(plan: Plan, facts: Facts) -> Iterator[Finding]:

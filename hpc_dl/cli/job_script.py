@@ -39,7 +39,8 @@ _STAGE = click.option(
 @_RUN
 @click.option("--nodelist", default="", help="nodes that are all this machine; default: the node of this Slurm step")
 @_ATTEMPT
-def facts(run: Path, nodelist: str, attempt: int | None) -> int:
+@click.option("--ps", is_flag=True, help="this node is for parameter servers alone")
+def facts(run: Path, nodelist: str, attempt: int | None, ps: bool) -> int:
     """Write into run folder RUN what this node has for its job."""
     from hpc_dl.node.facts import local_facts, node_name, slurm_facts
     from hpc_dl.spec.nodelist import expand
@@ -49,7 +50,7 @@ def facts(run: Path, nodelist: str, attempt: int | None) -> int:
     what = f"{folder.facts} can't be written"
     insist(what, functools.partial(folder.facts.mkdir, parents=True, exist_ok=True))
     with _reported(folder, "facts", nodelist or node_name()):
-        told = local_facts(job, site, expand(nodelist)) if nodelist else [slurm_facts(job, site)]
+        told = local_facts(job, site, expand(nodelist)) if nodelist else [slurm_facts(job, site, ps)]
     for found in told:
         path = folder.facts / f"{found.node}.json"
         insist(what, functools.partial(write_whole, path, msgspec.json.encode(found)))
@@ -147,6 +148,7 @@ def launch(
     words: tuple[str, ...],
 ) -> int:
     """Start and watch this node's processes: ``::: worker:0 VARIABLE=VALUE … COMMAND …`` for each."""
+    from hpc_dl.gpus import without_lists
     from hpc_dl.node.addresses import check_own_names
     from hpc_dl.node.launcher import Launcher
     from hpc_dl.node.monitoring import monitor_command
@@ -164,7 +166,12 @@ def launch(
         policy, environ = Policy.of(job), {**script_defaults(job), **environ}
         monitor = monitor_command(folder, job, node, [line.name for line in lines])
     site = folder.read_site() if folder.site_file.exists() else None
+<<<<<<< HEAD
     launcher = Launcher(folder, node, grace, policy, {**environ, **_site_variables(folder, site, environ)}, monitor)
+=======
+    environ = without_lists(environ, site.gpu_vendor if site else "nvidia")
+    launcher = Launcher(folder, node, grace, policy, {**environ, **_site_variables(folder, site, environ)})
+>>>>>>> gpus
     with _staged(folder, node, lines if stage else []) as staged:
         return launcher.launch(staged or lines, classic_flags)
 
@@ -209,6 +216,7 @@ def _site_variables(folder: RunFolder, site: Site | None, environ: Mapping[str, 
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def rank(run: Path, grace: float, attempt: int | None, stage: bool, quiet_end: bool, command: tuple[str, ...]) -> int:
     """Start and watch COMMAND as the MPI rank that this process is, with its GPUs, cores and log."""
+    from hpc_dl.gpus import without_lists
     from hpc_dl.node.launcher import Launcher
     from hpc_dl.node.monitoring import measured_by, monitor_command
     from hpc_dl.node.mpi_rank import process_line, process_of
@@ -219,10 +227,16 @@ def rank(run: Path, grace: float, attempt: int | None, stage: bool, quiet_end: b
         placement = folder.read_placement()
         process = process_of(placement, os.environ)
     job, site = _job(folder), folder.read_site()
+<<<<<<< HEAD
     environ = {**script_defaults(job), **os.environ, **_site_variables(folder, site, os.environ)}
     names = measured_by(process, placement)
     monitor = monitor_command(folder, job, process.node, names) if names else []
     launcher = Launcher(folder, process.node, grace, Policy.of(job), environ, monitor)
+=======
+    environ = {**script_defaults(job), **without_lists(os.environ, site.gpu_vendor)}
+    environ |= _site_variables(folder, site, os.environ)
+    launcher = Launcher(folder, process.node, grace, Policy.of(job), environ)
+>>>>>>> gpus
     lines = [process_line(process, job, site, command)]
     with _staged(folder, process.node, lines if stage else []) as staged:
         code = launcher.launch(staged or lines)

@@ -46,6 +46,8 @@ def check(file: Path) -> int:
 @click.option("--log-file", help="where the log goes; default: standard error")
 @click.option("--log-level", type=click.IntRange(0, 5), help="0 nothing, 1 errors, 2 warnings, 3 every task")
 @click.option("--local", is_flag=True, help="on this machine, even inside a Slurm job")
+@click.option("--srun", multiple=True, metavar="OPTION", help="further option of the srun that starts a node's agent")
+@click.option("--gpu-rule", default="{}", metavar="JSON", help="how GPUs are found, as `tasks submit` writes it")
 def run(file: Path, records: Path | None, as_json: bool, local: bool, **given: Any) -> int:
     """Run FILE: inside a Slurm job on its nodes, else on this machine.
 
@@ -55,6 +57,7 @@ def run(file: Path, records: Path | None, as_json: bool, local: bool, **given: A
     import msgspec
 
     from hpc_dl.tasks.demand import RunOptions
+    from hpc_dl.tasks.gpu_rule import GpuRule
     from hpc_dl.tasks.greasy_conf import load_settings
     from hpc_dl.tasks.session import run_file
 
@@ -63,7 +66,15 @@ def run(file: Path, records: Path | None, as_json: bool, local: bool, **given: A
     settings = msgspec.structs.replace(
         load_settings(Path.cwd(), os.environ), **{key: value for key, value in changes.items() if value is not None}
     )
-    options = RunOptions(records, given["resume"], given["cores"], given["gpus"], given["grace"])
+    options = RunOptions(
+        records,
+        given["resume"],
+        given["cores"],
+        given["gpus"],
+        given["grace"],
+        GpuRule.read(given["gpu_rule"]),
+        given["srun"],
+    )
     report = run_file(file, settings, options)
     try:
         click.echo(report.json() if as_json else report.text())

@@ -32,7 +32,8 @@ def _check_name(what: str, name: str) -> None:
 class NodeGroup:
     """Nodes of one kind, named ``<prefix>1`` to ``<prefix><count>``, with the domain behind if there is one.
 
-    `memory_mb` is in MiB, as Slurm's RealMemory. CPUs, GPUs and memory need not exist on the host.
+    `memory_mb` is in MiB, as Slurm's RealMemory. CPUs, GPUs and memory need not exist on the host. A physical core
+    has `threads` of the CPUs.
     """
 
     prefix: str = "mini"
@@ -42,6 +43,7 @@ class NodeGroup:
     gpu_type: str = "k80"
     memory_mb: int = 64_000
     domain: str = ""
+    threads: int = 1
 
     def __post_init__(self) -> None:
         _check_name("node prefix", self.prefix)
@@ -51,6 +53,10 @@ class NodeGroup:
         _check(1 <= self.count <= 1000, f"{self.count} nodes {self.prefix!r}: 1 to 1000 are allowed")
         _check(1 <= self.cpus <= 1024, f"{self.cpus} CPUs on nodes {self.prefix!r}: 1 to 1024 are allowed")
         _check(0 <= self.gpus <= 64, f"{self.gpus} GPUs on nodes {self.prefix!r}: 0 to 64 are allowed")
+        _check(
+            1 <= self.threads <= 8 and self.cpus % self.threads == 0,
+            f"{self.threads} threads in each core of {self.cpus} CPUs on nodes {self.prefix!r}: they don't fit",
+        )
         _check(self.memory_mb >= self.cpus, f"{self.memory_mb} MiB on nodes {self.prefix!r}: too little memory")
 
     @property

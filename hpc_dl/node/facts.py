@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from hpc_dl.errors import UserError
-from hpc_dl.machine import local_gpus, ports_in_use, visible_gpus
+from hpc_dl.gpus import cores_next_to, local_gpus, node_numbers, step_gpus
+from hpc_dl.machine import ports_in_use
 from hpc_dl.node.addresses import own_host
+from hpc_dl.spec.cores import cores_in, one_thread_per_core
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.placement import NodeFacts
 from hpc_dl.spec.site import Site
@@ -26,20 +28,49 @@ def node_name() -> str:
     return name
 
 
-def slurm_facts(job: JobSpec, site: Site) -> NodeFacts:
-    """Return the facts of the node of this Slurm step."""
+def slurm_facts(job: JobSpec, site: Site, ps: bool = False) -> NodeFacts:
+    """Return the facts of the node of this Slurm step, which may be one for parameter servers alone.
+
+    Raises:
+        UserError: the node lacks GPUs that the site says it has.
+    """
     topology = _Topology()
-    cores = tuple(sorted(os.sched_getaffinity(0), key=topology.place))
+    allowed = os.sched_getaffinity(0) - topology.whole(cores_in(site.reserved_cores))
+    cores = tuple(sorted(allowed or os.sched_getaffinity(0), key=topology.place))
     # If we may run on more cores than the job requested, rounded up to whole physical cores, Slurm does not confine
     # jobs here. Then other jobs share these cores, and processes are not bound.
     threads = len(topology.siblings(cores[0]))
-    ours = not site.address and (site.exclusive or len(cores) < (job.cores or 0) + threads)
+    requested = (job.ps_node_cores if ps else job.cores or 0) * (threads if one_thread_per_core(site, job.slurm) else 1)
+    ours = not site.address and (site.exclusive or len(cores) < requested + threads)
     if not all(topology.siblings(core) <= set(cores) for core in cores):
         threads = 1
-    gpus = visible_gpus(os.environ) if job.gpus else ()
-    return NodeFacts(
-        node_name(), gpus, cores if ours else (), ports_in_use(site.ports), threads, own_host(site, node_name())
-    )
+    gpus = gpus_of_step(job, site) if job.gpus and not ps else ()
+    near = tuple(tuple(sorted(topology.whole(cores_in(text)))) for text in _cores_next_to(gpus, site)) if ours else ()
+    node = node_name()
+    busy, host = ports_in_use(site.ports), own_host(site, node)
+    own = cores if ours else ()
+    sockets = tuple(topology.place(core)[0] for core in own)
+    return NodeFacts(node, gpus, own, busy, threads, near, sockets, host)
+
+
+def gpus_of_step(job: JobSpec, site: Site) -> tuple[str, ...]:
+    """Return the GPUs that a job has on the node of this Slurm step.
+
+    Raises:
+        UserError: the node lacks GPUs that the site says it has.
+    """
+    untold = (job.gpus or 0) if site.gpu_list == "all" or site.gpu_request == "none" else 0
+    return step_gpus(os.environ, site.gpu_vendor, untold, believe=site.gpu_list == "slurm", fake=site.fake_gpus)
+
+
+def _cores_next_to(gpus: Sequence[str], site: Site) -> tuple[str, ...]:
+    """Return the list of the cores next to each GPU, as the site has it, or else the node; none if nobody knows."""
+    if site.gpu_cores:
+        numbers = node_numbers(os.environ, gpus)
+        table = {str(number): cores for number, cores in enumerate(site.gpu_cores)}
+        return tuple(table.get(number, "") for number in numbers)
+    found = cores_next_to(site.gpu_vendor, gpus)
+    return found if any(found) else ()
 
 
 class _Topology:
@@ -59,6 +90,10 @@ class _Topology:
         mask = int(self._read(cpu, "thread_siblings").replace(",", "") or "0", 16)
         return frozenset(bit for bit in range(mask.bit_length()) if mask >> bit & 1) or frozenset({cpu})
 
+    def whole(self, cpus: Iterable[int]) -> frozenset[int]:
+        """Return all CPUs of the physical cores to which some CPUs belong."""
+        return frozenset[int]().union(*map(self.siblings, cpus))
+
     def place(self, cpu: int) -> tuple[int, int, int]:
         """Return a key that sorts CPUs by socket and physical core."""
         return int(self._read(cpu, "physical_package_id") or 0), min(self.siblings(cpu)), cpu
@@ -72,7 +107,7 @@ class _Topology:
 
 def local_facts(job: JobSpec, site: Site, nodes: Sequence[str]) -> list[NodeFacts]:
     """Return facts for nodes that are all this machine. They share its GPUs out; processes are not bound to cores."""
-    here = local_gpus()
+    here = local_gpus(site.gpu_vendor)
     each = job.gpus or 0
     busy = ports_in_use(site.ports)
     return [NodeFacts(node, here[i * each : (i + 1) * each], busy_ports=busy) for i, node in enumerate(nodes)]

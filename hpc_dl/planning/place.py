@@ -6,7 +6,6 @@ take no GPU and share their nodes with workers. There is one worker per GPU; in 
 
 from __future__ import annotations
 
-import itertools
 import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from hpc_dl.errors import UserError
+from hpc_dl.planning.share_cores import share_cores
 from hpc_dl.schedulers import scheduler_of
+from hpc_dl.spec.cores import cores_in, jobs_cores, one_thread_per_core, threads_of
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.modes import MODES
 from hpc_dl.spec.nodelist import expand
@@ -38,15 +39,19 @@ def resolve(job: JobSpec, site: Site) -> JobSpec:
     if gpus > most:
         raise UserError(f"gpus = {gpus}: a node of site {site.name!r} has {most} (allowed: 0 to {most})")
     whole = site.exclusive or not gpus or gpus == site.gpus
-    cores = job.cores or (site.cores if whole else max(1, site.cores * gpus // site.gpus))
-    if cores > site.cores:
-        raise UserError(f"cores = {cores}: a node of site {site.name!r} has {site.cores}")
+    threads, all_cores = _cores_of_a_node(job, site)
+    cores = job.cores or (all_cores if whole else max(1, all_cores // threads * gpus // site.gpus) * threads)
+    if cores > all_cores:
+        raise UserError(f"cores = {cores}: a node of site {site.name!r} has {all_cores}")
     if site.memory_gb and job.memory_gb > site.memory_gb:
         raise UserError(f"memory = {job.memory}: a node of site {site.name!r} has {site.memory_gb:g} GB")
-    if (job.ps_cores or 0) > cores:
+    ps_nodes = job.ps_nodes or int(bool(job.ps_partition))
+    if ps_nodes and scheduler_of(site).one_machine:
+        raise UserError(f"ps_nodes = {ps_nodes}: the nodes of site {site.name!r} are one machine: leave it out")
+    if (job.ps_cores or 0) > cores and not ps_nodes:
         raise UserError(f"ps_cores = {job.ps_cores}: the job has {cores} cores on each node")
     mode = MODES[job.mode]
-    ps = job.ps or 1 if mode.parameter_servers else None
+    ps = job.ps or ps_nodes or 1 if mode.parameter_servers else None
     again, hang = (0, 0) if job.script else (_AGAIN, _HANG)
     # With many workers gradients come late. At the full rate the last ones can undo what the network has learnt.
     boundaries = (max(1, job.steps * 3 // 4),) if job.lr_boundaries is None else job.lr_boundaries
@@ -54,13 +59,17 @@ def resolve(job: JobSpec, site: Site) -> JobSpec:
         job,
         gpus=gpus,
         cores=cores,
+        gres=site.gres if job.gres is None else job.gres,
         ps=ps,
+        ps_nodes=ps_nodes,
         learning_rate=job.learning_rate or mode.learning_rate,
         lr_boundaries=boundaries,
         restarts=again if job.restarts is None else job.restarts,
         requeues=again if job.requeues is None else job.requeues,
         hang_timeout=hang if job.hang_timeout is None else job.hang_timeout,
     )
+    if (ps or 0) < ps_nodes:
+        raise UserError(f"ps_nodes = {ps_nodes}: more nodes than parameter servers, of which the job has {ps}")
     if (ps or 0) > (workers := resolved.nodes * resolved.per_node):
         raise UserError(f"ps = {ps}: more parameter servers than workers, of which the job has {workers}")
     if gpus and gpus % resolved.per_node:
@@ -75,12 +84,35 @@ def resolve(job: JobSpec, site: Site) -> JobSpec:
     return msgspec.structs.replace(resolved, towers=job.towers or own or 1)
 
 
+def _cores_of_a_node(job: JobSpec, site: Site) -> tuple[int, int]:
+    """Return the threads of a physical core, and the cores of a node, as sbatch counts them for this job."""
+    threads = site.threads_per_core
+    return (1, site.cores // threads) if one_thread_per_core(site, job.slurm) else (threads, site.cores)
+
+
 def expected_facts(job: JobSpec, site: Site, nodes: Iterable[str]) -> list[NodeFacts]:
-    """Return the facts that a preview assumes for the nodes of a resolved job."""
+    """Return the facts that a preview assumes for the nodes of a resolved job: first those of workers."""
+    names = list(nodes)
+    alone = tuple(range(0 if site.address else job.ps_node_cores))
+    return [*_expected(job, site, names[: job.nodes]), *(NodeFacts(node, (), alone) for node in names[job.nodes :])]
+
+
+def _expected(job: JobSpec, site: Site, nodes: Iterable[str]) -> list[NodeFacts]:
     gpus = tuple(str(gpu) for gpu in range(job.gpus or 0))
-    # Where all nodes are one machine, none of its cores belongs to one node.
-    cores = () if site.address else tuple(range(job.cores or site.cores))
-    return [NodeFacts(node, gpus, cores) for node in nodes]
+    if site.address:  # where all nodes are one machine, none of its cores belongs to one node
+        return [NodeFacts(node, gpus) for node in nodes]
+    tables = [{cpu for core in cores_in(cores) for cpu in threads_of(core, site)} for cores in site.gpu_cores]
+    near = tables[: len(gpus)]
+    around = set().union(*near)
+    # Of a node that is shared, Slurm gives a job the cores next to its GPUs first.
+    best = sorted(jobs_cores(site), key=lambda core: around.isdisjoint(core))
+    threads, _ = _cores_of_a_node(job, site)
+    cores = sorted(best[: -(-(job.cores or site.cores) // threads)])
+    every = tuple(cpu for core in cores for cpu in core)
+    return [
+        NodeFacts(node, gpus, every, threads=site.threads_per_core, gpu_cores=tuple(tuple(sorted(one)) for one in near))
+        for node in nodes
+    ]
 
 
 def place(job: JobSpec, site: Site, nodes: Sequence[NodeFacts], first_port: int = 0) -> Placement:
@@ -89,14 +121,14 @@ def place(job: JobSpec, site: Site, nodes: Sequence[NodeFacts], first_port: int 
     Args:
         job: a job that went through `resolve`.
         site: its site.
-        nodes: the nodes in Slurm's order.
+        nodes: the nodes in Slurm's order; after those of workers come the `ps_nodes`.
         first_port: offset into the site's port range at which this job starts, so that jobs on one node differ.
 
     Raises:
         UserError: a node lacks GPUs, or the site's ports don't suffice.
     """
     gpus_per_node = job.gpus or 0
-    for facts in nodes:
+    for facts in nodes[: job.nodes]:
         if len(facts.gpus) < gpus_per_node:
             seen = ", ".join(facts.gpus) or "none"
             raise UserError(f"node {facts.node}: the job needs {gpus_per_node} GPUs, visible there: {seen}")
@@ -105,58 +137,38 @@ def place(job: JobSpec, site: Site, nodes: Sequence[NodeFacts], first_port: int 
     processes: list[Process] = []
     for facts, here in zip(nodes, roles, strict=True):
         host = facts.host or site.host(facts.node)
-        cores = _share_cores(facts.cores, [role for role, _ in here], job.ps_cores, facts.threads)
+        gpus = [_gpus(job, role, index) for role, index in here]
+        near = [{cpu for cpus in facts.gpu_cores[own] for cpu in cpus} for own in gpus]
+        cores = share_cores(facts.cores, [role for role, _ in here], job.ps_cores, facts.threads, near, facts.sockets)
         # A process that is not bound has as many threads as its share of the job's cores. Nodes that are one machine
         # have no cores of their own: one thread.
-        unbound = 1 if site.address else max(1, (job.cores or 0) // len(here))
-        free_gpus = iter(facts.gpus)
-        share = gpus_per_node // job.per_node
-        for (role, index), own in zip(here, cores, strict=True):
-            gpus = tuple(next(free_gpus) for _ in range(share)) if role == "worker" else ()
-            threads = len(own) or unbound
-            processes.append(Process(role, index, facts.node, host, ports.take(facts), gpus, own, threads))
+        cores_here = (job.cores or 0) if any(role == "worker" for role, _ in here) else job.ps_node_cores
+        unbound = 1 if site.address else max(1, cores_here // _cores_of_a_node(job, site)[0] // len(here))
+        for (role, index), own, bound in zip(here, gpus, cores, strict=True):
+            threads = max(1, len(bound) // facts.threads) if bound else unbound
+            address = (host, ports.take(facts))
+            processes.append(Process(role, index, facts.node, *address, facts.gpus[own], bound, threads))
     return Placement(tuple(facts.node for facts in nodes), tuple(processes))
+
+
+def _gpus(job: JobSpec, role: Role, index: int) -> slice:
+    """Return which of its node's GPUs a process has."""
+    share = (job.gpus or 0) // job.per_node if role == "worker" else 0
+    first = index % job.per_node * share
+    return slice(first, first + share)
 
 
 def _roles(job: JobSpec, nodes: int) -> list[list[tuple[Role, int]]]:
     """Return each node's (role, task_index) list: ps first, then the chief, then workers."""
     table: list[list[tuple[Role, int]]] = [[] for _ in range(nodes)]
+    servers = table[job.nodes :] or table
     for index in range(job.ps or 0):
-        table[index * nodes // (job.ps or 1)].append(("ps", index))
+        servers[index * len(servers) // (job.ps or 1)].append(("ps", index))
     if job.chief:
         table[0].append(("chief", 0))
-    for node, here in enumerate(table):
+    for node, here in enumerate(table[: job.nodes]):
         here.extend(("worker", node * job.per_node + local) for local in range(job.per_node))
     return table
-
-
-def _share_cores(
-    cores: Sequence[int], roles: Sequence[Role], ps_cores: int | None, threads: int = 1
-) -> list[tuple[int, ...]]:
-    """Share out a node's cores in runs: `ps_cores` to each ps and chief, the rest evenly to the workers.
-
-    The cores are in the order of the node's sockets, so a run keeps its process on one socket if possible. If there are
-    enough physical cores, of `threads` CPUs each, no two processes share one. If there are fewer CPUs than processes,
-    no process is bound.
-    """
-    unit = threads if threads > 1 and len(cores) % threads == 0 else 1
-    sizes = _sizes(len(cores) // unit, roles, ps_cores and -(-ps_cores // unit))
-    if not sizes and unit > 1:
-        unit, sizes = 1, _sizes(len(cores), roles, ps_cores)
-    ends = [unit * end for end in itertools.accumulate(sizes or [0] * len(roles))]
-    return [tuple(cores[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
-
-
-def _sizes(units: int, roles: Sequence[Role], ps_units: int | None) -> list[int]:
-    """Return how many units each process gets; empty if there are not enough."""
-    helpers = sum(role != "worker" for role in roles)
-    each = ps_units or units // len(roles)
-    left, workers = units - helpers * each, len(roles) - helpers
-    if not each or left < workers:
-        return []
-    share, extra = divmod(left, workers)
-    shares = iter([share + (worker < extra) for worker in range(workers)])
-    return [next(shares) if role == "worker" else each for role in roles]
 
 
 class _Ports:

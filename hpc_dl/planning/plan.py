@@ -15,12 +15,12 @@ from hpc_dl.planning.task_file import common, nodes_python, task_file
 from hpc_dl.runfolder.start_from import resolve_start
 from hpc_dl.schedulers import scheduler_of
 from hpc_dl.spec.job import JobSpec, job_file, load_job
-from hpc_dl.spec.layers import Layer, check_lines
+from hpc_dl.spec.layers import Layer, check_lines, is_file
 from hpc_dl.spec.modes import MODES
 from hpc_dl.spec.nodelist import expand, fold
 from hpc_dl.spec.placement import Placement
 from hpc_dl.spec.site import Scalar, Site
-from hpc_dl.spec.site_files import config_home
+from hpc_dl.spec.site_files import config_home, load_site
 from hpc_dl.templates import Renderer, template_folders
 from hpc_dl.templates.library import Library
 from hpc_dl.templates.overrides import check_overrides
@@ -40,6 +40,8 @@ class Plan(msgspec.Struct, frozen=True):
     """Template folders, strongest first, without ours."""
     site_path: Path = Path()
     """The site's file, which need not exist."""
+    ps_site: Site | None = None
+    """The site as its file describes the partition of the ps_nodes; None: the job has none."""
 
     @property
     def runs(self) -> Path:
@@ -61,6 +63,10 @@ class Plan(msgspec.Struct, frozen=True):
             raise UserError(f"nodes = {self.job.nodes}: site {self.site.name!r} has {len(names)} ({self.site.nodes})")
         return names[: self.job.nodes]
 
+    def _with_ps_nodes(self, names: list[str]) -> list[str]:
+        """Return names of worker nodes, followed by made-up names of the ps_nodes."""
+        return [*names, *(f"ps-node{number + 1}" for number in range(self.job.ps_nodes))]
+
     def script(self) -> str:
         """Return the job script: what ``sbatch`` gets, or what a local run executes."""
         scheduler = scheduler_of(self.site)
@@ -74,6 +80,9 @@ class Plan(msgspec.Struct, frozen=True):
             runs=str(self.runs),
             data=str(Path(self.job.workdir, self.site.data)),
             nodelist=fold(self.preview_nodes()),
+            step_options=scheduler.step_options(self.job, self.site, 1),
+            ps_directives=scheduler.ps_directives(self.job, self.ps_site) if self.ps_site else {},
+            ps_srun=self.ps_site.srun if self.ps_site else (),
         )
         return Renderer(self.templates).render(scheduler.template, values)
 
@@ -88,7 +97,9 @@ class Plan(msgspec.Struct, frozen=True):
             UserError: the list is malformed or has not as many nodes as the job.
         """
         names = expand(nodelist) if nodelist else self.preview_nodes()
-        if len(names) != self.job.nodes:
+        if len(names) == self.job.nodes:
+            names = self._with_ps_nodes(names)
+        if len(names) != self.job.nodes + self.job.ps_nodes:
             raise UserError(f"node list {nodelist!r}: has {len(names)} nodes, the job wants {self.job.nodes}")
         return place(self.job, self.site, expected_facts(self.job, self.site, names))
 
@@ -120,7 +131,14 @@ def make_plan(
     check_overrides(folders)
     check_lines({"python": nodes_python(site)})
     origin = str(path.absolute()) if path else "keywords"
-    return Plan(resolve(resolve_start(spec), site), spec, site, origin, folders, site_path)
+    resolved = resolve(resolve_start(spec), site)
+    ps_site = _ps_site(resolved, site, site_path) if resolved.ps_nodes else None
+    return Plan(resolved, spec, site, origin, folders, site_path, ps_site)
+
+
+def _ps_site(job: JobSpec, site: Site, path: Path) -> Site:
+    """Return the site as its file describes the partition of the ps_nodes."""
+    return load_site(path, job.ps_partition or job.partition) if is_file(path) else site
 
 
 def script_values(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hpc_dl import gpus
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.modes import MODES
 from hpc_dl.spec.placement import Process
@@ -13,7 +14,7 @@ def variables(process: Process, job: JobSpec, site: Site) -> dict[str, str]:
     """Return the environment variables of one process, without those that ``env`` of the job or the site sets."""
     threads = str(process.threads)
     own = {
-        "CUDA_VISIBLE_DEVICES": process.visible_gpus,
+        **gpus.variables(site.gpu_vendor, process.gpus),
         "OMP_NUM_THREADS": threads,
         "TF_NUM_INTRAOP_THREADS": threads,
         # A function of tf.distribute may block one of these threads until another has run: with a single one it hangs.

@@ -9,6 +9,7 @@ from typing import Any
 
 from hpc_dl.planning.process_env import variables
 from hpc_dl.processes import python_module
+from hpc_dl.schedulers import scheduler_of
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.modes import MODES
 from hpc_dl.spec.placement import Placement
@@ -49,6 +50,7 @@ def task_file(job: JobSpec, site: Site, placement: Placement, run: str, renderer
         # For an MPI job: an mpirun in the environment of this Python comes before any other.
         bin=str(Path(nodes_python(site)).parent),
         ranks=job.nodes * job.per_node,
+        step_options=scheduler_of(site).step_options(job, site, job.per_node),
     )
     return renderer.render("tasks.txt.j2", values)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from hpc_dl.spec.cores import one_thread_per_core
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.site import Site
 
@@ -39,6 +40,8 @@ class Node(msgspec.Struct, frozen=True):
     sockets: int = 1
     default: bool = False
     """Whether it is the default partition."""
+    threads: int = 1
+    """How many of its `cores` are hardware threads of one physical core."""
 
     @property
     def up(self) -> bool:
@@ -79,8 +82,16 @@ def nodes_in(nodes: Sequence[Node], partition: str) -> list[Node]:
 
 def fitting(job: JobSpec, site: Site, nodes: Sequence[Node]) -> list[Node]:
     """Return the nodes that have the cores and GPUs that a resolved job wants of each."""
-    cores, gpus = job.cores or site.cores, job.gpus or 0
-    return [node for node in nodes if node.cores >= cores and node.has_gpus(gpus, site.gpu_type if gpus else "")]
+    cores, gpus = job.cores or site.cores, _gpus(job, site, nodes)
+    idle = one_thread_per_core(site, job.slurm)  # then further threads of its cores stay idle
+    able = [node for node in nodes if node.cores >= cores * (node.threads if idle else 1)]
+    return [node for node in able if node.has_gpus(gpus, site.gpu_type if gpus else "")]
+
+
+def _gpus(job: JobSpec, site: Site, nodes: Sequence[Node]) -> int:
+    """Return how many GPUs Slurm must know of a node. Where jobs have them without asking, it may know of none."""
+    unknown = site.gpu_request == "none" and not any(node.gpus for node in nodes)
+    return 0 if unknown else job.gpus or 0
 
 
 def too_few(job: JobSpec, site: Site, nodes: Sequence[Node]) -> str:
@@ -94,7 +105,7 @@ def too_few(job: JobSpec, site: Site, nodes: Sequence[Node]) -> str:
     fit = fitting(job, site, nodes)
     if not nodes or len(fit) >= job.nodes:
         return ""
-    cores, gpus = job.cores or site.cores, job.gpus or 0
+    cores, gpus = job.cores or site.cores, _gpus(job, site, nodes)
     wants = f"{cores} cores" + (f" and {gpus} x {site.gpu_gres}" if gpus else "")
     most = max(nodes, key=lambda node: (sum(node.gpus.values()), node.cores))
     has = ", ".join(f"{number} {kind or 'GPU'}" for kind, number in most.gpus.items()) or "no GPU"

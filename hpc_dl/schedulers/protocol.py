@@ -144,6 +144,23 @@ class Scheduler(Protocol):
             UserError: The scheduler can't write a log into a run folder in `runs`.
         """
 
+    def ps_directives(self, job: JobSpec, site: Site) -> Mapping[str, Scalar]:
+        """Return the options of the part of a resolved job that has the `ps_nodes`, as `directives` does.
+
+        Args:
+            job: the job.
+            site: the site, as it is in the partition of these nodes.
+        """
+
+    def step_options(self, job: JobSpec, site: Site, tasks: int) -> Sequence[str]:
+        """Return the options with which a step of a resolved job gets its GPUs and cores, besides the site's options.
+
+        Args:
+            job: the job.
+            site: its site.
+            tasks: how many tasks the step starts on each node.
+        """
+
     def mpi_problem(self, kind: str) -> str:
         """Return why the scheduler's own launcher can't start ranks of a kind of MPI; empty if it can."""
 

@@ -14,7 +14,7 @@ from hpc_dl.shipped_files import share
 from hpc_dl.spec.layers import BadValueError, Layer, build, check_lines, is_file, read_toml
 from hpc_dl.spec.modes import MODES
 from hpc_dl.spec.site import Scalar
-from hpc_dl.spec.site_checks import check_env, check_slurm_options
+from hpc_dl.spec.site_checks import check_env, check_gres, check_slurm_options
 from hpc_dl.spec.training import Count, Positive, TrainSettings, check_modes, check_training
 
 _SHORTEST_HANG = 5
@@ -41,6 +41,14 @@ class JobSpec(TrainSettings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ps: Annotated[Many | None, Meta(description="parameter servers; default: 1, in modes that have some")] = None
     cores: Annotated[Many | None, Meta(description="cores per node; default: the GPUs' share of the node")] = None
     ps_cores: Annotated[Positive | None, Meta(description="cores of each ps; default: as many as a worker")] = None
+    ps_nodes: Annotated[
+        Count, Meta(description="nodes of their own for the ps, beside `nodes`; default: they share those of workers")
+    ] = 0
+    ps_partition: Annotated[str, Meta(description="partition of the ps_nodes, one if their number is not set")] = ""
+    gres: Annotated[
+        tuple[str, ...] | None,
+        Meta(description="further generic resources of each node, such as nvme:100; default: the site's"),
+    ] = None
     memory: Annotated[
         str,
         Meta(pattern=r"^([0-9]{1,9}[KMGTkmgt]?)?\Z", title="a number of MB, or one with K, M, G or T, such as 64G"),
@@ -89,6 +97,12 @@ class JobSpec(TrainSettings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """Return `memory` in GB; 0 if it is not set (man sbatch, --mem)."""
         number = int(self.memory.rstrip("KMGTkmgt") or 0)
         return number * 1024.0 ** {"K": -2, "G": 0, "T": 1}.get(self.memory[-1:].upper(), -1)
+
+    @property
+    def ps_node_cores(self) -> int:
+        """Return the cores that a resolved job wants of each of its `ps_nodes`."""
+        each = self.ps_cores or max(1, (self.cores or 1) // self.per_node)
+        return each * -(-(self.ps or 1) // (self.ps_nodes or 1))
 
     @property
     def per_node(self) -> int:
@@ -184,6 +198,7 @@ def check(job: JobSpec) -> None:
             "stage", "stage = true: what a script of your own reads is not known; copy it in the script"
         )
     check_slurm_options(job.slurm)
+    check_gres(job.gres or ())
     if 0 < (job.hang_timeout or 0) < _SHORTEST_HANG:
         reason = f"must be 0 or at least {_SHORTEST_HANG}: processes give a sign of life each second"
         raise BadValueError("hang_timeout", f"hang_timeout = {job.hang_timeout}: {reason}")

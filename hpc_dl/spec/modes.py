@@ -12,7 +12,8 @@ import msgspec
 
 _COMPRESSIONS = ("none", "fp16", "1bit")
 _SEVERAL = ("nodes", "workers")
-_PARAMETER_SERVERS = (*_SEVERAL, "ps", "ps_cores", "chief", "restart_timeout", "compression", "trace_steps")
+_PS = ("ps", "ps_cores", "ps_nodes", "ps_partition")
+_PARAMETER_SERVERS = (*_SEVERAL, *_PS, "chief", "restart_timeout", "compression", "trace_steps")
 _ALL_REDUCE = (*_SEVERAL, "compression", "scale_lr", "warmup_steps", "fusion_mb")
 _OWN_PACE = ("staleness", "n_fetch", "n_push")
 

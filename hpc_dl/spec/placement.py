@@ -17,12 +17,16 @@ class NodeFacts(msgspec.Struct, frozen=True):
 
     node: str
     gpus: tuple[str, ...] = ()
-    """GPUs as CUDA_VISIBLE_DEVICES names them, in the order of the local GPU numbers."""
+    """GPUs as the vendor's variable names them, in the order of the local GPU numbers."""
     cores: tuple[int, ...] = ()
     """CPU numbers in the order of sockets and physical cores; empty if processes are not bound, as on shared cores."""
     busy_ports: frozenset[int] = frozenset()
     threads: int = 1
     """CPUs in a physical core; they are neighbours in `cores`."""
+    gpu_cores: tuple[tuple[int, ...], ...] = ()
+    """CPU numbers next to each of `gpus`; empty if not known."""
+    sockets: tuple[int, ...] = ()
+    """The socket of each of `cores`; empty if not known."""
     host: str = ""
     """The name or address at which the others reach it; empty: what the site says."""
 
@@ -53,7 +57,7 @@ class Process(msgspec.Struct, frozen=True):
 
     @property
     def visible_gpus(self) -> str:
-        """Return the value of CUDA_VISIBLE_DEVICES; empty hides every GPU."""
+        """Return the value of CUDA_VISIBLE_DEVICES or its like; empty hides every GPU."""
         return ",".join(self.gpus)
 
     @property

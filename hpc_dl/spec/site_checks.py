@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.util
 import pkgutil
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
+from hpc_dl import gpus
 from hpc_dl.errors import allowed, near_match
+from hpc_dl.spec.cores import cores_in, one_thread_per_core, physical_cores
 from hpc_dl.spec.layers import BadValueError, check_lines
 from hpc_dl.spec.site import Scalar, Site
 
@@ -17,7 +19,7 @@ from hpc_dl.spec.site import Scalar, Site
 _OWN_OPTIONS = {
     "job-name": "name",
     "nodes": "nodes",
-    "gres": "gpus",
+    "gres": "gres",
     "gpus": "gpus",
     "gpus-per-node": "gpus",
     "gpus-per-socket": "gpus",
@@ -48,7 +50,7 @@ _INHERITED = "in the shell that submits: the job inherits it"
 # Variables that have a value of their own in each process, and what decides it.
 _PER_PROCESS = {
     "TF_CONFIG": "the placement",
-    "CUDA_VISIBLE_DEVICES": "the placement; see gpus and workers",
+    **dict.fromkeys(gpus.ALL_VARIABLES, "the placement; see gpus and workers"),
 }
 _SECRET = re.compile(
     r"(^|_)(TOKEN|SECRET|PASS|PW|CREDENTIALS?|ACCESS_KEY|PRIVATE_KEY|AUTH|JWT|BEARER|COOKIES?)(_|$)"
@@ -85,6 +87,8 @@ def check(site: Site) -> None:
     if site.ports[0] > site.ports[1]:
         raise BadValueError("ports", f"ports = {list(site.ports)}: the first is above the last")
     check_slurm_options(site.slurm)
+    check_gres(site.gres)
+    _check_cores(site)
     _check_proxy(site.proxy)
     if not re.fullmatch(r"[\w.-]*", site.clusters):
         # sbatch would choose one of several, and the other commands would not know which.
@@ -119,6 +123,54 @@ def _check_proxy(proxy: str) -> None:
             reason = f"proxy holds a password, and is written into the run folder; export http_proxy {_INHERITED}"
             raise BadValueError("proxy", reason)
         raise BadValueError("proxy", f"proxy = {proxy!r}: expected http://HOST:PORT")
+
+
+def check_gres(gres: Sequence[str]) -> None:
+    """Check generic resources as sbatch takes them: ``name``, ``name:count`` or ``name:type:count``.
+
+    Raises:
+        BadValueError: one is written in another way, or means GPUs.
+    """
+    for number, one in enumerate(gres):
+        if not re.fullmatch(r"[A-Za-z][\w./-]*(:[\w.-]+){0,2}", one, re.ASCII):
+            raise BadValueError(f"gres[{number}]", f"gres = {one!r}: expected name, name:count or name:type:count")
+        if re.match(r"(gres[:/])?gpu(:|$)", one):
+            reason = "GPUs are asked for by the job key gpus, in the way that the site's gpu_request says"
+            raise BadValueError(f"gres[{number}]", f"gres = {one!r}: {reason}")
+
+
+def _check_cores(site: Site) -> None:
+    """Check how the cores of a node are numbered, reserved, and next to which GPU they lie."""
+    if one_thread_per_core(site) and site.threads_per_core > 1:
+        physical = site.cores // site.threads_per_core
+        reason = f"Slurm counts physical cores here, by an option in slurm or srun: set cores = {physical}"
+        raise BadValueError(
+            "threads_per_core", f"threads_per_core = {site.threads_per_core}: {reason}, and leave it out"
+        )
+    if site.cores % site.threads_per_core:
+        reason = f"cores = {site.cores} are no whole number of physical cores"
+        raise BadValueError("threads_per_core", f"threads_per_core = {site.threads_per_core}: {reason}")
+    _cores("reserved_cores", site.reserved_cores)
+    last = physical_cores(site) * site.threads_per_core - 1
+    tables = {number: set(_cores(f"gpu_cores[{number}]", text)) for number, text in enumerate(site.gpu_cores)}
+    if tables and site.gpus and len(tables) != site.gpus:
+        raise BadValueError("gpu_cores", f"gpu_cores: has the cores of {len(tables)} GPUs, gpus = {site.gpus}")
+    for number, cores in tables.items():
+        name, text = f"gpu_cores[{number}]", site.gpu_cores[number]
+        if max(cores, default=0) > last:
+            reason = f"a node has the cores 0 to {last} (cores and reserved_cores)"
+            raise BadValueError(name, f"{name} = {text!r}: there is no core {max(cores)}: {reason}")
+        for other in range(number):
+            if cores != tables[other] and (both := cores & tables[other]):
+                reason = f"core {min(both)} is next to GPU {other} too; two GPUs have the same cores, or none in common"
+                raise BadValueError(name, f"{name} = {text!r}: {reason}")
+
+
+def _cores(key: str, text: str) -> tuple[int, ...]:
+    try:
+        return cores_in(text)
+    except ValueError as error:
+        raise BadValueError(key, f"{key} = {text!r}: {error}") from None
 
 
 def check_env(env: Mapping[str, str]) -> None:

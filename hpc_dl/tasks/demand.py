@@ -9,6 +9,7 @@ import msgspec
 
 from hpc_dl.tasks.file.task import Problem, Task, TaskFile
 from hpc_dl.tasks.file.writer import lines_of
+from hpc_dl.tasks.gpu_rule import GpuRule
 from hpc_dl.tasks.pool import Demand
 
 
@@ -21,6 +22,8 @@ class RunOptions(msgspec.Struct, frozen=True):
         cores: of a task without ``cores=``.
         gpus: of a task without ``gpus=``.
         grace: seconds between SIGTERM and SIGKILL.
+        gpu_rule: how the GPUs of a node are found, and given to a task.
+        srun: further options of the srun that starts the agent of a node.
     """
 
     records: Path | None = None
@@ -28,6 +31,8 @@ class RunOptions(msgspec.Struct, frozen=True):
     cores: int = 1
     gpus: int = 0
     grace: float = 20.0
+    gpu_rule: GpuRule = GpuRule()
+    srun: tuple[str, ...] = ()
 
 
 def demand(task: Task, options: RunOptions) -> Demand:

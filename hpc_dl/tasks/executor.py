@@ -25,6 +25,7 @@ import msgspec
 from hpc_dl.errors import JobError
 from hpc_dl.processes import python_module
 from hpc_dl.schedulers.slurm.environment import without_step
+from hpc_dl.tasks.gpu_rule import GpuRule
 from hpc_dl.tasks.messages import Begin, Ended, Hello, Order, Ready, Stop, Stuck, decode_event, encode
 
 _DROPPED = 5.0  # seconds between SIGTERM and SIGKILL for an agent that was dropped, or for its srun
@@ -39,9 +40,12 @@ class Lost(msgspec.Struct, frozen=True):
     node: str
 
 
-def agent_command(folder: Path, grace: float, node: str, step: bool = False) -> list[str]:
+def agent_command(
+    folder: Path, grace: float, node: str, step: bool = False, gpu_rule: GpuRule | None = None
+) -> list[str]:
     """Return the command of the agent of a node, for this machine or, as a `step`, for srun."""
-    words = ["hpc_dl.tasks.node_agent.agent", str(folder), str(grace), node]
+    rule = (gpu_rule or GpuRule()).text
+    words = ["hpc_dl.tasks.node_agent.agent", str(folder), str(grace), node, rule]
     return [*python_module(sys.executable), *words, *(["step"] if step else [])]
 
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hpc_dl.errors import UserError
+from hpc_dl.gpus import VARIABLES, counted_after
 from hpc_dl.tasks.journal import Journal, Run, Started
 from hpc_dl.tasks.journal_file import JournalFile
 from hpc_dl.tasks.locks import LEASE, Lease, lock
@@ -126,7 +127,7 @@ class Records:
                 self._journal.append(self._unwritten)
                 self._unwritten = b""
 
-    def allow_steps(self) -> None:
+    def allow_steps(self, gpu_vendor: str) -> None:
         """Write what tasks inside a Slurm job need to start steps of their own.
 
         See `hpc_dl.tasks.node_agent.environment`.
@@ -135,9 +136,14 @@ class Records:
 
         for folder in (HOSTS, BIN):
             (self.path / folder).mkdir(exist_ok=True)
+        values = {
+            "srun": shutil.which("srun") or "srun",
+            "gpu_variable": VARIABLES[gpu_vendor],
+            "hiding": counted_after(gpu_vendor),
+        }
         scripts = {self.path / PROLOG: "prolog.sh.j2", self.path / BIN / "srun": "srun.sh.j2"}
         for path, template in scripts.items():
-            path.write_text(Renderer([]).render(template, {"srun": shutil.which("srun") or "srun"}))
+            path.write_text(Renderer([]).render(template, values))
             path.chmod(0o700)
 
     def close(self) -> None:

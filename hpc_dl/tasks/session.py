@@ -51,7 +51,7 @@ def run_file(path: Path, settings: Settings, options: RunOptions) -> Report:
         if records.warning:
             log.line(2, records.warning)
         remote = settings.remote != "none"
-        with closing(Agents(_agent_commands(wanted, remote, options.grace, folder))) as agents:
+        with closing(Agents(_agent_commands(wanted, remote, options, folder))) as agents:
             hellos = agents.greet(_GREETING)
             pool = Pool(allocation.nodes(hellos, wanted, os.environ))
             file = without_impossible(file, pool.problem, options)
@@ -64,7 +64,7 @@ def run_file(path: Path, settings: Settings, options: RunOptions) -> Report:
             # A run that is refused before this line leaves an earlier run's records as they are.
             records.begin(Run(time.time(), allocation.job_id(os.environ), file.restart, cores, gpus))
             if remote:
-                records.allow_steps()
+                records.allow_steps(options.gpu_rule.vendor)
             for node in set(wanted) - agents.begin(_GREETING):
                 pool.lose(node)
                 log.lost(node, [])
@@ -98,13 +98,13 @@ def run_file(path: Path, settings: Settings, options: RunOptions) -> Report:
         return report
 
 
-def _agent_commands(wanted: Iterable[str], remote: bool, grace: float, folder: Path) -> dict[str, list[str]]:
+def _agent_commands(wanted: Iterable[str], remote: bool, options: RunOptions, folder: Path) -> dict[str, list[str]]:
     """Return the command of the agent of each node."""
     cores = allocation.job_cores(os.environ) if remote else {}
     commands: dict[str, list[str]] = {}
     for node in wanted:
-        command = agent_command(folder, grace, node, step=node in cores)
-        commands[node] = srun_command(node, cores[node], command) if node in cores else command
+        command = agent_command(folder, options.grace, node, node in cores, options.gpu_rule)
+        commands[node] = srun_command(node, cores[node], command, options.srun) if node in cores else command
     return commands
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -10,8 +10,9 @@ import msgspec
 from hpc_dl.errors import UserError
 from hpc_dl.planning.plan import script_values
 from hpc_dl.schedulers import which_of
+from hpc_dl.schedulers.slurm.gpu_request import node_step_request
 from hpc_dl.schedulers.slurm.sbatch import submit_text
-from hpc_dl.schedulers.slurm.sbatch_options import minutes, with_site
+from hpc_dl.schedulers.slurm.sbatch_options import minutes, step_threads, with_site
 from hpc_dl.schedulers.slurm.scheduler import scheduler
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.layers import Layer, build, check_lines
@@ -19,6 +20,7 @@ from hpc_dl.spec.site import Scalar, Site
 from hpc_dl.spec.site_files import config_home
 from hpc_dl.tasks.demand import RunOptions, without_impossible
 from hpc_dl.tasks.file.task import TaskFile
+from hpc_dl.tasks.gpu_rule import GpuRule
 from hpc_dl.tasks.pool import Demand, Node, problem
 from hpc_dl.templates import Renderer, template_folders
 from hpc_dl.templates.overrides import check_overrides
@@ -66,9 +68,29 @@ def script(file: Path, request: Request, site: Site, folders: Sequence[Path]) ->
     texts = {"current folder": str(Path.cwd()), "task file": str(path)}
     check_lines({**texts, "--name": request.name, "--partition": request.partition})
     values = TasksScript(
-        **script_values(site, str(Path.cwd()), directives(path, request, site)), file=str(path), options=request.options
+        **script_values(site, str(Path.cwd()), directives(path, request, site)),
+        file=str(path),
+        options=(*request.options, *_of_the_site(site, request)),
     )
     return Renderer(folders).render("tasks.sh.j2", values)
+
+
+def _of_the_site(site: Site, request: Request) -> list[str]:
+    """Return the options of ``hpc-dl tasks run`` that tell it what is different on this site."""
+    gpus = site.gpus if request.gpus is None else request.gpus
+    srun = [*node_step_request(site, gpus, site.gres), *step_threads(site), *_of_agents(site.srun)]
+    rule = GpuRule.of(site, gpus)
+    return [*(f"--srun={option}" for option in srun), *([] if rule == GpuRule() else [f"--gpu-rule={rule.text}"])]
+
+
+def _of_agents(srun: Sequence[str]) -> Iterator[str]:
+    """Yield the options of srun that agents follow too: they are bound to the job's cores, and are no MPI ranks."""
+    words = iter(srun)
+    for word in words:
+        if word in ("--cpu-bind", "--mpi"):
+            next(words, None)
+        elif not word.startswith(("--cpu-bind=", "--mpi=")):
+            yield word
 
 
 def directives(path: Path, request: Request, site: Site) -> Mapping[str, Scalar]:

@@ -52,6 +52,14 @@ class JobScript(ScriptValues, frozen=True, kw_only=True):
     runs: Annotated[str, Meta(description="the folder of the run folders")]
     data: Annotated[str, Meta(description="the folder of the data sets")]
     nodelist: Annotated[str, Meta(description="names of the nodes of a local run; empty where Slurm gives them")]
+    step_options: Annotated[
+        Sequence[str], Meta(description="srun options that give a step with a task on each node its GPUs and cores")
+    ]
+
+    ps_directives: Annotated[
+        Mapping[str, Scalar], Meta(description="sbatch options of the ps_nodes; empty where a job has none")
+    ] = {}
+    ps_srun: Annotated[Sequence[str], Meta(description="the site's further options of srun for the ps_nodes")] = ()
 
 
 class NodesScript(ScriptValues, frozen=True, kw_only=True):
@@ -59,6 +67,9 @@ class NodesScript(ScriptValues, frozen=True, kw_only=True):
 
     job: Annotated[JobSpec, Meta(description="the job whose nodes are checked")]
     run: Annotated[str, Meta(description="the folder in which the nodes answer")]
+    step_options: Annotated[
+        Sequence[str], Meta(description="srun options that give a step with a task on each node its GPUs and cores")
+    ]
     with_data: Annotated[bool, Meta(description="the data set is there, where the check was started")]
 
 
@@ -91,6 +102,9 @@ class TaskFileValues(Values, frozen=True, kw_only=True):
     command: Annotated[object, Meta(description="the command of every process, as shell code")]
     bin: Annotated[str, Meta(description="the folder of the nodes' Python, where an mpirun may be")]
     ranks: Annotated[int, Meta(description="how many MPI ranks")]
+    step_options: Annotated[
+        Sequence[str], Meta(description="srun options that give the step with all ranks its GPUs and cores")
+    ]
 
 
 class TaskLine(TaskFileValues, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from hpc_dl.errors import UserError
+from hpc_dl.gpus import VARIABLES
 
 
 def devices() -> list[str]:
@@ -20,16 +21,22 @@ def devices() -> list[str]:
     """
     if gpus := tf.config.list_physical_devices("GPU"):
         return [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus]
-    given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    vendor = next((name for name, variable in VARIABLES.items() if variable in os.environ), "other")
+    given = os.environ.get(VARIABLES[vendor], "")
     if re.match(r"\d|GPU-|MIG-", given):  # -1 and Slurm's NoDevFiles mean no GPU
-        what = f"CUDA_VISIBLE_DEVICES gives this process GPUs ({given}), but TensorFlow sees none"
+        what = f"{VARIABLES[vendor]} gives this process GPUs ({given}), but TensorFlow sees none"
         if not os.environ.get("HPC_DL_FAKE_GPUS"):
-            raise UserError(f"{what}: {_likely_cause()}")
+            raise UserError(f"{what}: {_likely_cause(vendor)}")
         print(f"fake_gpus = true in the site file: {what}; it computes on its cores", file=sys.stderr, flush=True)
     return ["CPU"]
 
 
-def _likely_cause() -> str:
+def _likely_cause(vendor: str) -> str:
+    if vendor == "amd":
+        if not tf.test.is_built_with_rocm():
+            return f"TensorFlow {tf.__version__} in {sys.prefix} is not built for AMD GPUs; tensorflow-rocm is"
+        driver = Path("/dev/kfd").exists()
+        return "see rocm-smi, and modules in the site file" if driver else "this node has no /dev/kfd, so no AMD driver"
     if not tf.test.is_built_with_gpu_support():
         return f"TensorFlow {tf.__version__} in {sys.prefix} is built for CPUs; `make setup KIND=gpu` for GPUs"
     if not Path("/proc/driver/nvidia/version").exists():

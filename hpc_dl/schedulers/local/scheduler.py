@@ -11,7 +11,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from hpc_dl.machine import local_gpus
+from hpc_dl.gpus import local_gpus
 from hpc_dl.runfolder.folder import RunFolder
 from hpc_dl.schedulers import Which
 from hpc_dl.schedulers.cluster import Description, Node
@@ -39,7 +39,7 @@ class Local:
         raise NotImplementedError("this machine is no cluster")
 
     def completed(self, site: Site) -> Site:
-        return replace(site, cores=os.cpu_count() or 1, gpus=len(local_gpus()), launcher="mpirun")
+        return replace(site, cores=os.cpu_count() or 1, gpus=len(local_gpus(site.gpu_vendor)), launcher="mpirun")
 
     def nodes(self) -> tuple[Node, ...]:
         return ()
@@ -49,6 +49,12 @@ class Local:
 
     def directives(self, job: JobSpec, site: Site, runs: Path) -> Mapping[str, Scalar]:  # noqa: ARG002
         return {}
+
+    def ps_directives(self, job: JobSpec, site: Site) -> Mapping[str, Scalar]:  # noqa: ARG002
+        return {}
+
+    def step_options(self, job: JobSpec, site: Site, tasks: int) -> Sequence[str]:  # noqa: ARG002
+        return ()
 
     def mpi_problem(self, kind: str) -> str:  # noqa: ARG002
         return "this machine has no srun"

@@ -33,7 +33,7 @@ _TOGETHER = ({"gres", "gpus", "gpus-per-node", "gpus-per-task"}, {"requeue", "no
 
 # srun reads these as options. They describe the job's own steps: number of tasks, and resources of each task.
 _STEP = re.compile(
-    r"SLURM_(N?TASKS\w*|NPROCS|NNODES|DISTRIBUTION|GPUS_PER_TASK|TRES_PER_TASK|CPUS_PER_TASK|EXACT|CPU_BIND\w*)|SRUN_\w+"
+    r"SLURM_(N?TASKS\w*|NPROCS|NNODES|DISTRIBUTION|GPUS|GPUS_PER_TASK|TRES_PER_TASK|CPUS_PER_TASK|EXACT|CPU_BIND\w*)|SRUN_\w+"
 )
 
 

@@ -18,9 +18,10 @@ from hpc_dl.spec.site import Site
 from hpc_dl.spec.site_checks import check
 
 # %P marks the default partition with a star; %R would not.
-_SINFO = ("sinfo", "--noheader", "--all", "--Node", "--format=%N|%P|%T|%c|%X|%m|%G")
+_SINFO = ("sinfo", "--noheader", "--all", "--Node", "--format=%N|%P|%T|%c|%X|%m|%G|%Y|%Z")
 # A "+" follows numbers that differ between nodes.
-_ROW = re.compile(r"([\w.-]+)\|([^|]+)\|([^|]*)\|(\d+)\+?\|(\d+)\+?\|(\d+)\+?\|([^|]*)", re.ASCII)
+_NUMBER = r"\|(\d+)\+?"
+_ROW = re.compile(rf"([\w.-]+)\|([^|]+)\|([^|]*){_NUMBER * 3}\|([^|]*)(?:{_NUMBER * 2})?", re.ASCII)
 _CONFIG = ("scontrol", "show", "config")
 _GRACE = Site(cores=1).grace
 
@@ -100,7 +101,7 @@ def described(found: Sequence[Node], name: str, partition: str = "", kill_wait: 
         raise UserError(f"partition = {partition!r}: Slurm has no {unknown[0]!r}{near}; it has {allowed(known)}")
     kinds: dict[object, list[Node]] = collections.defaultdict(list)
     for node in nodes_in(found, wanted[0]):
-        kinds[node.cores, node.sockets, node.memory_mb, tuple(node.gpus.items())].append(node)
+        kinds[node.cores, node.threads, node.sockets, node.memory_mb, tuple(node.gpus.items())].append(node)
     usual = max(kinds.values(), key=len)
     kind, gpus = next(iter(usual[0].gpus.items()), ("", 0))
     values = {
@@ -109,6 +110,7 @@ def described(found: Sequence[Node], name: str, partition: str = "", kill_wait: 
         "description": f"made from sinfo: partition {wanted[0]}",
         "nodes": fold([node.name for node in usual]),
         "cores": usual[0].cores,
+        "threads_per_core": usual[0].threads,
         "memory_gb": usual[0].memory_mb / 1024,
         "partition": partition or default,
         "gpus": gpus,
@@ -145,12 +147,21 @@ def _minutes(text: str) -> float:
 
 
 def parse_nodes(text: str) -> tuple[Node, ...]:
-    """Return the nodes in sinfo's lines ``name|partition|state|cpus|sockets|memory in MB|gres`` (man sinfo)."""
+    """Return the nodes in sinfo's lines (man sinfo).
+
+    A line is ``name|partition|state|cpus|sockets|memory in MB|gres``, mostly with
+    ``|cores of a socket|threads of a core``.
+    """
     found = []
     for row in filter(None, map(_ROW.fullmatch, map(str.strip, text.splitlines()))):
-        name, partition, state, cores, sockets, memory, gres = row.groups()
+        name, partition, state, cores, sockets, memory, gres, of_socket, of_core = row.groups()
         gpus, default = parse_gres(gres), partition.endswith("*")
-        found.append(Node(name, partition.rstrip("*"), state, int(cores), int(memory), gpus, int(sockets), default))
+        # An administrator may count a core as one CPU although it has several threads (man slurm.conf, CPUs).
+        counted = int(cores) == int(sockets) * int(of_socket or 1) * int(of_core or 1)
+        threads = int(of_core or 1) if counted else 1
+        found.append(
+            Node(name, partition.rstrip("*"), state, int(cores), int(memory), gpus, int(sockets), default, threads)
+        )
     return tuple(found)
 
 

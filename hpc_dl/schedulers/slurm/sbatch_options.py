@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hpc_dl.errors import UserError
+from hpc_dl.schedulers.slurm.gpu_request import gpu_request, step_request
+from hpc_dl.spec.cores import one_thread_per_core
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.site import Scalar, Site
 
@@ -42,14 +44,35 @@ def directives(job: JobSpec, site: Site, runs: Path) -> dict[str, Scalar]:
         options["signal"] = f"B:USR1@{min(site.notice, minutes(job.time) * 60 // 5) or site.notice}"
     # slurm.mem in the site file is for jobs without `memory`.
     own = {**({"mem": job.memory} if job.memory else {}), **job.slurm}
-    options = with_site(options, site, job.gpus or 0, job.partition, own)
+    options = with_site(options, site, job.gpus or 0, job.partition, own, job.gres)
     if other in options:
         options.pop(ours, None)
     return options
 
 
+def ps_directives(job: JobSpec, site: Site) -> dict[str, Scalar]:
+    """Return the options of the second component of a heterogeneous job: nodes for parameter servers alone.
+
+    Name, log and signals are those of the first component, where the script runs.
+    """
+    options: dict[str, Scalar] = {
+        "job-name": job.name,
+        "nodes": job.ps_nodes,
+        "ntasks-per-node": 1,
+        "cpus-per-task": job.ps_node_cores,
+        "time": job.time,
+        "requeue" if job.requeues else "no-requeue": True,
+    }
+    return with_site(options, site, 0, job.ps_partition or job.partition)
+
+
 def with_site(
-    options: Mapping[str, Scalar], site: Site, gpus: int, partition: str = "", own: Mapping[str, Scalar] | None = None
+    options: Mapping[str, Scalar],
+    site: Site,
+    gpus: int,
+    partition: str = "",
+    own: Mapping[str, Scalar] | None = None,
+    gres: Sequence[str] | None = None,
 ) -> dict[str, Scalar]:
     """Return sbatch options with what every job of a site adds: GPUs, exclusive nodes, partition, further options.
 
@@ -59,10 +82,11 @@ def with_site(
         gpus: GPUs per node.
         partition: the job's choice; empty: the site's.
         own: further options of the job, which win over the site's; false removes an option.
+        gres: further generic resources of each node; None: the site's.
     """
-    options = dict(options)
-    if gpus:
-        options["gres"] = f"{site.gpu_gres}:{gpus}"
+    nodes, tasks = int(options.get("nodes", 1)), int(options.get("ntasks-per-node", 1))
+    further = site.gres if gres is None else gres
+    options = {**options, **gpu_request(site.gpu_request, site, gpus, further, nodes, tasks)}
     if site.exclusive:
         options["exclusive"] = True
     if site.clean_environment:
@@ -75,6 +99,25 @@ def with_site(
         else:
             options[key] = True if value == "true" else value
     return options
+
+
+def step_options(job: JobSpec, site: Site, tasks: int = 1) -> list[str]:
+    """Return the options of srun that give a step the GPUs and the cores of its job.
+
+    Args:
+        job: a resolved job.
+        site: its site.
+        tasks: how many tasks the step has on each node.
+    """
+    return [*step_request(site, job.gpus or 0, job.gres or (), job.nodes, tasks), *step_threads(site, job.slurm)]
+
+
+def step_threads(site: Site, options: Mapping[str, Scalar] | None = None) -> list[str]:
+    """Return the option of srun without which it would count hardware threads, where its job counts physical cores.
+
+    Slurm's versions differ in what srun keeps of the job's --hint once it is given --cpu-bind (man srun, --hint).
+    """
+    return ["--threads-per-core=1"] if one_thread_per_core(site, options) else []
 
 
 def minutes(time: str) -> int:

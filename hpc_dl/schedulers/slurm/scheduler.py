@@ -72,6 +72,12 @@ class Slurm:
     def directives(self, job: JobSpec, site: Site, runs: Path) -> Mapping[str, Scalar]:
         return sbatch_options.directives(job, site, runs)
 
+    def ps_directives(self, job: JobSpec, site: Site) -> Mapping[str, Scalar]:
+        return sbatch_options.ps_directives(job, site)
+
+    def step_options(self, job: JobSpec, site: Site, tasks: int) -> Sequence[str]:
+        return sbatch_options.step_options(job, site, tasks)
+
     def mpi_problem(self, kind: str) -> str:
         return mpi.why_not(self.environ, kind)
 

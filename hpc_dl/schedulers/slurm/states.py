@@ -100,7 +100,7 @@ def _parse_squeue(text: str) -> dict[str, JobState]:
     for line in text.splitlines():
         if line.count("|") >= 7:
             job_id, state, nodes, submit, start, end, name, reason = line.split("|", 7)
-            states[job_id.strip()] = _state(state, nodes, submit, start, end, reason, name=name)
+            states[_leader(job_id)] = _state(state, nodes, submit, start, end, reason, name=name)
     return states
 
 
@@ -110,8 +110,13 @@ def _parse_sacct(text: str) -> dict[str, JobState]:
         # The last line is the last run of a requeued job; "CANCELLED by 1000" names a user too.
         if found := re.fullmatch(r"([^|]+)\|(\w+)[^|]*" + 5 * r"\|([^|]*)" + r"\|(.*)", line.strip()):
             job_id, state, code, submit, start, end, nodes, name = found.groups()
-            states[job_id] = _state(state, nodes, submit, start, end, code=code, name=name)
+            states[_leader(job_id)] = _state(state, nodes, submit, start, end, code=code, name=name)
     return states
+
+
+def _leader(job_id: str) -> str:
+    """Return the number by which a heterogeneous job is known: its first component is called ``7+0``."""
+    return job_id.strip().removesuffix("+0")
 
 
 def _state(

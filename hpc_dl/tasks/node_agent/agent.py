@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hpc_dl.disk import PATIENCE, TROUBLE
-from hpc_dl.errors import DISK
-from hpc_dl.machine import local_gpus, visible_gpus
+from hpc_dl.errors import DISK, UserError
+from hpc_dl.tasks.gpu_rule import GpuRule
 from hpc_dl.tasks.journal_file import JournalFile
 from hpc_dl.tasks.locks import lock
 from hpc_dl.tasks.messages import Begin, Ended, Hello, Order, Ready, Stop, Stuck, decode_order, encode
@@ -37,13 +37,15 @@ class Agent:
         folder: the records folder. The journal is ``NODE.jsonl`` in it.
         grace: seconds between SIGTERM and SIGKILL for a task whose time is up, or whose runner is gone.
         step: the agent is a Slurm step, so its tasks may start steps of their own.
+        gpu_rule: how its GPUs are found, and given to a task.
     """
 
-    def __init__(self, node: str, folder: Path, grace: float, step: bool) -> None:
+    def __init__(self, node: str, folder: Path, grace: float, step: bool, gpu_rule: GpuRule) -> None:
+        self._gpu_rule = gpu_rule
         self._node = node
         self._grace = grace
         self._step = step
-        self._tasks = RunningTasks(node, folder, grace, step, _HANG_TIMEOUT)
+        self._tasks = RunningTasks(node, folder, grace, step, _HANG_TIMEOUT, gpu_rule.vendor)
         self._path = folder / f"{node}.jsonl"
         self._journal: JournalFile | None = None  # until `Begin`
         self._stopping = False
@@ -63,7 +65,7 @@ class Agent:
 
     def serve(self) -> None:
         """Work until the runner closes our stdin, and then until all tasks have ended."""
-        gpus = visible_gpus(os.environ) if self._step else local_gpus()
+        gpus = self._gpu_rule.found(self._step)
         cores = tuple(sorted(os.sched_getaffinity(0)))
         self._say(encode(Hello(self._node, cores, gpus, _total_memory())) + b"\n")
         rest = b""
@@ -235,9 +237,12 @@ def _total_memory() -> int:
 
 
 def main() -> None:
-    """Serve: ``agent FOLDER GRACE NODE [step]``."""
-    folder, grace, node = sys.argv[1:4]
-    Agent(node, Path(folder), float(grace), "step" in sys.argv[4:]).serve()
+    """Serve: ``agent FOLDER GRACE NODE GPU-RULE [step]``."""
+    folder, grace, node, rule = sys.argv[1:5]
+    try:
+        Agent(node, Path(folder), float(grace), "step" in sys.argv[5:], GpuRule.read(rule)).serve()
+    except UserError as error:  # the runner says that no agent came up here
+        sys.exit(f"hpc-dl: {error}")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from hpc_dl.gpus import variables, without_lists
 from hpc_dl.schedulers.slurm.environment import without_step
 from hpc_dl.schedulers.slurm.steps import kill_steps
 from hpc_dl.schedulers.slurm.version import HOSTFILE_EXCLUDES_NODES, OVERLAP_SHARES_ALL, version
@@ -30,14 +31,16 @@ class Environment:
         folder: the records folder.
         environ: the agent's environment.
         step: the agent is a Slurm step, so tasks may start steps of their own.
+        gpu_vendor: decides the variable that gives GPUs to a task.
     """
 
-    def __init__(self, folder: Path, environ: Mapping[str, str], step: bool) -> None:
+    def __init__(self, folder: Path, environ: Mapping[str, str], step: bool, gpu_vendor: str = "nvidia") -> None:
+        self._gpu_vendor = gpu_vendor
         self._step = step
         self._hosts = folder / HOSTS
         self._node_cores = int(environ.get("SLURM_CPUS_ON_NODE") or 1)
         self._written: set[Path] = set()
-        own = dict(environ)
+        own = without_lists(environ, gpu_vendor)
         if step:
             own = {**without_step(own), "SLURM_OVERLAP": "1", "SLURM_TASK_PROLOG": str(folder / PROLOG)}
             if version() >= HOSTFILE_EXCLUDES_NODES:
@@ -57,11 +60,12 @@ class Environment:
         here = order.shares[0]
         nodes = ",".join(share.node for share in order.shares)
         values = {
-            # Empty for a task without GPUs: if it were unset, CUDA would see all GPUs.
-            "CUDA_VISIBLE_DEVICES": ",".join(here.gpus),
+            # Empty for a task without GPUs: if it were unset, it would see all GPUs.
+            **variables(self._gpu_vendor, here.gpus),
             "HPC_DL_TASK": str(order.task.number),
             "HPC_DL_TASK_ATTEMPT": str(order.attempt),
             "HPC_DL_TASK_CORES": _joined(here.cores),
+            "HPC_DL_TASK_GPUS": ",".join(here.gpus),
             "HPC_DL_TASK_NODELIST": nodes,
             **(self._slurm(order, nodes) if self._step else {}),
             **dict(order.task.env),

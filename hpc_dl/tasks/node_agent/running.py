@@ -53,15 +53,18 @@ class RunningTasks:
         grace: seconds between SIGTERM and SIGKILL for a task whose time is up.
         step: this process is a Slurm step, so tasks may start steps of their own.
         hang_timeout: seconds without `beat` after which the guard kills this process and all tasks.
+        gpu_vendor: decides the variable that gives GPUs to a task.
     """
 
-    def __init__(self, node: str, folder: Path, grace: float, step: bool, hang_timeout: float) -> None:
+    def __init__(
+        self, node: str, folder: Path, grace: float, step: bool, hang_timeout: float, gpu_vendor: str = "nvidia"
+    ) -> None:
         self._node = node
         self._grace = grace
         self._output = f"{folder}/output/"
         self._home = str(Path.cwd())
         self._cores = os.sched_getaffinity(0)
-        self._environment = Environment(folder, os.environ, step)
+        self._environment = Environment(folder, os.environ, step, gpu_vendor)
         self._running: dict[int, _RunningTask] = {}
         self._exited: set[int] = set()  # pids of shells that have exited, while processes of their sessions may be left
         adopt_orphans()

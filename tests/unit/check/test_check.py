@@ -139,6 +139,52 @@ def test_what_a_site_file_says(site: dict[str, Any], text: str) -> None:
     assert any(line.startswith(text) for line in lines), lines
 
 
+TWO_THREADS = cluster(
+    nodes=parse_nodes("n1|main*|idle|128|1|64000|(null)|64|2\nn2|main*|idle|128|1|64000|(null)|64|2\n")
+)
+NOMULTITHREAD = {"hint": "nomultithread"}
+
+
+@pytest.mark.parametrize(
+    ("site", "lines"),
+    [
+        ({"cores": 128, "threads_per_core": 2}, []),
+        ({"cores": 64, "slurm": NOMULTITHREAD}, []),
+        ({"cores": 64, "srun": ("--threads-per-core=1",)}, []),
+        ({"cores": 56, "slurm": NOMULTITHREAD, "reserved_cores": "0,8,16,24,32,40,48,56"}, []),
+        ({"cores": 112, "threads_per_core": 2, "reserved_cores": "0-7"}, []),
+        ({"cores": 112, "threads_per_core": 2, "reserved_cores": "0-7,64-71"}, []),
+        (
+            {"cores": 128},
+            [
+                "warning: site 'here': threads_per_core = 1, sinfo says 128, 2 threads of each physical core: set"
+                " threads_per_core = 2, or hint = 'nomultithread' in [slurm]: then cores counts physical cores"
+            ],
+        ),
+        (
+            {"cores": 60, "slurm": NOMULTITHREAD, "reserved_cores": "0"},
+            [
+                "warning: site 'here': cores = 60, sinfo says 128, 2 threads of each physical core, 1 in"
+                " reserved_cores: set cores = 63 in the site file"
+            ],
+        ),
+    ],
+)
+def test_a_site_file_counts_hardware_threads_as_its_jobs_do(site: dict[str, Any], lines: list[str]) -> None:
+    changes = {"gpus": 0, "gpu_type": "", **site}
+    assert said(plan(msgspec.structs.replace(SITE, **changes), nodes=2), facts(cluster=TWO_THREADS)) == lines
+
+
+def test_gpus_that_slurm_does_not_know_are_no_contradiction() -> None:
+    changes = {"cores": 128, "threads_per_core": 2}
+    site = msgspec.structs.replace(SITE, **changes, gpu_request="none")
+    assert said(plan(site, nodes=2), facts(cluster=TWO_THREADS)) == []
+    site = msgspec.structs.replace(SITE, **changes)
+    lines = said(plan(site, nodes=2), facts(cluster=TWO_THREADS))
+    assert any("0 have 128 cores and 4 x gpu:k80" in line for line in lines)
+    assert "warning: site 'here': gpus = 4, sinfo says 0: set gpus = 0 in the site file" in lines
+
+
 @pytest.mark.parametrize(
     ("seen", "text"),
     [

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from hpc_dl.errors import UserError
-from hpc_dl.machine import local_gpus, ports_in_use, visible_gpus
+from hpc_dl.gpus import local_gpus, slurm_gpus
+from hpc_dl.machine import ports_in_use
 from hpc_dl.node import facts
 from hpc_dl.node.facts import local_facts, node_name, slurm_facts
 from hpc_dl.spec.job import JobSpec
@@ -34,7 +35,7 @@ from hpc_dl.spec.site import Site
     ],
 )
 def test_gpus_are_those_that_slurm_gave(environ: dict[str, str], gpus: tuple[str, ...]) -> None:
-    assert visible_gpus(environ) == gpus
+    assert slurm_gpus(environ) == gpus
 
 
 @pytest.mark.parametrize(("value", "gpus"), [("1,3", ("1", "3")), ("", ()), ("-1", ())])
@@ -116,6 +117,70 @@ def test_a_physical_core_of_this_machine_has_its_threads() -> None:
     shared = Path("/sys/devices/system/cpu/cpu0/topology/thread_siblings_list").read_text().strip()
     runs = [part.partition("-") for part in shared.split(",")]
     assert len(facts._Topology().siblings(0)) == sum(int(last or first) - int(first) + 1 for first, _, last in runs)
+
+
+@pytest.mark.parametrize("site", [{"slurm": {"hint": "nomultithread"}}, {"srun": ("--threads-per-core=1",)}])
+def test_a_job_that_counts_physical_cores_has_all_their_threads(
+    monkeypatch: pytest.MonkeyPatch, site: dict[str, Any]
+) -> None:
+    assert _slurm_cores(monkeypatch, set(range(8)), 4, threads=2, **site) == tuple(range(8))
+    assert _slurm_cores(monkeypatch, {0, 2, 4, 6}, 4, threads=2, **site) == (0, 2, 4, 6)
+    assert _slurm_cores(monkeypatch, set(range(10)), 4, threads=2, **site) == ()
+    assert _slurm_cores(monkeypatch, set(range(8)), 4, threads=2) == ()
+
+
+def test_reserved_cores_are_given_to_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = _slurm_cores(monkeypatch, set(range(8)), 8, threads=2, exclusive=True, reserved_cores="0,5")
+    assert found == (2, 3, 6, 7)
+
+
+@pytest.mark.parametrize(
+    ("environ", "near"),
+    [
+        ({}, ((0, 1), (2, 3))),
+        # The job may open only GPUs 2 and 3 of the node, which are its numbers 0 and 1.
+        ({"SLURM_STEP_GPUS": "2,3"}, ((4, 5), (6, 7))),
+        ({"SLURM_STEP_GPUS": "3,4"}, ((6, 7), ())),
+    ],
+)
+def test_the_sites_table_has_the_cores_next_to_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, environ: dict[str, str], near: tuple[tuple[int, ...], ...]
+) -> None:
+    _node(monkeypatch, tmp_path, [(0, [cpu - cpu % 2, cpu - cpu % 2 + 1]) for cpu in range(8)])
+    monkeypatch.setenv("SLURMD_NODENAME", "n1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.delenv("SLURM_STEP_GPUS", raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    site = Site(cores=8, gpus=4, gpu_cores=("0", "2", "5", "6-7"))
+    found = slurm_facts(JobSpec(cores=8, gpus=2), site)
+    assert (found.gpus, found.gpu_cores) == (("0", "1"), near)
+
+
+def test_without_a_table_the_node_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _node(monkeypatch, tmp_path, [])
+    monkeypatch.setenv("SLURMD_NODENAME", "n1")
+    monkeypatch.setenv("ROCR_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(4)))
+    monkeypatch.setattr(facts, "cores_next_to", lambda vendor, gpus: {"amd": ("2-3", "0-1")}[vendor])
+    site = Site(cores=4, gpus=2, gpu_vendor="amd")
+    assert slurm_facts(JobSpec(cores=4, gpus=2), site).gpu_cores == ((2, 3), (0, 1))
+    monkeypatch.setattr(facts, "cores_next_to", lambda vendor, gpus: ("", ""))
+    assert slurm_facts(JobSpec(cores=4, gpus=2), site).gpu_cores == ()
+
+
+def test_gpus_that_slurm_does_not_tell_are_those_of_the_site(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURMD_NODENAME", "n1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")  # PSSlurm shows each process only its nearest GPU
+    site = Site(cores=8, gpus=4, gpu_list="all", fake_gpus=True)
+    assert slurm_facts(JobSpec(gpus=4), site).gpus == ("0", "1", "2", "3")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    site = Site(cores=8, gpus=4, gpu_request="none", fake_gpus=True)
+    assert slurm_facts(JobSpec(gpus=4), site).gpus == ("0", "1", "2", "3")
+    if not local_gpus():
+        with pytest.raises(UserError, match=r"node n1: the job has 4 GPUs there, says the site file; 0 can be opened"):
+            slurm_facts(JobSpec(gpus=4), Site(cores=8, gpus=4, gpu_list="all"))
 
 
 def test_cores_that_others_use_too_are_not_given_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,11 +20,12 @@ import pytest
 from hpc_dl.planning import preview
 from hpc_dl.planning.plan import Plan, make_plan
 from hpc_dl.processes import python_module
-from hpc_dl.schedulers.slurm.sbatch_options import directives
+from hpc_dl.schedulers.slurm.sbatch_options import directives, ps_directives
 from hpc_dl.shipped_files import share
 from hpc_dl.spec.job import job_file
 from hpc_dl.spec.layers import Layer
 from hpc_dl.spec.placement import Placement
+from hpc_dl.spec.site import Scalar
 from hpc_dl.spec.site_files import load_site, site_file
 from hpc_dl.tasks.file.parser import parse
 from hpc_dl.templates import shell
@@ -84,6 +85,35 @@ CASES = {
     "mixed": Case("minotauro", {"mode": "mixed"}, nodelist="nvb[19-20]"),
     "sync": Case("minicluster", {"mode": "sync", "nodes": 2, "gpus": 2, "backup_workers": 1}),
     "multiworker": Case("minicluster", {"mode": "multiworker", "nodes": 2, "gpus": 1}),
+    "amd": Case(
+        "minotauro",
+        {"nodes": 2, "gres": ["nvme:100", "tmp:1"]},
+        {
+            "cores": 56,
+            "reserved_cores": "0,8,16,24,32,40,48,56",
+            "gpus": 8,
+            "gpu_type": "",
+            "gpu_vendor": "amd",
+            "gpu_request": "gpus-per-node",
+            "gpu_cores": ["49-55", "57-63", "17-23", "25-31", "1-7", "9-15", "33-39", "41-47"],
+            "slurm": {"hint": "nomultithread"},
+        },
+    ),
+    "gpus_per_task": Case(
+        "minotauro",
+        {"mode": "horovod", "nodes": 2},
+        {
+            "cores": 128,
+            "threads_per_core": 2,
+            "gpu_request": "gpus-per-task",
+            "gpu_cores": ["48-63", "32-47", "16-31", "0-15"],
+            "gres": ["nvme:100"],
+        },
+    ),
+    "ps_nodes": Case(
+        "minotauro",
+        {"nodes": 2, "gpus": 2, "ps": 3, "ps_partition": "cpu", "ps_nodes": 2, "ps_cores": 4},
+    ),
     "own_script": Case(
         "minotauro",
         {
@@ -358,7 +388,14 @@ def test_slurm_reads_the_directives_that_were_meant(case: str, tmp_path: Path) -
     job = rendered(case, tmp_path)
     read = [slurm_words(line) for line in job.files["job.sh"].splitlines() if line.startswith("#SBATCH")]
     meant = directives(job.plan.job, job.plan.site, job.plan.runs) if case != "local" else {}
-    assert read == [[f"--{key}" if value is True else f"--{key}={value}"] for key, value in meant.items()]
+    expected = [_option(*one) for one in meant.items()]
+    if job.plan.ps_site:
+        expected += [["hetjob"], *(_option(*one) for one in ps_directives(job.plan.job, job.plan.ps_site).items())]
+    assert read == expected
+
+
+def _option(key: str, value: Scalar) -> list[str]:
+    return [f"--{key}" if value is True else f"--{key}={value}"]
 
 
 def test_slurm_writes_the_log_into_the_run_folder(tmp_path: Path) -> None:

@@ -167,6 +167,40 @@ def test_a_ps_has_the_cores_that_were_asked_for() -> None:
     assert ps.summary == "ps 0 (no GPU, cores 0-3, n1-ib0:2220)"
 
 
+def test_parameter_servers_may_have_nodes_of_their_own() -> None:
+    job = resolve(JobSpec(nodes=2, gpus=2, ps=3, ps_nodes=2), K80)
+    facts = expected_facts(job, K80, ["n1", "n2", "c1", "c2"])
+    found = place(job, K80, facts).processes
+    assert [(p.name, p.node, p.visible_gpus, p.core_list) for p in found] == [
+        ("worker:0", "n1", "0", "0-3"),
+        ("worker:1", "n1", "1", "4-7"),
+        ("worker:2", "n2", "0", "0-3"),
+        ("worker:3", "n2", "1", "4-7"),
+        ("ps:0", "c1", "", "0-3"),
+        ("ps:1", "c1", "", "4-7"),
+        ("ps:2", "c2", "", "0-7"),
+    ]
+    assert job.ps_node_cores == 8
+    unbound = place(job, K80, [msgspec.structs.replace(one, cores=()) for one in facts]).processes
+    assert [process.threads for process in unbound] == [4, 4, 4, 4, 4, 4, 8]
+
+
+@pytest.mark.parametrize(
+    ("job", "ps", "ps_nodes", "cores"),
+    [
+        ({"ps_partition": "cpu"}, 1, 1, 4),
+        ({"ps_nodes": 2}, 2, 2, 4),
+        ({"ps_nodes": 2, "ps": 3}, 3, 2, 8),
+        ({"ps_nodes": 1, "ps": 3, "ps_cores": 20}, 3, 1, 60),  # the nodes of workers may be smaller
+        ({}, 1, 0, 4),
+    ],
+)
+def test_what_nodes_of_parameter_servers_have(job: dict[str, Any], ps: int, ps_nodes: int, cores: int) -> None:
+    found = resolve(JobSpec(**job), K80)
+    assert (found.ps, found.ps_nodes, found.ps_node_cores) == (ps, ps_nodes, cores)
+    assert resolve(found, K80) == found
+
+
 def test_two_jobs_on_a_node_do_not_meet() -> None:
     job = resolve(JobSpec(), K80)
     first = place(job, K80, [NodeFacts("n1", tuple("0123"))])
@@ -230,6 +264,7 @@ def test_what_the_site_fills_in(job: dict[str, Any], site: Site, expected: dict[
             {"mode": "sync", "backup_workers": 4},
             "backup_workers = 4: must be less than the workers, which are 4",
         ),
+        ({"ps": 1, "ps_nodes": 2}, "ps_nodes = 2: more nodes than parameter servers, of which the job has 1"),
         ({"nodes": 2, "ps": 9}, "ps = 9: more parameter servers than workers, of which the job has 8"),
     ],
 )
@@ -264,6 +299,12 @@ def test_nodes_of_a_local_run_share_the_gpus_of_this_machine() -> None:
     assert resolve(JobSpec(nodes=2), site).gpus == 2
     with pytest.raises(UserError, match=r"gpus = 3: a node of site 'local' has 2 \(allowed: 0 to 2\)"):
         resolve(JobSpec(nodes=2, gpus=3), site)
+
+
+def test_a_local_run_has_no_nodes_for_parameter_servers() -> None:
+    site = Site(name="local", cores=8, scheduler="local", address="127.0.0.1")
+    with pytest.raises(UserError, match="ps_nodes = 1: the nodes of site 'local' are one machine: leave it out"):
+        resolve(JobSpec(ps_partition="cpu"), site)
 
 
 def test_mixed_is_one_worker_per_node_with_all_gpus() -> None:

@@ -109,7 +109,7 @@ def test_an_unknown_job_shows_the_nearest() -> None:
         ("[env]\n1A = 'a'", 2, "env: '1A' is not a name of an environment variable"),
         ("[slurm]\nq = 'a'", 2, "slurm: 'q' is not an sbatch option; expected its long name"),
         ("[slurm]\ntime = '1'", 2, "slurm: 'time' has the job key 'time' in its place"),
-        ("[slurm]\ngres = 'gpu:1'", 2, "slurm: 'gres' has the job key 'gpus' in its place"),
+        ("[slurm]\ngres = 'gpu:1'", 2, "slurm: 'gres' has the job key 'gres' in its place"),
         ("[slurm]\noutput = 'x'", 2, "slurm: 'output' is set by hpc_dl itself"),
         ("[slurm]\nwait = true", 2, "slurm: 'wait' is set by hpc_dl itself"),
         ("[slurm]\ncomment = '''a\nb'''", 2, "slurm.comment = 'a\\nb'"),

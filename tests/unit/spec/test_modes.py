@@ -22,12 +22,14 @@ SITE = Site(name="k80", cores=16, gpus=4, gpu_type="k80", nodes="n[1-9]")
 # A value of each job key that is not its default.
 OTHER: dict[str, Any] = {
     "name": "other", "nodes": 2, "gpus": 2, "workers": 2, "ps": 2, "cores": 8, "ps_cores": 2, "time": "2:00:00",
-    "partition": "long", "restarts": 1, "requeues": 1, "slurm": {"qos": "high"}, "env": {"SEED": "7"},
-    "args": ["--start-timeout=9"], "model": "vgg16", "data": "synthetic", "steps": 7, "batch": 8, "learning_rate": 0.3,
-    "lr_boundaries": [3], "momentum": 0.5, "weight_decay": 0.01, "seed": 3, "checkpoint_every": 5, "log_every": 5,
+    "partition": "long", "gres": ["nvme:9"], "restarts": 1, "requeues": 1, "slurm": {"qos": "high"},
+    "env": {"SEED": "7"}, "args": ["--start-timeout=9"], "model": "vgg16", "data": "synthetic", "steps": 7,
+    "batch": 8, "learning_rate": 0.3, "lr_boundaries": [3],
+    "momentum": 0.5, "weight_decay": 0.01, "seed": 3, "checkpoint_every": 5, "log_every": 5,
     "eval_every": 5, "towers": 2, "backup_workers": 1, "restart_timeout": 5.0, "staleness": 1, "n_fetch": 2,
     "n_push": 2, "compression": "fp16", "trace_steps": [3], "stage": True, "scale_lr": False, "warmup_steps": 3,
     "fusion_mb": 8.0, "cycle_ms": 2.0, "workdir": "/tmp", "memory": "64G", "hang_timeout": 60,
+    "ps_nodes": 1, "ps_partition": "cpu",
 }  # fmt: skip
 # Keys that are about something else than the text of the job's files.
 ELSEWHERE = {"mode", "script", "chief", "classic_flags", "start_from"}

@@ -16,6 +16,7 @@ import pytest
 from rich.console import Console
 
 from hpc_dl.errors import UserError
+from hpc_dl.gpus import VARIABLES, counted_after
 from hpc_dl.spec.site_files import load_site, site_file
 from hpc_dl.tasks.allocation import bound, nodes
 from hpc_dl.tasks.executor import Agents, Lost, agent_command
@@ -313,9 +314,16 @@ def test_a_batch_script_of_odd_names_is_refused(tmp_path: Path, monkeypatch: pyt
         script(tmp_path / "t.txt", Request(1), site, [])
 
 
+NVIDIA = "export CUDA_VISIBLE_DEVICES={}\n"
+AMD = (
+    "export ROCR_VISIBLE_DEVICES={}\nunset HIP_VISIBLE_DEVICES\nunset CUDA_VISIBLE_DEVICES\nunset GPU_DEVICE_ORDINAL\n"
+)
+
+
+@pytest.mark.parametrize(("vendor", "lines"), [("nvidia", NVIDIA), ("amd", AMD), ("other", "")])
 @pytest.mark.parametrize(("node", "said"), [("n1", ["1,2", "2,3"]), ("n2", ["4,5", ""]), ("n3", ["", ""])])
 def test_a_rank_that_a_task_starts_by_srun_gets_what_the_task_has_on_its_node(
-    tmp_path: Path, node: str, said: list[str]
+    tmp_path: Path, node: str, said: list[str], vendor: str, lines: str
 ) -> None:
     (tmp_path / "hosts").mkdir()
     shares = (Share("n1", (1, 2), ("2", "3")), Share("n2", (4, 5)))
@@ -325,13 +333,14 @@ def test_a_rank_that_a_task_starts_by_srun_gets_what_the_task_has_on_its_node(
     assert environ[b"SLURM_HOSTFILE"] == bytes(tmp_path / "hosts" / "task-7")
     assert b"SLURM_NTASKS_PER_NODE" not in environ
     prolog = tmp_path / "prolog"
-    prolog.write_text(Renderer([]).render("prolog.sh.j2", {}))
+    values = {"gpu_variable": VARIABLES[vendor], "hiding": counted_after(vendor)}
+    prolog.write_text(Renderer([]).render("prolog.sh.j2", values))
     subprocess.run(["shellcheck", str(prolog)], check=True, env=os.environ | {"PATH": f"{Path(sys.executable).parent}"})
     step = {"SLURMD_NODENAME": node, "SLURM_PROCID": "0", "SLURM_JOB_ID": "5", "SLURM_STEP_ID": "6"}
     rank = {name.decode(): value.decode() for name, value in environ.items()} | step
     done = subprocess.run(["/bin/sh", str(prolog)], env=rank, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == (
-        f"export CUDA_VISIBLE_DEVICES={said[1]}\nexport HPC_DL_TASK_CORES={said[0]}\n",
+        f"{lines.format(said[1])}export HPC_DL_TASK_CORES={said[0]}\nexport HPC_DL_TASK_GPUS={said[1]}\n",
         "",
     )
     assert (tmp_path / "hosts" / "steps-7").read_text() == "5.6\n"
@@ -435,7 +444,7 @@ agent.main()
 
 def test_an_agent_that_hangs_is_lost_with_its_tasks(tmp_path: Path, marker: Marker) -> None:
     (tmp_path / "output").mkdir()
-    agents = Agents({"n": [sys.executable, "-c", _HANGS_SOON, str(tmp_path), "1.0", "n"]})
+    agents = Agents({"n": [sys.executable, "-c", _HANGS_SOON, str(tmp_path), "1.0", "n", "{}"]})
     agents.greet(60)
     agents.begin(60)
     agents.order("n", [Order(Task(1, f"sh -c 'sleep 300; :' {marker.word}"), 1, (Share("n", (0,)),))])

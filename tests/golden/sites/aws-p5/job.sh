@@ -11,7 +11,6 @@
 #SBATCH --open-mode=append
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@60
-#SBATCH --gres=gpu:8
 #SBATCH --exclusive
 #SBATCH --wait-all-nodes=1
 

@@ -9,7 +9,7 @@
 #SBATCH --output=/FOLDER/tasks.txt-%j.log
 #SBATCH --open-mode=append
 #SBATCH --signal=B:USR2@60
-#SBATCH --gres=gpu:8
+#SBATCH --gpus-per-node=8
 #SBATCH --exclusive
 #SBATCH --partition=gpuH200x8
 #SBATCH --mem=0

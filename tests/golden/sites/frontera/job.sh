@@ -11,7 +11,6 @@
 #SBATCH --open-mode=append
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@60
-#SBATCH --gres=gpu:4
 #SBATCH --partition=rtx
 
 set -u -o pipefail

@@ -9,7 +9,7 @@
 #SBATCH --output=/FOLDER/tasks.txt-%j.log
 #SBATCH --open-mode=append
 #SBATCH --signal=B:USR2@60
-#SBATCH --gres=gpu:4
+#SBATCH --gpus-per-node=4
 #SBATCH --export=NONE
 #SBATCH --partition=gpu_rome_a100_40
 #SBATCH --get-user-env=60L

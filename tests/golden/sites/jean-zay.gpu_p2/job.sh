@@ -99,7 +99,7 @@ while :; do
   # start a step: slurmctld is away for a moment, or a node has just been lost, for which Slurm requeues the job.
   srun=
   for pause in 5 15 40 60 0; do
-    srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task=24 --export=ALL --cpu-bind=none "${python[@]}" hpc_dl facts "$run" --attempt "$attempt" &
+    srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task=24 --export=ALL --threads-per-core=1 --cpu-bind=none "${python[@]}" hpc_dl facts "$run" --attempt "$attempt" &
     await $!
     code=$?
     if [ "$code" -ne 1 ] || [ -n "$told" ] || [ "$pause" -eq 0 ]; then break; fi
@@ -113,7 +113,7 @@ while :; do
   "${python[@]}" hpc_dl place "$run" --nodelist "$SLURM_JOB_NODELIST" --job-id "$SLURM_JOB_ID" --attempt "$attempt" || exit
 
   # One task per node; each runs the line of its node. A task that fails ends the others.
-  srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task=24 --export=ALL --cpu-bind=none --kill-on-bad-exit=1 "${python[@]}" hpc_dl tasks node "$run/tasks.txt" &
+  srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task=24 --export=ALL --threads-per-core=1 --cpu-bind=none --kill-on-bad-exit=1 "${python[@]}" hpc_dl tasks node "$run/tasks.txt" &
   srun=yes
   await $!
   # A failure that a new start may cure leads to the next attempt, on the same nodes; else the job ends.

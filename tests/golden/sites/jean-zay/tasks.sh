@@ -30,4 +30,4 @@ python=(PYTHON -c 'import sys; sys.path[:] = filter(None, sys.path); import runp
 [ -z "$unready" ] || exit "$unready"
 # The runner takes the place of this shell, so that it gets the signals of scancel and --signal. Records are of this job:
 # if it is requeued, it goes on where it was.
-exec "${python[@]}" hpc_dl tasks run /FOLDER/tasks.txt --records /FOLDER/tasks.txt-"$SLURM_JOB_ID".records --resume
+exec "${python[@]}" hpc_dl tasks run /FOLDER/tasks.txt --records /FOLDER/tasks.txt-"$SLURM_JOB_ID".records --resume --srun=--threads-per-core=1

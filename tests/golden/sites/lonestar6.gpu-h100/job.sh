@@ -11,7 +11,6 @@
 #SBATCH --open-mode=append
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@60
-#SBATCH --gres=gpu:2
 #SBATCH --partition=gpu-h100
 
 set -u -o pipefail

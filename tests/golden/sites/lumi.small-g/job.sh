@@ -11,7 +11,7 @@
 #SBATCH --open-mode=append
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@60
-#SBATCH --gres=gpu:8
+#SBATCH --gpus-per-node=8
 #SBATCH --partition=small-g
 #SBATCH --mem-per-gpu=60G
 

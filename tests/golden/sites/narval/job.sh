@@ -11,7 +11,7 @@
 #SBATCH --open-mode=append
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@60
-#SBATCH --gres=gpu:a100:4
+#SBATCH --gpus-per-node=a100:4
 #SBATCH --mem=498G
 
 set -u -o pipefail

@@ -9,7 +9,7 @@
 #SBATCH --output=/FOLDER/tasks.txt-%j.log
 #SBATCH --open-mode=append
 #SBATCH --signal=B:USR2@60
-#SBATCH --gres=gpu:a100:4
+#SBATCH --gpus-per-node=a100:4
 #SBATCH --mem=498G
 
 set -u -o pipefail

@@ -11,7 +11,7 @@
 #SBATCH --open-mode=append
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@60
-#SBATCH --gres=gpu:4
+#SBATCH --gpus-per-node=4
 #SBATCH --constraint=gpu
 #SBATCH --qos=regular
 

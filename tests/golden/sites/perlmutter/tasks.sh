@@ -9,7 +9,7 @@
 #SBATCH --output=/FOLDER/tasks.txt-%j.log
 #SBATCH --open-mode=append
 #SBATCH --signal=B:USR2@60
-#SBATCH --gres=gpu:4
+#SBATCH --gpus-per-node=4
 #SBATCH --constraint=gpu
 #SBATCH --qos=regular
 

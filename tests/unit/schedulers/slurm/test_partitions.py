@@ -63,6 +63,14 @@ def test_forms_of_gres(gres: str, gpus: int, kind: str) -> None:
     assert (site.gpus, site.gpu_type) == (gpus, kind)
 
 
+def test_hardware_threads_are_counted_as_slurm_counts_cpus() -> None:
+    site = parse_sinfo(lines("n1|main*|idle|128|2|1000|gpu:4|32|2"), "c")
+    assert (site.cores, site.threads_per_core) == (128, 2)
+    site = parse_sinfo(lines("n1|main*|idle|64|2|1000|gpu:4|32|2"), "c")  # CPUs=64 in slurm.conf
+    assert (site.cores, site.threads_per_core) == (64, 1)
+    assert parse_sinfo(lines("n1|main*|idle|64+|2+|1000+|gpu:4|32+|1+"), "c").threads_per_core == 1
+
+
 def test_the_default_partition_counts() -> None:
     text = lines(
         "c1|cpu|idle|128|2|256000|(null)",

@@ -50,6 +50,12 @@ def recorded(
     return f"{job}|{state}|{code}|{times}|{nodes}|{name}\n"
 
 
+def test_a_heterogeneous_job_is_known_by_its_first_component(slurm: FakeSlurm) -> None:
+    slurm.answer("squeue", listed("7+1", "RUNNING", "cpu1") + listed("7+0", "RUNNING", "gpu[1-2]"))
+    found = query(["7"])["7"]
+    assert (found.state, found.nodelist) == ("RUNNING", "gpu[1-2]")
+
+
 def test_squeue_knows_it(slurm: FakeSlurm) -> None:
     slurm.answer("squeue", listed("7", "RUNNING", "nvb[1-2]", start="2000", end="9000"))
     assert query(["7"]) == {"7": JobState("RUNNING", nodelist="nvb[1-2]", submitted=1000.0, started=2000.0)}
