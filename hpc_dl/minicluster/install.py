@@ -52,14 +52,14 @@ def install(version: str = "", say: Say = print) -> Programs:
             f"no apt-get here, so `{INSTALL}` can't help: ask your administrator for {' '.join(_PACKAGES)}, "
             f"or set {PREFIX_VARIABLE} to the folder of a Slurm of your own"
         )
-    _unpack(_PACKAGES_OF_BULLSEYE if SUITES.get(version) == "bullseye" else _PACKAGES, prefix, version, say)
+    unpack(_PACKAGES_OF_BULLSEYE if SUITES.get(version) == "bullseye" else _PACKAGES, prefix, version, say)
     programs = Programs(prefix)
     if missing := programs.missing((*COMMANDS, *ACCOUNTING_COMMANDS)):
         raise UserError(f"installed, but still not found: {', '.join(missing)}")
     return programs
 
 
-def _unpack(packages: Sequence[str], prefix: Path, version: str, say: Say) -> None:
+def unpack(packages: Sequence[str], prefix: Path, version: str, say: Say) -> None:
     """Make a copy in `prefix`: these packages and all libraries that they need.
 
     With `version` they come from the Debian suite that has it, else from apt's sources. Needs no root.
