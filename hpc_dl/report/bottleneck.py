@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from hpc_dl.report.model import Finding
 from hpc_dl.report.situation import Link, ProcessUse, Situation
@@ -36,14 +36,14 @@ def _network(now: Situation) -> Iterator[Finding]:
         if name in servers:
             yield Finding(
                 f"{servers[name].name}'s network",
-                f"Node {name} {_told(link)}.{_wire_time(now, link)}",
+                f"Node {name} {_told(link)}.{_waiting(now)}",
                 "More parameter servers on other nodes (ps), fewer bytes (compression, n_fetch, n_push), or a mode of "
                 "all-reduce spread the traffic.",
             )
     if full.keys() & servers.keys():
         return  # the other nodes' traffic is with these
     if len(full) > 1 and len(full) == len(now.nodes):
-        name, link = max(full.items(), key=lambda pair: pair[1].busiest)
+        name, link = max(full.items(), key=lambda pair: pair[1].share)
         why = f"Node {name} {_told(link)}, and the others are alike."
         yield Finding("the network of all nodes", why, "Fewer bytes (compression) or larger batches need less of it.")
         return
@@ -55,25 +55,21 @@ def _network(now: Situation) -> Iterator[Finding]:
 
 def _is_full(link: Link, idle: bool) -> bool:
     """Return whether a link is full. Idle workers that send and receive in turns fill half of each direction."""
-    return link.busiest[0] >= _FULL_LINK or (idle and (link.sent + link.received) / link.rate >= _IN_TURNS)
+    return link.share >= _FULL_LINK or (idle and (link.sent + link.received) / link.rate >= _IN_TURNS)
 
 
 def _told(link: Link) -> str:
-    share, direction = link.busiest
-    both = f"sends and receives {(link.sent + link.received) / link.rate:.0%} of"
-    return f"{f'{direction} {share:.0%} of' if share >= _FULL_LINK else both} the {_bits(link.rate)} of {link.name}"
+    sent, received = (f"{bits / link.rate:.0%}" for bits in (link.sent, link.received))
+    return f"sends {sent} and receives {received} of the {_bits(link.rate)} of {link.name}"
 
 
-def _wire_time(now: Situation, link: Link) -> str:
-    """Return the sentence on how much of a step its bytes take on a link, if that is known."""
-    shares = [
-        8 * now.step_bytes[name] / link.rate / seconds
-        for name, seconds in now.step_seconds.items()
-        if name in now.step_bytes
-    ]
-    if not shares:
+def _waiting(now: Situation) -> str:
+    """Return the sentence on how much of a step is waiting, if step times are known."""
+    if not now.step_seconds or not now.fastest_step:
         return ""
-    return f" What a worker receives in a step takes {statistics.median(shares):.0%} of its time even alone."
+    usual = statistics.median(now.step_seconds.values())
+    share = 1 - now.fastest_step / usual
+    return f" A step takes {_ms(usual)}, the fastest took {_ms(now.fastest_step)}: up to {share:.0%} of it is waiting."
 
 
 def _server_cores(now: Situation) -> Iterator[Finding]:
@@ -87,14 +83,17 @@ def _server_cores(now: Situation) -> Iterator[Finding]:
 
 
 def _other_programs(now: Situation) -> Iterator[Finding]:
-    for node in now.nodes:
-        others = node.busy - node.own
-        if node.busy >= _FULL_NODE * node.cores and others >= _OTHERS * node.cores:
-            yield Finding(
-                f"other programs on node {node.name}",
-                f"All of its {node.cores} cores are busy, {others:.1f} of them with what is not of this job.",
-                "On Slurm, whole nodes (slurm = {exclusive = true}) have no other jobs.",
-            )
+    others = {
+        node.name: node.busy - node.own
+        for node in now.nodes
+        if node.busy >= _FULL_NODE * node.cores and node.busy - node.own >= _OTHERS * node.cores
+    }
+    if others:
+        yield Finding(
+            f"other programs on {_named(others)}",
+            f"All cores are busy there, {max(others.values()):.1f} of them with what is not of this job.",
+            "On Slurm, whole nodes (slurm = {exclusive = true}) have no other jobs.",
+        )
 
 
 def _slow_worker(now: Situation) -> Iterator[Finding]:
@@ -131,13 +130,13 @@ def _use(now: Situation, worker: ProcessUse) -> float:
 
 
 def _input(now: Situation) -> Iterator[Finding]:
-    for node in now.nodes:
-        if node.iowait >= _DISK_WAIT * node.cores:
-            yield Finding(
-                f"the disk of node {node.name}",
-                f"{node.iowait:.1f} of its {node.cores} cores wait for a disk.",
-                "Copy the data set to the nodes' own disks first (stage), or pack it into fewer files.",
-            )
+    waits = {node.name: node.iowait for node in now.nodes if node.iowait >= _DISK_WAIT * node.cores}
+    if waits:
+        yield Finding(
+            f"the disk of {_named(waits)}",
+            f"{max(waits.values()):.1f} cores wait for a disk there.",
+            "Copy the data set to the nodes' own disks first (stage), or pack it into fewer files.",
+        )
     for worker in now.role("worker"):
         if worker.gpus and _use(now, worker) < _IDLE and (worker.share or 0.0) >= _FULL_CORES:
             yield Finding(
@@ -165,11 +164,9 @@ def _computing(now: Situation) -> Iterator[Finding]:
     elif workers and not gpus and all((worker.share or 0.0) >= _FULL_CORES for worker in workers):
         cpu, cores = sum(worker.cpu for worker in workers), sum(worker.cores for worker in workers)
         yield Finding("the workers' cores", f"They use {cpu:.3g} of {cores} cores.", remedy)
-    elif not gpus:
-        for node in now.nodes:
-            if node.busy >= _FULL_NODE * node.cores:
-                why = f"All of its {node.cores} cores are busy, {node.own:.1f} of them with this job."
-                yield Finding(f"the cores of node {node.name}", why, remedy)
+    elif not gpus and (own := {n.name: n.own for n in now.nodes if n.busy >= _FULL_NODE * n.cores}):
+        why = f"All cores are busy there, {max(own.values()):.1f} of them with this job."
+        yield Finding(f"the cores of {_named(own)}", why, remedy)
 
 
 _RULES: Sequence[Callable[[Situation], Iterator[Finding]]] = (
@@ -180,6 +177,12 @@ _RULES: Sequence[Callable[[Situation], Iterator[Finding]]] = (
     _input,
     _start,
 )
+
+
+def _named(nodes: Collection[str]) -> str:
+    """Return ``node n1``, or ``nodes n1, n2 and 3 more``."""
+    shown, more = list(nodes)[:3], len(nodes) - 3
+    return f"node{'s' * (len(nodes) > 1)} {', '.join(shown)}" + (f" and {more} more" if more > 0 else "")
 
 
 def _bits(rate: float) -> str:

@@ -10,7 +10,6 @@ from hpc_dl.report.measured import Measured
 from hpc_dl.report.model import Report
 from hpc_dl.report.situation import Situation, spoken, uses
 from hpc_dl.report.tables import commands, facts, tables, training_rates
-from hpc_dl.runfolder.metrics import per_step
 from hpc_dl.spec.modes import MODES
 
 
@@ -43,15 +42,14 @@ def situation(job: Measured) -> Situation:
         name: msgspec.structs.replace(node, rates=training_rates(node.rates, job)) for name, node in job.nodes.items()
     }
     processes, used = uses(nodes, job.placement, job.site, job.one_machine)
-    times = {name: (of.get("step_seconds") or {}).get("median") for name, of in job.figures.items()}
-    moved = per_step({name: dict(of) for name, of in job.figures.items()})
+    times = {spoken(name): of["step_seconds"] for name, of in job.figures.items() if of.get("step_seconds")}
     begin, _ = job.trained
     return Situation(
         processes=processes,
         nodes=used,
         synchronous=MODES[job.job.mode].synchronous and not job.job.script,
-        step_seconds={spoken(name): seconds for name, seconds in times.items() if seconds},
-        step_bytes={spoken(name): of["bytes_received"] for name, of in moved.items()},
+        step_seconds={name: of["median"] for name, of in times.items()},
+        fastest_step=min((of["min"] for of in times.values()), default=0.0),
         start_seconds=begin - job.begun if begin and len(job.attempts) <= 2 else 0.0,
         all_seconds=job.seconds,
     )

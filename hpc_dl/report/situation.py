@@ -41,9 +41,9 @@ class Link(msgspec.Struct, frozen=True):
     """What it can move in each direction."""
 
     @property
-    def busiest(self) -> tuple[float, str]:
+    def share(self) -> float:
         """Return the share of its rate that it used, in the direction with more."""
-        return max((self.sent / self.rate, "sends"), (self.received / self.rate, "receives"))
+        return max(self.sent, self.received) / self.rate
 
 
 class NodeUse(msgspec.Struct, frozen=True):
@@ -71,8 +71,8 @@ class Situation(msgspec.Struct, frozen=True):
     """Whether the workers make each step together."""
     step_seconds: Mapping[str, float] = {}
     """Median step time of each worker, ``worker 0``."""
-    step_bytes: Mapping[str, float] = {}
-    """Bytes that each worker receives in a step."""
+    fastest_step: float = 0.0
+    """Seconds of the fastest step of any worker; 0: not known."""
     start_seconds: float = 0.0
     """From the job's start to its first step; 0: not known."""
     all_seconds: float = 0.0
@@ -141,4 +141,4 @@ def _busiest_link(rates: Sequence[Rates], mbits: Mapping[str, int], otherwise_gb
         bits = otherwise_gbit * 1e9 if otherwise_gbit else mbits.get(name, 0) * 1e6
         if bits:
             links.append(Link(name, 8 * mean([m.sent for m in moved]), 8 * mean([m.received for m in moved]), bits))
-    return max(links, key=lambda link: link.busiest, default=None)
+    return max(links, key=lambda link: link.share, default=None)

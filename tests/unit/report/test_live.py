@@ -32,7 +32,7 @@ def test_a_full_network_is_named_after_a_minute_of_training(tmp_path: Path, monk
     found = limit.look(trains=True)
     assert found is not None
     assert "n1" in found.what
-    assert "95% of the 1 Gbit/s" in found.why
+    assert "sends 95% and receives 0% of the 1 Gbit/s" in found.why
     now += 1000
     assert limit.look(trains=True) is None  # the monitors have nothing new
     assert limit.look(trains=False) is None
