@@ -66,7 +66,7 @@ class Bench:
     def run(self, *words: str, code: int = 0) -> str:
         """Run an `hpc-dl` command; return its output."""
         command = [sys.executable, "-m", "hpc_dl", *words]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
 
@@ -79,7 +79,7 @@ class Bench:
                 found[name] = json.loads(lines[-1])
         return found
 
-    def ready(self, job: Job, processes: int, seconds: float = 30) -> None:
+    def ready(self, job: Job, processes: int, seconds: float = 120) -> None:
         """Wait until so many processes have written."""
         eventually(lambda: len(self.told(job)) == processes, seconds, f"{processes} processes; {job.stdout()}")
 
@@ -90,7 +90,7 @@ class Bench:
     def scontrol(self, job: Job) -> str:
         """Return all that Slurm says of a job."""
         command = ["scontrol", "--oneliner", "show", "job", job.job_id]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
 
     def field(self, job: Job, name: str) -> str:
         """Return one field of what Slurm says of a job, up to the next."""
@@ -115,5 +115,5 @@ class Bench:
     def clean(self) -> None:
         """Cancel what still runs, and wait for its end."""
         for job in self.jobs:
-            subprocess.run(["scancel", job.job_id], capture_output=True, check=False, timeout=30)
+            subprocess.run(["scancel", job.job_id], capture_output=True, check=False, timeout=120)
         eventually(self.marker.gone, 30, "processes are left")

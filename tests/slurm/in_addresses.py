@@ -43,7 +43,7 @@ def bench(domain: str, short_root: Path, tmp_path: Path, monkeypatch: pytest.Mon
 def run(bench: Bench, keys: str) -> Job:
     (bench.folder / "my.toml").write_text(_SITE + keys)
     job = bench.submit(site="./my.toml", mode="multiworker", nodes=2, gpus=1, cores=2)
-    job.wait(timeout=60)
+    job.wait(timeout=120)
     return job
 
 

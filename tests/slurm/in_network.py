@@ -43,7 +43,7 @@ def test_its_processes_end_when_others_have_taken_over(bench: Bench, network: Ne
     network.cut(node)
     alive(job, 1, 90)
     assert node not in expand(job.query().nodelist)
-    eventually(lambda: not zombie.exists(), 15, "the process of the first attempt ends")
+    eventually(lambda: not zombie.exists(), what="the process of the first attempt ends")
     second = max(event.time for event in events(job.run) if event.event == "started")
     # It has saved what it had before, or not at all.
     assert all(path.stat().st_mtime < second for path in job.run.path.glob("*-0"))

@@ -45,7 +45,7 @@ def test_what_is_said_while_slurmctld_is_away_is_true(
     bench: Bench, away: MiniCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, job = bench.submit(), bench.submit("wait")
-    first.result(timeout=60)
+    first.result(timeout=120)
     bench.ready(job, 5)
     assert job.state == "RUNNING"
     # Slurm's own commands look for it three times as long as this.
@@ -67,7 +67,7 @@ def test_what_is_said_while_slurmctld_is_away_is_true(
         asked = pool.submit(bench.run, "status", job.job_id)
         refused = pool.submit(bench.run, "cancel", job.job_id, code=2).result()
         said = asked.result()
-    assert time.monotonic() - begin < 60
+    assert time.monotonic() - begin < 90
     assert f"Job {job.job_id} UNKNOWN  Slurm does not answer" in said
     assert _SILENT in said
     assert "hpc-dl: error: scancel" in refused
@@ -100,7 +100,7 @@ def ended_while_it_is_away(bench: Bench, first: Job, job: Job) -> None:
     commands = (["status", job.job_id], ["list"], ["status", "--json", first.job_id, job.job_id])
     with ThreadPoolExecutor() as pool:
         said, listed, array = pool.map(lambda words: bench.run(*words), commands)
-    assert time.monotonic() - begin < 30
+    assert time.monotonic() - begin < 60
     assert f"Job {job.job_id} COMPLETED after " in said
     for one in (first, job):
         assert f"{one.job_id}  COMPLETED" in listed

@@ -90,7 +90,7 @@ def test_the_nodes_are_asked_and_nothing_is_left(bench: Bench) -> None:
         assert f"{node}: error: 203.0.113.7:2000" in said
         assert f"{node}: error: node {other} (203.0.113.7:2000" in said
     assert names(bench.folder) == ["elsewhere.toml", "here.toml", "own", "own.py"]
-    left = subprocess.run(["squeue", "--noheader"], capture_output=True, text=True, check=True, timeout=30).stdout
+    left = subprocess.run(["squeue", "--noheader"], capture_output=True, text=True, check=True, timeout=120).stdout
     assert left == ""
 
 

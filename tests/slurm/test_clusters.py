@@ -51,7 +51,7 @@ def clusters(slurm: None) -> Iterator[tuple[MiniCluster, MiniCluster]]:
 
 def _registered(cluster: MiniCluster) -> set[str]:
     command = ["sacctmgr", "--noheader", "--parsable2", "show", "clusters", "format=cluster,controlhost"]
-    said = subprocess.run(command, env=cluster.env(), capture_output=True, text=True, check=False, timeout=30).stdout
+    said = subprocess.run(command, env=cluster.env(), capture_output=True, text=True, check=False, timeout=120).stdout
     return {name for name, _, host in (line.partition("|") for line in said.splitlines()) if host}
 
 
@@ -86,7 +86,7 @@ def submit(bench: Bench, site: str, *words: str) -> Job:
 @pytest.mark.parametrize("site", ["beta", "conf"])
 def test_a_job_is_on_the_cluster_of_its_site(bench: Bench, site: str) -> None:
     job = submit(bench, site)
-    job.wait(timeout=60)
+    job.wait(timeout=120)
     assert job.state == "COMPLETED", job.stdout()
     told = (job.run.path / "told.json").read_text()
     assert told == f'["beta", "beta1", "JobId={job.job_id}"]'
@@ -106,7 +106,7 @@ def test_jobs_of_one_number_on_two_clusters_are_told_apart(bench: Bench) -> None
         eventually((job.run.path / "told.json").exists, 60, "it runs")
     assert [here.query().nodelist, there.query().nodelist] == ["alpha1", "beta1"]
     there.cancel()
-    there.wait(timeout=60)
+    there.wait(timeout=120)
     assert (there.state, here.state) == ("CANCELLED", "RUNNING")
     assert f"{here.job_id}" in bench.run("list")
 

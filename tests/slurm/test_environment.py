@@ -220,7 +220,7 @@ def ranks(bench: Bench, keys: str, *words: str) -> Job:
 
 def test_ranks_are_those_of_the_placement_whoever_starts_them(bench: Bench, launcher: str) -> None:
     job = ranks(bench, launcher)
-    job.wait(timeout=60)
+    job.wait(timeout=120)
     assert job.state == "COMPLETED", job.stdout()
     for index in range(4):
         environ = json.loads((job.run.path / f"rank-{index}").read_text())
@@ -231,7 +231,7 @@ def test_ranks_are_those_of_the_placement_whoever_starts_them(bench: Bench, laun
 def test_ranks_save_before_they_end_whoever_started_them(bench: Bench, launcher: str) -> None:
     job = ranks(bench, launcher, "wait")
     job.cancel()
-    job.wait(timeout=60)
+    job.wait(timeout=120)
     assert job.state == "CANCELLED", job.stdout()
     assert len(list(job.run.path.glob("saved-*"))) == 4, job.stdout()
 

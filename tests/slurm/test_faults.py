@@ -23,7 +23,7 @@ from hpc_dl.submission.handle import Job
 from tests.slurm.helpers import Bench
 from tests.unit.fakes.processes import eventually
 
-_HANG = 5  # seconds after which a process of these tests hangs
+_HANG = 8  # seconds after which a process of these tests hangs
 
 # Each life of a process says that it has begun, and "saves" when it is told to end; it ends well once it may.
 LIFE = """
@@ -65,7 +65,7 @@ def cluster(slurm: None) -> Iterator[MiniCluster]:
     try:
         with MiniCluster(root, config) as running:
             grace = ["scontrol", "update", "partitionname=main", "GraceTime=30"]
-            subprocess.run(grace, env=running.env(), check=True, timeout=30)
+            subprocess.run(grace, env=running.env(), check=True, timeout=120)
             yield running
     finally:
         shutil.rmtree(root, ignore_errors=True)
@@ -120,7 +120,7 @@ def saved(job: Job, attempt: int) -> list[bool]:
 def go_on(job: Job, attempt: int) -> None:
     """Let an attempt end well, and the job with it."""
     (job.run.path / f"go-{attempt}").touch()
-    job.wait(timeout=60)
+    job.wait(timeout=120)
     assert job.state == "COMPLETED", job.stdout()
     assert all((job.run.path / f"ended-{index}-{attempt}").exists() for index in range(2))
     summary = job.summary()
@@ -137,7 +137,7 @@ def test_after_the_death_of_one_all_start_again_up_to_a_limit(bench: Bench) -> N
     os.kill(pid(job, 1, 0), signal.SIGKILL)
     alive(job, 1)
     os.kill(pid(job, 0, 1), signal.SIGKILL)
-    job.wait(timeout=60)
+    job.wait(timeout=120)
     assert job.state == "FAILED"
     assert then(job) == [RESTART, ""]
     summary = job.summary()
@@ -151,7 +151,7 @@ def test_a_worker_of_a_ps_mode_starts_again_alone(bench: Bench) -> None:
     job = start(bench, mode="async")
     first = pid(job, 1, 0)
     os.kill(first, signal.SIGKILL)
-    eventually(lambda: pid(job, 1, 0) != first, 30, "the worker's second life")
+    eventually(lambda: pid(job, 1, 0) != first, what="the worker's second life")
     go_on(job, 0)
     assert "worker:1 started again, 1 of 1 times" in job.stdout()
 
@@ -173,13 +173,13 @@ def test_after_the_hang_of_one_all_start_again(bench: Bench, what: str) -> None:
 
 def test_a_job_that_is_suspended_and_resumed_goes_on(bench: Bench) -> None:
     job = start(bench, args=["talk"], hang_timeout=_HANG)
-    subprocess.run(["scontrol", "suspend", job.job_id], check=True, timeout=30)
+    subprocess.run(["scontrol", "suspend", job.job_id], check=True, timeout=120)
     stopped = pid(job, 1, 0)
-    eventually(lambda: Path(f"/proc/{stopped}/stat").read_text().rpartition(")")[2].split()[0] == "T", 30)
+    eventually(lambda: Path(f"/proc/{stopped}/stat").read_text().rpartition(")")[2].split()[0] == "T")
     time.sleep(_HANG + 3)  # for so long the processes would not have had to be hung
-    subprocess.run(["scontrol", "resume", job.job_id], check=True, timeout=30)
+    subprocess.run(["scontrol", "resume", job.job_id], check=True, timeout=120)
     size = job.logs()["worker:1"].stat().st_size
-    eventually(lambda: job.logs()["worker:1"].stat().st_size > size, 30)
+    eventually(lambda: job.logs()["worker:1"].stat().st_size > size)
     go_on(job, 0)
 
 
@@ -189,9 +189,9 @@ def test_ahead_of_its_time_limit_a_job_saves_and_is_requeued_as_often_as_it_may(
     for attempt in range(2):
         alive(job, attempt)
         # What Slurm sends then.
-        subprocess.run(["scancel", "--batch", "--signal=USR1", job.job_id], check=True, timeout=30)
-        eventually(lambda attempt=attempt: saved(job, attempt) == [True, True], 30, "both have saved")  # type: ignore[misc]
-    job.wait(timeout=60)
+        subprocess.run(["scancel", "--batch", "--signal=USR1", job.job_id], check=True, timeout=120)
+        eventually(lambda attempt=attempt: saved(job, attempt) == [True, True], what="both have saved")  # type: ignore[misc]
+    job.wait(timeout=120)
     assert then(job) == [REQUEUE, ""]
     assert bench.field(job, "ExitCode") == "143:0"
     assert "hpc-dl: time limit: requeued, to go on from the last checkpoint" in job.stdout()
@@ -208,8 +208,8 @@ def as_slurm_says(job: Job) -> str:
 
 def test_a_job_whose_processes_alone_were_told_to_end_has_ended_as_slurm_says(bench: Bench) -> None:
     job = start(bench, requeues=0, restarts=0)
-    subprocess.run(["scancel", "--signal=TERM", job.job_id], check=True, timeout=30)
-    job.wait(timeout=60)
+    subprocess.run(["scancel", "--signal=TERM", job.job_id], check=True, timeout=120)
+    job.wait(timeout=120)
     assert as_slurm_says(job) == "FAILED"
     assert saved(job, 0) == [True, True]
 
@@ -219,7 +219,7 @@ def test_a_job_that_only_sigterm_tells_of_its_time_limit_saves_and_is_requeued(b
     site.write_text((share() / "env" / "sites" / "minicluster.toml").read_text() + "\nnotice = 0\n")
     job = start(bench, site=str(site))
     assert "--signal" not in job.run.script.read_text()
-    subprocess.run(["scontrol", "update", f"jobid={job.job_id}", "endtime=now"], check=True, timeout=30)
+    subprocess.run(["scontrol", "update", f"jobid={job.job_id}", "endtime=now"], check=True, timeout=120)
     alive(job, 1)
     assert saved(job, 0) == [True, True]
     assert then(job) == [REQUEUE]
@@ -239,7 +239,7 @@ def test_a_preempted_job_saves_in_its_time_of_grace_and_is_requeued(bench: Bench
 def test_a_job_whose_node_goes_down_goes_on_elsewhere(bench: Bench) -> None:
     job = start(bench)
     # It comes back by itself: ReturnToService.
-    subprocess.run(["scontrol", "update", "nodename=mini2", "state=DOWN", "reason=test"], check=True, timeout=30)
+    subprocess.run(["scontrol", "update", "nodename=mini2", "state=DOWN", "reason=test"], check=True, timeout=120)
     alive(job, 1)
     go_on(job, 1)
 

@@ -55,7 +55,7 @@ def check_private(job: Job) -> None:
 def test_a_secret_reaches_the_processes_and_no_file(bench: Bench) -> None:
     job = bench.submit(script="secret.py", mode="single", gpus=1, cores=1)
     with pytest.raises(hpc_dl.JobError, match="worker 0 has no luck") as caught:
-        job.result(60)
+        job.result(120)
     assert hashlib.sha256(HIDDEN.encode()).hexdigest() in job.logs()["worker:0"].read_text()
     check_private(job)
     said = str(caught.value) + bench.run("render", "--site=minicluster") + bench.run("status", job.job_id)

@@ -21,7 +21,7 @@ Find = Callable[[], list[int]]
 
 def slurm(cluster: MiniCluster, *command: str) -> str:
     done = subprocess.run(
-        command, env=cluster.env(), cwd=cluster.root, capture_output=True, text=True, timeout=60, check=False
+        command, env=cluster.env(), cwd=cluster.root, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, f"{command}: {done.stderr}"
     return done.stdout
@@ -38,7 +38,7 @@ def job(cluster: MiniCluster, number: str) -> dict[str, str]:
     return dict(word.split("=", 1) for word in text.split() if "=" in word)
 
 
-def eventually(what: Callable[[], bool], seconds: float = 30) -> None:
+def eventually(what: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -178,7 +178,7 @@ def test_a_killed_supervisor_leaves_no_process(own: MiniCluster, victim: str) ->
     if victim == "worker":
         pid = int(subprocess.check_output(["ps", "-o", "pid=", "--ppid", str(pid)], text=True).split()[0])
     os.kill(pid, signal.SIGKILL)
-    eventually(lambda: running(own.root) is None, 15)
+    eventually(lambda: running(own.root) is None)
     assert processes_of(own.root) == []
 
 
@@ -204,7 +204,7 @@ def test_what_a_supervisor_leaves_that_is_killed_in_both_its_processes_ends_at_t
     worker = int(subprocess.check_output(["ps", "-o", "pid=", "--ppid", str(found.pid)], text=True).split()[0])
     for pid in (found.pid, worker):
         os.kill(pid, signal.SIGKILL)
-    eventually(lambda: running(own.root) is None, 15)
+    eventually(lambda: running(own.root) is None)
     left = {pid for pid in processes_of(own.root) if b"sleep" in command_line(pid)}
     assert left
     assert step_daemons(own.root)
@@ -221,7 +221,7 @@ def test_the_cluster_ends_with_an_essential_daemon(own: MiniCluster, daemon: str
     own.start()
     pid = next(pid for pid in processes_of(own.root) if daemon.encode() in command_line(pid).split(b"\0")[0])
     os.kill(pid, signal.SIGKILL)
-    eventually(lambda: running(own.root) is None, 15)
+    eventually(lambda: running(own.root) is None)
     assert processes_of(own.root) == []
 
 
@@ -238,8 +238,8 @@ def test_the_cluster_ends_with_the_process_that_started_it(own: MiniCluster) -> 
         "import os, pathlib, sys; from hpc_dl.minicluster import MiniCluster; "
         "MiniCluster(pathlib.Path(sys.argv[1])).start(); os.kill(os.getpid(), 9)"
     )
-    subprocess.run([sys.executable, "-c", code, str(own.root)], timeout=30, check=False)
-    eventually(lambda: running(own.root) is None and not processes_of(own.root), 15)
+    subprocess.run([sys.executable, "-c", code, str(own.root)], timeout=120, check=False)
+    eventually(lambda: running(own.root) is None and not processes_of(own.root))
 
 
 def test_a_second_start_is_refused(own: MiniCluster) -> None:

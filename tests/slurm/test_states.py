@@ -67,7 +67,7 @@ class Walk:
         self.seen: dict[str, JobState] = {}
 
     def slurm(self, *command: str) -> str:
-        done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, f"{command}: {done.stderr}"
         return done.stdout.strip()
 
@@ -187,8 +187,8 @@ def out_of_memory(walk: Walk) -> list[str]:
 def test_a_job_in_every_state_is_where_slurm_says(walk: Walk, short_root: Path, tmp_path: Path) -> None:
     timed_out = walk.submit("--nodelist=mini2", "--time=10")
     busy = walk.submit("--nodelist=mini1", "--exclusive")
-    # When it is released, its minute reaches beyond its deadline.
-    deadline = walk.submit("--hold", "--time=1", "--deadline=now+65")
+    # When it is released, its hour reaches beyond its deadline.
+    deadline = walk.submit("--hold", "--time=60", "--deadline=now+3605")
     suspended, stubborn = walk.submit("--nodelist=mini2"), walk.submit("--nodelist=mini2", body=_STUBBORN)
     array = walk.submit("--nodelist=mini3", "--array=1-3", body=_ARRAY)
     again, special = walk.submit("--nodelist=mini4"), walk.submit("--nodelist=mini4")

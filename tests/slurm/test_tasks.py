@@ -45,7 +45,7 @@ def marker() -> Iterator[Marker]:
 
 def command(cluster: MiniCluster, folder: Path, *words: str) -> str:
     environ = cluster.env() | {"PYTHONPATH": REPOSITORY}
-    done = subprocess.run(words, env=environ, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(words, env=environ, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

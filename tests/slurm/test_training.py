@@ -30,7 +30,7 @@ def submit(cluster: MiniCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     yield start
     for job in jobs:
         job.cancel()
-        job.wait(timeout=60)
+        job.wait(timeout=120)
 
 
 @pytest.mark.timeout(240)

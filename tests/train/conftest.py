@@ -70,6 +70,11 @@ class Processes:
                 command, env={**os.environ, **_ENVIRONMENT, **self.environment, **environment}, stdout=log, stderr=log
             )
 
+    def with_time_to_save(self) -> Processes:
+        """Let the processes that are started from now on have more time than usual to save what they have."""
+        self.environment = {"HPC_DL_GRACE": "70"}
+        return self
+
     def as_attempt(self, number: int) -> Processes:
         """Let the processes that are started from now on be those of a launcher, in an attempt that begins now."""
         (self.run_dir / "attempt").write_text(f"{number}\n")

@@ -90,23 +90,24 @@ def test_a_killed_worker_ends_the_others(processes: Make) -> None:
     run = processes().start("--steps", "1000000", "--log-every", "20", mode="multiworker", workers=3)
     run.wait_for(lambda: all(run.step(f"worker-{index}") > 0 for index in range(3)))
     run.by_task["worker-1"].kill()
-    assert run.wait(20) == {"worker-0": LOST, "worker-1": -signal.SIGKILL, "worker-2": LOST}
+    assert run.wait() == {"worker-0": LOST, "worker-1": -signal.SIGKILL, "worker-2": LOST}
     for task in ("worker-0", "worker-2"):
         assert "contact with another worker was lost" in run.log(task).splitlines()[-1]
 
 
 def test_sigterm_to_one_worker_ends_all_after_the_same_step(processes: Make) -> None:
-    run = processes().start("--steps", "1000000", "--log-every", "20", mode="multiworker", workers=2)
+    run = processes().with_time_to_save()
+    run.start("--steps", "1000000", "--log-every", "20", mode="multiworker", workers=2)
     run.wait_for(lambda: run.step("worker-0") > 0 and run.step("worker-1") > 0)
     run.by_task["worker-1"].terminate()
-    assert set(run.wait(20).values()) == {128 + signal.SIGTERM}
+    assert set(run.wait().values()) == {128 + signal.SIGTERM}
     assert run.step("worker-0") == run.step("worker-1")
     assert f"ended by SIGTERM at step {run.step('worker-0')}, which is saved" in run.log("worker-0")
 
 
 def test_horovod_learns_with_fp16_and_small_pieces(submit: Submit) -> None:
     job = submit(mode="horovod", nodes=2, steps=250, compression="fp16", fusion_mb=0.1, cycle_ms=2)
-    result = job.result(90)
+    result = job.result(200)
     assert result["test_accuracy"] > 0.9
     assert (result["workers"], result["ps"], result["images"]) == (2, 0, 250 * 32 * 2)
     assert (result["spread"], len(result["nodes"])) == (0, 2)
@@ -121,7 +122,7 @@ def test_a_run_goes_from_async_to_horovod_and_back(submit: Submit, processes: Ma
     run_dir = f"--run-dir={first.run_dir}"
 
     second = submit(mode="horovod", nodes=2, steps=200, args=[run_dir])
-    second.wait(90)
+    second.wait(200)
     assert second.exception() is None, second.stdout()
     between = first.result()
     assert (between["mode"], between["start_step"], between["steps"]) == ("horovod", 150, 200)
@@ -141,20 +142,20 @@ def test_one_rank_equals_single_each_time_and_the_seed_matters(submit: Submit) -
     runs = [("single", 0), ("horovod", 0), ("horovod", 0), ("horovod", 1)]
     jobs = [submit(mode=mode, seed=seed, steps=40, log_every=10) for mode, seed in runs]
     for job in jobs:
-        job.result(90)
+        job.result(200)
     single, first, second, other = ([line["loss"] for line in metrics(job)] for job in jobs)
     assert single == first == second != other
 
 
 def test_a_killed_rank_fails_the_job_and_is_named(submit: Submit) -> None:
     job = submit(mode="horovod", nodes=2, steps=1_000_000, restarts=0)
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 200
     while not (metrics(job, 0) and metrics(job, 1)):
         assert time.monotonic() < deadline, job.stdout()
         time.sleep(0.2)
     killed = _rank_process(job, 1)
     os.kill(killed, signal.SIGKILL)
-    job.wait(40)
+    job.wait(200)
     summary = job.summary()
     assert summary is not None
     assert summary.failure is not None

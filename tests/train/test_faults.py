@@ -54,7 +54,7 @@ def test_killed_workers_and_chiefs_join_again_at_the_current_step(processes: Mak
     run.wait_for(lambda: any(int(name.split("-")[1]) > joined for name in checkpoints(run)))
     for process in run.by_task.values():
         process.terminate()
-    assert set(run.wait(30).values()) == {_TERMINATED}
+    assert set(run.wait().values()) == {_TERMINATED}
 
 
 def test_what_comes_after_the_end_does_not_wait(processes: Make) -> None:
@@ -69,11 +69,11 @@ def test_what_comes_after_the_end_does_not_wait(processes: Make) -> None:
 
     # A chief that is killed after it has released the ps: it was there, and so were they.
     run.restart("worker-0")
-    assert run.wait(40)["worker-0"] == LOST
+    assert run.wait()["worker-0"] == LOST
     assert "ps 0" in run.log("worker-0").splitlines()[-2]
     run.mark("done", "worker-0")
     run.restart("worker-1")
-    assert run.wait(40)["worker-1"] == 0
+    assert run.wait()["worker-1"] == 0
     assert run.log("worker-1").splitlines()[-1] == "the chief has ended the training"
 
 
@@ -83,13 +83,13 @@ def test_an_attempt_that_another_has_taken_over_writes_nothing(processes: Make) 
     run.wait_for(lambda: len(checkpoints(run)) == 3)
     zombie = run.environment
     run.as_attempt(2)
-    assert run.wait(20) == {"worker-0": LOST}
+    assert run.wait() == {"worker-0": LOST}
     assert "attempt 2 has taken over" in run.log("worker-0").splitlines()[-1]
     before = sorted(checkpoints(run), key=lambda name: int(name.split("-")[1]))
     assert all(name.endswith("-1") for name in before)
     new, run.environment = run.environment, zombie
     run.restart("worker-0")
-    assert run.wait(20) == {"worker-0": LOST}
+    assert run.wait() == {"worker-0": LOST}
     assert len(lives(run, "worker-0")) == 1
     run.environment = new
 
@@ -145,6 +145,6 @@ def test_a_disk_that_is_full_for_a_while_ends_nothing(processes: Make) -> None:
     before = not_saved()
     run.wait_for(lambda: not_saved() > before)  # the last checkpoint is not one that is there already
     run.by_task["worker-0"].terminate()
-    assert run.wait(20) == {"worker-0": DISK}
+    assert run.wait() == {"worker-0": DISK}
     assert "can't be written: File too large" in run.log("worker-0").splitlines()[-1]
     assert not list((run.run_dir / "checkpoints").glob(".*"))

@@ -18,7 +18,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Job]:
     one = hpc_dl.submit("train", site="local", nodes=2, mode="async", steps=500)
     yield one
     one.cancel()
-    one.wait(timeout=30)
+    one.wait(timeout=100)
 
 
 @pytest.mark.timeout(180)

@@ -142,7 +142,7 @@ def submit(tmp_path: Path) -> Iterator[Submit]:
     yield start
     for job in jobs:
         job.cancel()
-        job.wait(timeout=30)
+        job.wait(timeout=100)
 
 
 @pytest.mark.timeout(240)

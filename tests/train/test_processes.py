@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import signal
-import time
 from collections.abc import Callable
 
 import pytest
@@ -95,7 +94,7 @@ def test_workers_end_when_the_ps_is_killed(processes: Make) -> None:
     run = processes().start(*arguments, ps=2, workers=2)
     run.wait_for(lambda: run.step("worker-0") > 0 and run.step("worker-1") > 0)
     run.by_task["ps-1"].kill()
-    assert run.wait(40) == {"ps-0": LOST, "ps-1": -signal.SIGKILL, "worker-0": LOST, "worker-1": LOST}
+    assert run.wait() == {"ps-0": LOST, "ps-1": -signal.SIGKILL, "worker-0": LOST, "worker-1": LOST}
     for task in ("worker-0", "worker-1"):
         assert run.log(task).splitlines()[-1].startswith("error: "), run.log(task)
 
@@ -104,19 +103,17 @@ def test_the_ps_ends_when_the_workers_are_killed(processes: Make) -> None:
     run = processes().start("--steps", "1000000", "--log-every", "50", "--restart-timeout", "5", ps=1, workers=1)
     run.wait_for(lambda: run.step("worker-0") > 300)
     run.by_task["worker-0"].kill()
-    assert run.wait(40)["ps-0"] == LOST
+    assert run.wait()["ps-0"] == LOST
     assert run.log("ps-0").splitlines()[-1].startswith("error: ps 0: no worker answers")
 
 
 @pytest.mark.parametrize("ps", [0, 1])
 def test_sigterm_saves_and_ends(processes: Make, ps: int) -> None:
-    run = processes().start("--steps", "1000000", "--log-every", "50", ps=ps, workers=2)
+    run = processes().with_time_to_save().start("--steps", "1000000", "--log-every", "50", ps=ps, workers=2)
     run.wait_for(lambda: run.step("worker-0") > 20)
     for process in run.by_task.values():
         process.terminate()
-    begin = time.monotonic()
-    assert set(run.wait(20).values()) == {128 + signal.SIGTERM}
-    assert time.monotonic() - begin < 10
+    assert set(run.wait().values()) == {128 + signal.SIGTERM}
     assert "ended by SIGTERM at step" in run.log("worker-0")
     assert list((run.run_dir / "checkpoints").glob("step-*.index"))
     assert not (run.run_dir / "result.json").exists()

@@ -24,7 +24,7 @@ from hpc_dl.models.small import small
 task = json.loads(os.environ["TF_CONFIG"])["task"]
 
 def wait(features):
-    time.sleep(0.3)
+    time.sleep(1)
     return features
 
 def slow(shape, classes):
@@ -60,9 +60,9 @@ def test_sync_learns(processes: Make) -> None:
 def test_sync_does_not_wait_for_a_backup_worker(processes: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLOW_WORKER", "2")
     arguments = ("--log-every", "10", "--model", "networks:slow")
-    held = processes("held").start("--steps", "15", *arguments, ps=1, workers=3, mode="sync")
+    held = processes("held").start("--steps", "8", *arguments, ps=1, workers=3, mode="sync")
     assert set(held.wait().values()) == {0}
-    assert [local_steps(held, f"worker-{index}") for index in range(3)] == [15, 15, 15]
+    assert [local_steps(held, f"worker-{index}") for index in range(3)] == [8, 8, 8]
     assert held.result()["dropped_gradients"] == 0
 
     run = processes().start("--steps", "150", "--backup-workers", "1", *arguments, ps=1, workers=3, mode="sync")
@@ -107,16 +107,17 @@ def test_the_job_ends_when_sync_has_too_few_workers_left(processes: Make) -> Non
     run.mark("lost", "worker-1")
     run.wait_for(lambda: run.by_task["worker-0"].poll() is not None)
     run.mark("lost", "worker-0")
-    assert run.wait(30) == {"ps-0": LOST, "worker-0": LOST, "worker-1": -signal.SIGKILL}
+    assert run.wait(50) == {"ps-0": LOST, "worker-0": LOST, "worker-1": -signal.SIGKILL}
     assert re.match(r"error: worker 1 \(.*\) was given up", run.log("worker-0").splitlines()[-1])
 
 
 def test_sync_saves_and_ends_on_sigterm(processes: Make) -> None:
-    run = processes().start("--steps", "1000000", "--log-every", "10", ps=1, workers=2, mode="sync")
+    run = processes().with_time_to_save()
+    run.start("--steps", "1000000", "--log-every", "10", ps=1, workers=2, mode="sync")
     run.wait_for(lambda: run.step("worker-0") > 10)
     for process in run.by_task.values():
         process.terminate()
-    assert set(run.wait(20).values()) == {128 + signal.SIGTERM}
+    assert set(run.wait().values()) == {128 + signal.SIGTERM}
     assert "ended by SIGTERM at step" in run.log("worker-0")
     assert list((run.run_dir / "checkpoints").glob("step-*.index"))
 
@@ -127,7 +128,7 @@ def test_no_worker_is_further_ahead_than_the_stale_synchronous_bound(
     monkeypatch.setenv("SLOW_WORKER", "1")
     arguments = ("--log-every", "1", "--model", "networks:slow")
     lead = {}
-    for name, own in {"bound": ("--steps", "24", "--staleness", "2"), "free": ("--steps", "100")}.items():
+    for name, own in {"bound": ("--steps", "12", "--staleness", "2"), "free": ("--steps", "100")}.items():
         run = processes(name).start(*own, *arguments, ps=1, workers=2)
         assert set(run.wait().values()) == {0}
         lead[name] = local_steps(run, "worker-0") - local_steps(run, "worker-1")

@@ -17,11 +17,12 @@ def last_saved(run: Processes) -> int:
 
 def test_a_run_goes_on_from_another_in_other_modes_with_other_workers(processes: Make) -> None:
     common = ("--log-every", "10", "--learning-rate", "0.05")
-    first = processes("first").start("--steps", "1000000", *common, "--eval-every", "50", ps=1, workers=1)
+    first = processes("first").with_time_to_save()
+    first.start("--steps", "1000000", *common, "--eval-every", "50", ps=1, workers=1)
     first.wait_for(lambda: first.step("worker-0") > 200)
     for process in first.by_task.values():
         process.send_signal(signal.SIGTERM)
-    first.wait(30)
+    first.wait()
     step = last_saved(first)
     assert f"ended by SIGTERM at step {step}, which is saved" in first.log("worker-0")
     files = {path.name: path.stat().st_mtime_ns for path in (first.run_dir / "checkpoints").iterdir()}

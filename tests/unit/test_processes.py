@@ -77,7 +77,7 @@ while kill_sessions({second.pid, third.pid}):
 
 
 def test_sessions_left_are_those_of_adopted_orphans() -> None:
-    done = subprocess.run([sys.executable, "-c", _ADOPTS], capture_output=True, text=True, check=True, timeout=20)
+    done = subprocess.run([sys.executable, "-c", _ADOPTS], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "True\n"
 
 
@@ -94,7 +94,7 @@ for _ in range(2):
     guard.add(child.pid)
 {end}
 """
-    subprocess.run([sys.executable, "-c", code, marker.word], check=False, timeout=20)
+    subprocess.run([sys.executable, "-c", code, marker.word], check=False, timeout=60)
     eventually(marker.gone)
 
 

@@ -90,16 +90,24 @@ def test_one_line_says_where_a_job_is(state: JobState, now: Totals, text: str) -
     assert describe(state, now, 100) == text
 
 
-def test_a_start_that_takes_long_says_how_long() -> None:
-    begun = Totals(begun=time.time() - 7)
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> float:
+    """The time, which stands still."""
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
+    return now
+
+
+def test_a_start_that_takes_long_says_how_long(now: float) -> None:
+    begun = Totals(begun=now - 7)
     assert describe(JobState("RUNNING"), begun, 100) == "RUNNING  starting for 7 s"
-    assert describe(JobState("RUNNING"), Totals(begun=time.time() + 60), 100) == "RUNNING  starting for 0 s"
+    assert describe(JobState("RUNNING"), Totals(begun=now + 60), 100) == "RUNNING  starting for 0 s"
 
 
-def test_a_script_says_how_long_it_runs() -> None:
+def test_a_script_says_how_long_it_runs(now: float) -> None:
     assert describe(JobState("RUNNING"), Totals(), None) == "RUNNING  starting"
-    assert describe(JobState("RUNNING"), Totals(begun=time.time() - 65), None) == "RUNNING  1:05 min"
-    assert describe(JobState("COMPLETED"), Totals(begun=time.time() - 65), None) == "COMPLETED"
+    assert describe(JobState("RUNNING"), Totals(begun=now - 65), None) == "RUNNING  1:05 min"
+    assert describe(JobState("COMPLETED"), Totals(begun=now - 65), None) == "COMPLETED"
 
 
 class Script:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def eventually(happened: Callable[[], object], seconds: float = 15, what: str = "") -> None:
+def eventually(happened: Callable[[], object], seconds: float = 60, what: str = "") -> None:
     """Wait until something is so; fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while not happened():

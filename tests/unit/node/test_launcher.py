@@ -50,7 +50,7 @@ class Node:
             text=True,
         )
 
-    def end(self, seconds: float = 20) -> int:
+    def end(self, seconds: float = 60) -> int:
         """Return the exit code, once it has ended."""
         self.output = self.popen.communicate(timeout=seconds)[0]
         return self.popen.returncode

@@ -49,7 +49,7 @@ def start(folder: Path, *words: str, options: Sequence[str] = ()) -> subprocess.
 def test_told_to_end_it_tells_the_ranks_and_waits_for_them(tmp_path: Path, number: signal.Signals) -> None:
     process = start(tmp_path, "wait")
     try:
-        eventually((tmp_path / "ready").exists, 30)
+        eventually((tmp_path / "ready").exists)
         os.killpg(process.pid, number)  # mpirun gets it too
         assert process.wait(30) == 128 + number
         assert (tmp_path / "saved").exists()
@@ -62,7 +62,7 @@ def test_told_to_end_it_tells_the_ranks_and_waits_for_them(tmp_path: Path, numbe
 def test_without_a_signal_it_waits_for_ranks_that_look_into_the_run_folder(tmp_path: Path) -> None:
     process = start(tmp_path, "wait", options=("--no-signal",))
     try:
-        eventually((tmp_path / "ready").exists, 30)
+        eventually((tmp_path / "ready").exists)
         os.killpg(process.pid, signal.SIGTERM)
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(2)
@@ -82,7 +82,7 @@ def test_a_later_attempt_ends_it(tmp_path: Path) -> None:
     assert begin(run) == 0
     process = start(tmp_path, "wait", options=("--run", str(run.path), "--attempt", "0"))
     try:
-        eventually((tmp_path / "ready").exists, 30)
+        eventually((tmp_path / "ready").exists)
         assert process.poll() is None
         assert begin(run) == 1
         assert process.wait(30) == 137
@@ -94,7 +94,7 @@ def test_a_keeper_that_hangs_is_killed_and_mpirun_with_it(tmp_path: Path) -> Non
     run, marker = RunFolder.create(tmp_path / "job-L1"), Marker()
     run.job_file.write_text(to_toml(JobSpec(hang_timeout=3)))
     process = start(tmp_path, "wait", marker.word, options=("--run", str(run.path)))
-    eventually((tmp_path / "ready").exists, 30)
+    eventually((tmp_path / "ready").exists)
     process.send_signal(signal.SIGSTOP)
     assert process.wait(30) == -signal.SIGKILL
     eventually(marker.gone)
@@ -103,7 +103,7 @@ def test_a_keeper_that_hangs_is_killed_and_mpirun_with_it(tmp_path: Path) -> Non
 def test_it_dies_with_its_keeper(tmp_path: Path) -> None:
     marker = Marker()
     process = start(tmp_path, "wait", marker.word)
-    eventually((tmp_path / "ready").exists, 30)
+    eventually((tmp_path / "ready").exists)
     assert not marker.gone()
     process.kill()
     process.wait(10)
@@ -115,6 +115,6 @@ def test_a_daemon_on_another_node_runs_with_the_signals_blocked(tmp_path: Path) 
         (tmp_path / f"{name}.py").write_text(f"raise SystemExit('{name}.py of the user')")
     code = "print(next(l for l in open('/proc/self/status') if l.startswith('SigBlk')))"
     command = [sys.executable, mpirun.__file__, sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=30)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60)
     blocked = int(done.stdout.split()[1], 16)
     assert [number for number in range(1, 32) if blocked >> (number - 1) & 1] == [signal.SIGINT, signal.SIGTERM]

@@ -216,7 +216,7 @@ def launched(run: RunFolder, script: str) -> subprocess.Popen[str]:
 @pytest.mark.parametrize("code", [0, 3])
 def test_the_launcher_stages_and_cleans_up(run: RunFolder, tmp_path: Path, code: int) -> None:
     process = launched(run, f'ls "${{1#--data-dir=}}/digits/tfrecord"; exit {code}')
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=60)
     assert process.returncode == code, output
     assert "meta.json" in run.log_of("worker:0").read_text()
     assert left(tmp_path) == []
@@ -231,7 +231,7 @@ def test_the_launcher_cleans_up_after_sigterm(run: RunFolder, tmp_path: Path) ->
             time.sleep(0.05)
         assert len(left(tmp_path)) == 2, "the copy and its lock"
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=30)
+        process.communicate(timeout=60)
         assert process.returncode == 143
     finally:
         process.kill()
@@ -242,7 +242,7 @@ def test_the_launcher_cleans_up_after_sigterm(run: RunFolder, tmp_path: Path) ->
 def test_a_failure_to_stage_is_the_jobs_first_cause(run: RunFolder, tmp_path: Path) -> None:
     (tmp_path / "disk").rmdir()
     process = launched(run, "true")
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "No such file or directory" in output
     failure = run.read_failure()

@@ -288,7 +288,7 @@ def run_recorded(text: str, folder: Path, **variables: str) -> tuple[list[str], 
     recorder.chmod(0o755)
     code = text.replace(shlex.quote(sys.executable), shlex.quote(str(recorder)))
     environ = {"PATH": os.environ["PATH"], "RECORD": str(folder), **variables}
-    subprocess.run(["bash", "-eu", "-c", code], env=environ, cwd=folder, check=True, timeout=20)
+    subprocess.run(["bash", "-eu", "-c", code], env=environ, cwd=folder, check=True, timeout=60)
     argv = (folder / "argv").read_bytes().decode().split("\0")[:-1]
     env = dict(item.split("=", 1) for item in (folder / "env").read_bytes().decode().split("\0")[:-1])
     return argv, env

@@ -66,7 +66,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
 
 def test_a_job_that_ends_well(bench: Bench) -> None:
     job = bench.submit(_RESULT, "own.py", nodes=2)
-    result = job.result(timeout=30)
+    result = job.result(timeout=60)
     assert result["test_accuracy"] == 0.5
     assert {role: len(hosts) for role, hosts in result["config"]["cluster"].items()} == {"ps": 1, "worker": 2}
     assert (job.state, job.done(), job.exception()) == ("COMPLETED", True, None)
@@ -88,7 +88,7 @@ def test_a_job_that_ends_well(bench: Bench) -> None:
 def test_a_job_that_fails_says_what_failed_first(bench: Bench) -> None:
     job = bench.submit(_FAIL)
     with pytest.raises(hpc_dl.JobError) as caught:
-        job.result(timeout=30)
+        job.result(timeout=60)
     text = str(caught.value)
     assert text.startswith("job L1 ended FAILED: ")
     assert "on node node1 ended with exit code 7; its last lines:\n    about to fail" in text
@@ -111,7 +111,7 @@ def _site(bench: Bench, module_init: str) -> str:
 def test_the_scripts_of_modules_need_not_know_nounset_and_come_before_python(bench: Bench) -> None:
     init = "module() { if [ -e runs/own-L1/attempt ]; then export WHEN=late; else export WHEN=early$UNSET; fi; }\n"
     job = bench.submit("echo $WHEN\n", site=_site(bench, init))
-    job.wait(timeout=30)
+    job.wait(timeout=60)
     assert job.logs()["worker:0"].read_text() == "early\n", job.stdout()
 
 
@@ -119,7 +119,7 @@ def test_a_job_that_is_told_to_end_while_modules_load_says_how_it_ended(bench: B
     job = bench.submit("echo trained\n", site=_site(bench, "module() { touch loading; sleep 1; }\n"))
     eventually((bench.folder / "loading").exists)
     job.cancel()
-    job.wait(timeout=30)
+    job.wait(timeout=60)
     assert job.state == "CANCELLED"
     summary = job.summary()
     assert summary is not None
@@ -129,7 +129,7 @@ def test_a_job_that_is_told_to_end_while_modules_load_says_how_it_ended(bench: B
 
 def test_a_module_that_is_not_there_ends_the_job(bench: Bench) -> None:
     job = bench.submit("echo trained\n", site=_site(bench, "module() { return 1; }\n"))
-    job.wait(timeout=30)
+    job.wait(timeout=60)
     assert job.state == "FAILED"
     assert "module load failed; see modules in the site file: cuda" in job.stdout()
     summary = job.summary()
@@ -144,7 +144,7 @@ def test_a_job_that_goes_on_has_no_exception_and_a_timeout(bench: Bench) -> None
     begin = time.monotonic()
     with pytest.raises(TimeoutError, match=r"job L1 has not ended after 0\.3 s"):
         job.wait(timeout=0.3)
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 30
     with pytest.raises(TimeoutError):
         job.result(timeout=0)
 
@@ -153,7 +153,7 @@ def test_a_cancelled_job_is_cancelled_and_leaves_no_process(bench: Bench) -> Non
     job = bench.submit(_WAIT, nodes=2)
     bench.ready(job, "ps:0", "worker:0", "worker:1")
     job.cancel()
-    job.wait(timeout=20)
+    job.wait(timeout=60)
     assert job.state == "CANCELLED"
     assert str(job.exception()).startswith("job L1 ended CANCELLED: see ")
     assert bench.marker.gone()
@@ -164,7 +164,7 @@ def test_a_cancelled_job_is_cancelled_and_leaves_no_process(bench: Bench) -> Non
 def test_a_job_that_is_cancelled_at_once_never_trains(bench: Bench) -> None:
     job = bench.submit("echo trained\n")
     job.cancel()
-    job.wait(timeout=20)
+    job.wait(timeout=60)
     assert job.state == "CANCELLED"
     assert bench.marker.gone()
 
@@ -178,7 +178,7 @@ def test_a_job_is_cancelled_whatever_its_script_does_just_then(bench: Bench, mom
 
     eventually(does)
     job.cancel()
-    job.wait(timeout=20)
+    job.wait(timeout=60)
     assert job.state == "CANCELLED"
     eventually(bench.marker.gone)
 
@@ -200,7 +200,7 @@ def test_a_job_that_is_cancelled_while_it_recovers_does_not_start_again(bench: B
     (bench.folder / "go").touch()
     eventually(job.run.failure.exists)
     job.cancel()
-    job.wait(timeout=30)
+    job.wait(timeout=60)
     assert (job.state, job.run.latest_attempt()) == ("CANCELLED", 0)
     assert bench.marker.gone()
 
@@ -229,7 +229,7 @@ def test_a_job_whose_script_is_killed_has_failed_and_leaves_no_process(bench: Be
     job = bench.submit(_WAIT, nodes=2)
     bench.ready(job, "ps:0", "worker:0", "worker:1")
     os.kill(job_pid(job), signal.SIGKILL)
-    job.wait(timeout=10)
+    job.wait(timeout=60)
     assert job.state == "FAILED"
     assert str(job.run.log) in str(job.exception())
     eventually(bench.marker.gone)
@@ -241,7 +241,7 @@ def test_a_killed_launcher_takes_its_job_with_it(bench: Bench) -> None:
     (runner,) = children(job_pid(job))
     for pid in children(runner)[:1]:
         os.kill(pid, signal.SIGKILL)
-    job.wait(timeout=20)
+    job.wait(timeout=60)
     assert job.state == "FAILED"
     summary = job.summary()
     assert summary is not None

@@ -219,7 +219,7 @@ def test_a_job_of_another_machine_is_not_taken_for_dead(
         cancel([Job(folder(tmp_path, "7")), Job(there)])
     assert "scancel" not in [call[0] for call in slurm.calls()]
     with pytest.raises(JobError, match=f"job L1: {_ELSEWHERE}, and it left no summary"):
-        Job(there).wait(timeout=30)
+        Job(there).wait(timeout=60)
     there.local.write_text("")
     assert states([there])[0].state == "UNKNOWN"
 
@@ -233,7 +233,7 @@ def test_waiting_goes_on_while_slurm_is_silent(
         Job(run).wait(timeout=1)
     forget(slurm)
     with pytest.raises(JobError, match="Slurm no longer knows it, and it left no summary"):
-        Job(run).wait(timeout=30)
+        Job(run).wait(timeout=60)
 
 
 def test_the_status_has_what_a_program_needs(slurm: FakeSlurm, run: RunFolder) -> None:

@@ -83,7 +83,7 @@ def test_a_run_outlasts_a_full_disk_and_loses_nothing(tmp_path: Path) -> None:
         runner.wait(2.5)
     for pid in (runner.pid, *children(runner.pid)):
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    report = json.loads(runner.communicate(timeout=30)[0])
+    report = json.loads(runner.communicate(timeout=60)[0])
     assert runner.returncode == 0
     assert set(states(report).values()) == {"OK"}
     ends = Journal(tmp_path / "t.txt.records").ends

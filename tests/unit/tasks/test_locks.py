@@ -95,7 +95,7 @@ def test_status_shows_what_runs_without_locks(tmp_path: Path) -> None:
     status = Status(tmp_path / "t.txt")
     eventually(lambda: status.look()[0][0].state == "RUNNING")
     (tmp_path / "go").touch()
-    _, said = runner.communicate(timeout=30)
+    _, said = runner.communicate(timeout=60)
     assert said.count("no file locks here") == 1
     assert status.look()[0][0].state == "OK"
     assert not status.look()[1]

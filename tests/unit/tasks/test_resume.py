@@ -93,7 +93,7 @@ def test_what_a_killed_run_of_any_graph_has_left_is_run_and_nothing_else(tmp_pat
         some = chance.randint(6, 9)
         eventually(partial(far_enough, begun, some, runner))
         runner.send_signal(number)
-        runner.communicate(timeout=30)
+        runner.communicate(timeout=60)
         for journal in (tmp_path / "t.txt.records").glob("*.jsonl"):
             with journal.open("rb+") as file:
                 lock(file.fileno(), wait=True)  # until its agent has ended
@@ -121,7 +121,7 @@ def test_a_killed_runner_loses_nothing(tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     eventually(lambda: ran.exists() and ran.read_text().count("\n") >= 22)
     runner.kill()
-    runner.communicate(timeout=30)
+    runner.communicate(timeout=60)
     (tmp_path / "go").touch()
     done = tasks(tmp_path, "run", "t.txt", "--resume", "--json")
     assert set(states(json.loads(done.stdout)).values()) == {"OK"}
@@ -179,7 +179,7 @@ def test_a_run_that_is_killed_before_it_begins_leaves_the_records_of_the_last_on
     code = "import os; from hpc_dl.tasks.executor import Agents; Agents.greet = lambda *_: os.kill(os.getpid(), 9)"
     code += "; from hpc_dl.cli.main import main; main()"
     words = [sys.executable, "-c", code, "tasks", "run", "t.txt"]
-    assert subprocess.run(words, cwd=tmp_path, check=False, timeout=30).returncode == -signal.SIGKILL
+    assert subprocess.run(words, cwd=tmp_path, check=False, timeout=60).returncode == -signal.SIGKILL
     run(tmp_path, text, "--resume")
     assert (tmp_path / "ran").read_text() == "x\n"
 

@@ -190,7 +190,7 @@ def test_what_a_task_has_started_has_the_grace_too_and_keeps_its_slots(tmp_path:
     runner = background(tmp_path, "run", "t.txt")
     eventually((tmp_path / "up").exists)
     runner.terminate()
-    runner.communicate(timeout=30)
+    runner.communicate(timeout=60)
     assert runner.returncode == 128 + signal.SIGTERM
     assert (tmp_path / "log").read_text() == "saved\nsaved\nnext\nsaved\n"
 
@@ -228,7 +228,7 @@ def test_no_process_group_outlives_its_task(tmp_path: Path, marker: Marker, comm
     else:
         (agent,) = children(runner.pid)
         os.kill(runner.pid if end == "kill runner" else agent, signal.SIGKILL)
-    runner.communicate(timeout=30)
+    runner.communicate(timeout=60)
     eventually(marker.gone)
 
 
@@ -263,7 +263,7 @@ def test_a_signal_ends_the_tasks_and_writes_the_restart_file(tmp_path: Path, num
     runner = background(tmp_path, "run", "t.txt", "--json")
     eventually((tmp_path / "up").exists)
     runner.send_signal(number)
-    report = json.loads(runner.communicate(timeout=30)[0])
+    report = json.loads(runner.communicate(timeout=60)[0])
     assert runner.returncode == 128 + number
     assert states(report) == {1: "OK", 2: "STOPPED", 3: "WAITING"}
     assert (tmp_path / "told").exists()
@@ -280,7 +280,7 @@ def test_two_runs_of_one_file_are_not_mixed_up(tmp_path: Path) -> None:
     second = tasks(tmp_path, "run", "t.txt")
     assert (second.returncode, "another run uses it now" in second.stderr) == (2, True)
     (tmp_path / "go").touch()
-    first.communicate(timeout=30)
+    first.communicate(timeout=60)
     assert first.returncode == 0
     assert "Not running: 1 OK" in tasks(tmp_path, "status", "t.txt").stdout
 
@@ -417,7 +417,7 @@ def test_a_run_is_followed_to_its_end(tmp_path: Path) -> None:
     follow(status, Console(file=screen, force_terminal=True, width=200))
     assert re.search(r"3 waits +" + table[0].node + r" +00:00:\d\d", screen.getvalue())
     assert "Not running: 2 OK, 1 FAILED" in screen.getvalue()
-    said = follower.communicate(timeout=30)[0]
+    said = follower.communicate(timeout=60)[0]
     assert said.splitlines()[-1] == "Not running: 2 OK, 1 FAILED"
     assert (follower.returncode, runner.wait(30)) == (0, 1)
     runner.communicate()
@@ -429,7 +429,7 @@ def test_tasks_do_not_outlive_their_agent(tmp_path: Path, marker: Marker) -> Non
     eventually((tmp_path / "up").exists)
     (agent,) = children(runner.pid)
     os.kill(agent, signal.SIGKILL)
-    said, log = runner.communicate(timeout=30)
+    said, log = runner.communicate(timeout=60)
     assert (runner.returncode, states(json.loads(said))) == (1, {1: "WAITING"})
     assert "is gone; tasks 1 start again elsewhere" in log
     eventually(marker.gone)
