@@ -166,12 +166,8 @@ def launch(
         policy, environ = Policy.of(job), {**script_defaults(job), **environ}
         monitor = monitor_command(folder, job, node, [line.name for line in lines])
     site = folder.read_site() if folder.site_file.exists() else None
-<<<<<<< HEAD
-    launcher = Launcher(folder, node, grace, policy, {**environ, **_site_variables(folder, site, environ)}, monitor)
-=======
     environ = without_lists(environ, site.gpu_vendor if site else "nvidia")
-    launcher = Launcher(folder, node, grace, policy, {**environ, **_site_variables(folder, site, environ)})
->>>>>>> gpus
+    launcher = Launcher(folder, node, grace, policy, {**environ, **_site_variables(folder, site, environ)}, monitor)
     with _staged(folder, node, lines if stage else []) as staged:
         return launcher.launch(staged or lines, classic_flags)
 
@@ -227,16 +223,11 @@ def rank(run: Path, grace: float, attempt: int | None, stage: bool, quiet_end: b
         placement = folder.read_placement()
         process = process_of(placement, os.environ)
     job, site = _job(folder), folder.read_site()
-<<<<<<< HEAD
-    environ = {**script_defaults(job), **os.environ, **_site_variables(folder, site, os.environ)}
+    environ = {**script_defaults(job), **without_lists(os.environ, site.gpu_vendor)}
+    environ |= _site_variables(folder, site, os.environ)
     names = measured_by(process, placement)
     monitor = monitor_command(folder, job, process.node, names) if names else []
     launcher = Launcher(folder, process.node, grace, Policy.of(job), environ, monitor)
-=======
-    environ = {**script_defaults(job), **without_lists(os.environ, site.gpu_vendor)}
-    environ |= _site_variables(folder, site, os.environ)
-    launcher = Launcher(folder, process.node, grace, Policy.of(job), environ)
->>>>>>> gpus
     lines = [process_line(process, job, site, command)]
     with _staged(folder, process.node, lines if stage else []) as staged:
         code = launcher.launch(staged or lines)
