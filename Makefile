@@ -169,9 +169,9 @@ docs: $(READY) ## build the documentation in build/docs
 .PHONY: lock wheel clean
 lock: ## renew the lock files (needs uv)
 	uv pip compile --quiet pyproject.toml --universal --python-version 3.10 --generate-hashes --no-header --extra dev \
-	  --extra cpu --overrides env/locks/cpu.overrides --output-file env/locks/cpu.txt
+	  --extra cpu --extra png --overrides env/locks/cpu.overrides --output-file env/locks/cpu.txt
 	uv pip compile --quiet pyproject.toml --universal --python-version 3.10 --generate-hashes --no-header --extra dev \
-	  --extra gpu --output-file env/locks/gpu.txt
+	  --extra gpu --extra png --output-file env/locks/gpu.txt
 # Versions that both have are those of cpu.txt, except for setuptools: Horovod builds with an old one only.
 	uv pip compile --quiet env/locks/horovod-tools.in --universal --python-version 3.10 --generate-hashes --no-header \
 	  --constraint <(sed -n '/^setuptools/d; s/ \\$$//; /^[a-z]/p' env/locks/cpu.txt) \

@@ -25,7 +25,7 @@ _OUT = click.option(
     "--out",
     metavar="FOLDER",
     envvar="HPC_DL_OUT",
-    help="also write the page, its figures (SVG, JSON) and its tables (CSV, JSON) to FOLDER",
+    help="also write the page, its figures (SVG, PNG, JSON) and its tables (CSV, JSON) to FOLDER",
 )
 
 

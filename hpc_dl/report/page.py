@@ -7,6 +7,7 @@ import functools
 import importlib.metadata
 import io
 import json
+import re
 import time
 from pathlib import Path
 
@@ -54,6 +55,16 @@ def _own(name: str) -> Markup:
     return Markup((share() / "templates" / "report" / name).read_text())  # noqa: S704 - not from a user
 
 
+def _plain_colours() -> Markup:
+    """Return the style of figures in light colours, without variables: few programs but browsers know these."""
+    text = _own("figure.css")
+    values = dict(re.findall(r"(--\w+): (#\w+);", text[: text.index("}")]))
+    font = re.search(r"font: .*;", text)
+    rules = text[text.index("svg.figure text") :]
+    plain = re.sub(r"var\((--\w+)\)", lambda found: values[found[1]], rules)
+    return Markup(f"svg.figure {{ {font[0] if font else ''} }}\n{plain}")  # noqa: S704 - ours
+
+
 def svg(figure: Figure | Matrix, alone: bool) -> str:
     """Return a figure as SVG.
 
@@ -61,7 +72,7 @@ def svg(figure: Figure | Matrix, alone: bool) -> str:
         figure: the figure.
         alone: it is a file of its own, with its colours.
     """
-    style = _own("figure.css") if alone else ""
+    style = _plain_colours() if alone else ""
     if isinstance(figure, Matrix):
         return _templates().get_template("matrix.svg.j2").render(d=matrix_drawing(figure), style=style)
     return _templates().get_template("figure.svg.j2").render(d=drawing(figure), style=style)
@@ -84,24 +95,33 @@ def html(report: Report) -> str:
 
 
 def write_files(report: Report, folder: Path) -> list[Path]:
-    """Write the page, each figure as SVG and JSON, and each table as CSV and JSON; return the files."""
+    """Write the page, each figure as SVG, PNG and JSON, and each table as CSV and JSON; return the files.
+
+    Without resvg-py there are no PNG files.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    texts = {"report.html": html(report)}
+    files: dict[str, str | bytes] = {"report.html": html(report)}
     for figure in report.figures:
-        texts[f"{figure.name}.svg"] = svg(figure, alone=True)
-        texts[f"{figure.name}.json"] = _json(figure)
+        files[f"{figure.name}.svg"] = drawn = svg(figure, alone=True)
+        files[f"{figure.name}.json"] = msgspec.json.format(msgspec.json.encode(figure))
+        if bitmap := png(drawn):
+            files[f"{figure.name}.png"] = bitmap
     for table in report.tables:
-        texts[f"{table.name}.csv"] = _csv(table)
-        texts[f"{table.name}.json"] = json.dumps(
-            [dict(zip(table.columns, row, strict=True)) for row in table.rows], indent=1
-        )
-    for name, text in texts.items():
-        write_whole(folder / name, text)
-    return [folder / name for name in texts]
+        rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+        files[f"{table.name}.csv"] = _csv(table)
+        files[f"{table.name}.json"] = json.dumps(rows, indent=1)
+    for name, content in files.items():
+        write_whole(folder / name, content)
+    return [folder / name for name in files]
 
 
-def _json(figure: Figure | Matrix) -> str:
-    return msgspec.json.format(msgspec.json.encode(figure)).decode()
+def png(text: str) -> bytes | None:
+    """Return an SVG as PNG, twice as large; None without resvg-py."""
+    try:
+        import resvg_py
+    except ImportError:
+        return None
+    return bytes(resvg_py.svg_to_bytes(svg_string=text, zoom=2))
 
 
 def _csv(table: Table) -> str:

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,7 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
     assert "secret" not in html(found)
     for figure in found.figures:
         ET.fromstring(svg(figure, alone=True))  # it is XML  # noqa: S314
+        assert "var(" not in svg(figure, alone=True)  # programs other than browsers show it too
 
 
 @pytest.mark.parametrize("gone", ["metrics", "monitor", "placement", "attempts", "result", "summary", "all"])
@@ -138,7 +140,8 @@ def test_the_files_of_a_report_are_its_figures_and_tables(tmp_path: Path) -> Non
     found = report(make_run(tmp_path))
     files = write_files(found, tmp_path / "new" / "out")
     names = {path.name for path in files}
-    assert {f"{figure.name}.svg" for figure in found.figures} <= names
+    assert {f"{figure.name}.{ending}" for figure in found.figures for ending in ("svg", "png", "json")} <= names
+    assert (tmp_path / "new" / "out" / "confusion.png").read_bytes().startswith(b"\x89PNG")
     with (tmp_path / "new" / "out" / "nodes.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["node"] for row in rows] == ["n1", "n2"]
@@ -147,6 +150,11 @@ def test_the_files_of_a_report_are_its_figures_and_tables(tmp_path: Path) -> Non
     root = ET.parse(files[0].parent / "loss-steps.svg").getroot()  # noqa: S314
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     assert json.loads((files[0].parent / "loss-steps.json").read_text())["series"][0]["name"] == "worker:0"
+
+
+def test_without_its_library_there_is_no_png(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "resvg_py", None)
+    assert not [path for path in write_files(report(make_run(tmp_path)), tmp_path / "out") if path.suffix == ".png"]
 
 
 def test_jobs_are_compared_with_the_one_of_their_kind_that_has_the_fewest_workers(tmp_path: Path) -> None:
