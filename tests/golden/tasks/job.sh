@@ -17,7 +17,7 @@ set -u -o pipefail
 umask 077
 unready=  # the exit code of what failed before the work could begin
 cd /FOLDER || unready=$?
-set +u  # scripts of modules may not know it
+set +u +o pipefail  # scripts of modules may not know them
 # shellcheck disable=SC1090,SC1091
 source /etc/profile.d/modules.sh || { echo "hpc-dl: module_init failed; see the site file:" /etc/profile.d/modules.sh >&2; unready=1; }
 module load K80 || { echo "hpc-dl: module load failed; see modules in the site file:" K80 >&2; unready=1; }
@@ -25,7 +25,7 @@ module load cuda/7.5 || { echo "hpc-dl: module load failed; see modules in the s
 module load mkl/2017.0.098 || { echo "hpc-dl: module load failed; see modules in the site file:" mkl/2017.0.098 >&2; unready=1; }
 module load CUDNN/5.1.3 || { echo "hpc-dl: module load failed; see modules in the site file:" CUDNN/5.1.3 >&2; unready=1; }
 module load python/3.5.2 || { echo "hpc-dl: module load failed; see modules in the site file:" python/3.5.2 >&2; unready=1; }
-set -u
+set +e -u -o pipefail
 
 
 # As `python -m`, without the current folder on the module path: a random.py there would be taken for Python's own.

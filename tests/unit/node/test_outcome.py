@@ -184,7 +184,7 @@ def test_a_result_that_is_no_object_of_json_does_not_hide_the_outcome(run: RunFo
 def test_the_result_has_what_a_ps_wrote_after_the_chief_had_written_it(run: RunFolder) -> None:
     run.result.write_text('{"test_accuracy": 0.97}')
     run.metrics.mkdir()
-    times = {"min": 0.1, "max": 0.2}
+    times = {"min": 0.1, "median": 0.1, "p90": 0.2, "p99": 0.2, "max": 0.2, "histogram": [[0.1, 4]]}
     moved = {"bytes_sent": 6000, "bytes_received": 1200}
     last: dict[str, dict[str, Any]] = {
         "worker-0": {"event": "trained", "local_steps": 4, "step_seconds": times, **moved},

@@ -29,7 +29,7 @@ OTHER: dict[str, Any] = {
     "eval_every": 5, "towers": 2, "backup_workers": 1, "restart_timeout": 5.0, "staleness": 1, "n_fetch": 2,
     "n_push": 2, "compression": "fp16", "trace_steps": [3], "stage": True, "scale_lr": False, "warmup_steps": 3,
     "fusion_mb": 8.0, "cycle_ms": 2.0, "workdir": "/tmp", "memory": "64G", "hang_timeout": 60,
-    "ps_nodes": 1, "ps_partition": "cpu",
+    "ps_nodes": 1, "ps_partition": "cpu", "monitor": 5.0,
 }  # fmt: skip
 # Keys that are about something else than the text of the job's files.
 ELSEWHERE = {"mode", "script", "chief", "classic_flags", "start_from"}
@@ -59,7 +59,7 @@ def test_each_key_is_used_or_refused_in_each_mode(key: str, mode: str) -> None:
     if mode not in modes_with(key):
         with pytest.raises(UserError, match=f"{key} = .*: mode '{mode}' has no use for it; only '"):
             rendered(mode, **{key: value})
-    elif key in ("restarts", "requeues", "hang_timeout"):
+    elif key in ("restarts", "requeues", "hang_timeout", "monitor"):
         assert getattr(make_plan(None, SITE, Path(), [Layer({"mode": mode, key: value}, "")]).job, key) == value
     else:
         assert rendered(mode, **{key: value}) != usual(mode)
