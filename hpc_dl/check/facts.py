@@ -125,7 +125,8 @@ def ask_here(plan: Plan) -> Here:
         file.flush()
         try:
             done = subprocess.run(
-                ["bash", *(["-l"] if plan.site.login_shell else []), file.name],
+                ["bash", *(["-l"] if plan.site.login_shell or plan.site.clean_environment else []), file.name],
+                env=_environment_of_a_login() if plan.site.clean_environment else None,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -137,6 +138,12 @@ def ask_here(plan: Plan) -> Here:
         except subprocess.TimeoutExpired:
             return Here(said=f"no answer within {_PATIENCE} s")
     return read_here(done.stdout)
+
+
+def _environment_of_a_login() -> dict[str, str]:
+    """Return what a login shell begins with: a job with a clean environment gets what such a shell then has."""
+    kept = {key: value for key in ("HOME", "USER", "LOGNAME", "SHELL") if (value := os.environ.get(key))}
+    return {**kept, "PATH": os.defpath}
 
 
 def read_here(output: str) -> Here:

@@ -110,9 +110,9 @@ def _excluding(site: Site) -> Iterator[tuple[str, str, str]]:
         yield "full_names", f"interface = {site.interface!r}", "nodes are reached at its address, not by their names"
     launcher = f"launcher = {site.launcher!r}"
     if site.launcher != "srun" and site.mpi != Site(cores=1).mpi:
-        yield "mpi", launcher, "it is an option of srun"
+        yield "mpi", launcher, f"it is an option of srun; leave it {Site(cores=1).mpi!r}"
     if site.launcher != "mpirun" and site.mpi_library != Site(cores=1).mpi_library:
-        yield "mpi_library", launcher, "it says whose mpirun starts the ranks"
+        yield "mpi_library", launcher, f"it says whose mpirun starts the ranks; leave it {Site(cores=1).mpi_library!r}"
     if site.clean_environment and "export" in site.slurm:
         yield "slurm.export", "clean_environment = true", "that is sbatch --export=NONE"
 

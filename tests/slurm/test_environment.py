@@ -153,6 +153,22 @@ def test_a_job_with_a_clean_environment_has_what_its_site_gives(bench: Bench, mo
     assert (found["GIVEN"], found["step"]) == ("by env", "by env")
 
 
+def test_the_tasks_of_a_task_file_have_the_same_environment(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OF_THE_SHELL", "1")
+    commands = Path(shutil.which("srun") or "").parent
+    (bench.folder / "my.toml").write_text(
+        f'base = "minicluster"\nclean_environment = true\nbefore_modules = [\'export PATH="$PATH:{commands}"\']\n'
+        "after_modules = ['export GIVEN=\"by $SLURM_JOB_NAME\"']\n"
+    )
+    step = "srun --ntasks=1 printenv GIVEN >> told"
+    (bench.folder / "t.txt").write_text(f'echo "$GIVEN, ${{OF_THE_SHELL-nothing}}" > told && {step}\n')
+    said = bench.run("tasks", "submit", "t.txt", "--site=./my.toml", "--time=5", "--gpus=0")
+    job = said.split("\n")[0].removeprefix("Submitted batch job ")
+    show = ["scontrol", "--oneliner", "show", "job", job]
+    eventually(lambda: b"JobState=COMPLETED" in subprocess.run(show, capture_output=True, check=True).stdout, 60)
+    assert (bench.folder / "told").read_text() == "by t.txt, nothing\nby t.txt\n"
+
+
 def test_processes_reach_one_another_without_the_web_proxy(bench: Bench) -> None:
     found = told(run(bench, 'proxy = "http://127.0.0.1:9"\n'))
     assert found["https_proxy"] == found["HTTP_PROXY"] == "http://127.0.0.1:9"

@@ -286,6 +286,21 @@ def test_a_real_shell_tells_modules_that_load_from_others(tmp_path: Path) -> Non
     assert "/no/python: No such file" in gone.said
 
 
+def test_lines_are_tried_in_the_environment_that_the_job_will_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OF_THE_SHELL", "1")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "own.sh").write_text("#!/bin/sh\n")
+    lines = ('[ -n "$OF_THE_SHELL" ]',)
+    site = msgspec.structs.replace(SITE, before_modules=lines)
+    assert ask_here(plan(site, script=str(tmp_path / "own.sh"))).failed_lines == {}
+    clean = msgspec.structs.replace(site, clean_environment=True)
+    found = ask_here(plan(clean, script=str(tmp_path / "own.sh")))
+    assert list(found.failed_lines) == [f"before_modules: {lines[0]}"]
+    assert found.python is not None
+
+
 def test_folders_are_tried_and_left_as_they_were(tmp_path: Path) -> None:
     assert look_at(tmp_path / "a" / "b").problem == ""
     assert look_at(tmp_path).free > 0
