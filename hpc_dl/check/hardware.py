@@ -11,6 +11,8 @@ from pathlib import Path
 
 import msgspec
 
+from hpc_dl.spec.cores import cores_in
+
 # Vendor's number on the PCI bus to the classes of its devices that compute: displays, 3D controllers, accelerators.
 # A display of Intel's is a processor's own.
 _GPUS = {
@@ -82,8 +84,8 @@ def look(environ: Mapping[str, str], root: Path = Path("/")) -> Hardware:
     memory = re.search(r"MemTotal:\s+(\d+) kB", _read(root / "proc/meminfo"))
     profile = root / "etc/profile.d"
     return Hardware(
-        cores=len(cpu_numbers(_read(root / "sys/devices/system/cpu/online"))),
-        threads_per_core=len(cpu_numbers(threads)) or 1,
+        cores=len(cores_in(_read(root / "sys/devices/system/cpu/online"))),
+        threads_per_core=len(cores_in(threads)) or 1,
         memory_gb=round(int(memory[1]) / 2**20, 1) if memory else 0.0,
         gpus=tuple(_gpus(root / "sys/bus/pci/devices")),
         interfaces=tuple(sorted(_interfaces(root / "sys/class/net"), key=lambda one: (-one.gbits, one.name))),
@@ -133,12 +135,6 @@ def _modules(environ: Mapping[str, str]) -> str:
         if done.returncode == 0:
             return name
     return ""
-
-
-def cpu_numbers(text: str) -> set[int]:
-    """Return the CPUs in a list such as ``0-7,16``."""
-    ends = [(int(first), int(last or first)) for first, last in re.findall(r"(\d{1,6})(?:-(\d{1,6}))?", text)]
-    return {cpu for first, last in ends for cpu in range(first, last + 1)}
 
 
 def _read(path: Path) -> str:

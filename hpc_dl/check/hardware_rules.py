@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hpc_dl.check.finding import Finding, error, warning
-from hpc_dl.check.hardware import cpu_numbers
 from hpc_dl.check.probe import NodeAnswer
 from hpc_dl.errors import allowed
+from hpc_dl.spec.cores import cores_in
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.site import Site
 
@@ -22,7 +22,7 @@ def hardware(job: JobSpec, site: Site, answer: NodeAnswer) -> Iterator[Finding]:
     if found is None or site.address:  # nodes that are one machine have what its site file says
         return
     where = f"site {site.name!r}"
-    kept = cpu_numbers(site.reserved_cores)
+    kept = cores_in(site.reserved_cores)
     total = site.cores + len(kept)
     if found.cores not in (total, total * found.threads_per_core):
         yield warning(f"{where}: cores = {site.cores}{' and reserved_cores' * bool(kept)}: the node has {found.cores}")
@@ -37,7 +37,7 @@ def hardware(job: JobSpec, site: Site, answer: NodeAnswer) -> Iterator[Finding]:
     if site.gpus and vendors and site.gpu_vendor not in vendors:
         yield error(f"{where}: gpu_vendor = {site.gpu_vendor!r}: the node's GPUs are of {allowed(sorted(vendors))}")
     for number, (cores, gpu) in enumerate(zip(site.gpu_cores, found.gpus, strict=False)):
-        if gpu.cores and not cpu_numbers(cores) <= cpu_numbers(gpu.cores):
+        if gpu.cores and not set(cores_in(cores)) <= set(cores_in(gpu.cores)):
             yield warning(
                 f"{where}: gpu_cores: {cores!r} for GPU {number}: that GPU of the PCI bus is next to {gpu.cores!r}"
             )

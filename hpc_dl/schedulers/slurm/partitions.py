@@ -12,6 +12,7 @@ from hpc_dl.errors import UserError, allowed, near_match
 from hpc_dl.schedulers.cluster import Cluster, Node, Partition, nodes_in
 from hpc_dl.schedulers.slurm.commands import ask, insist
 from hpc_dl.schedulers.slurm.sbatch_options import minutes
+from hpc_dl.spec.cores import cores_in
 from hpc_dl.spec.layers import Layer, build
 from hpc_dl.spec.nodelist import expand, fold
 from hpc_dl.spec.site import Site
@@ -71,18 +72,13 @@ def with_cores(site: Site, fields: Mapping[str, str]) -> Site:
         site: made from sinfo.
         fields: what ``scontrol show node`` says of one of its nodes.
     """
-    total, sockets, cores, threads = (
-        int(fields[key]) if fields.get(key, "").isdigit() else 0
-        for key in ("CPUTot", "Sockets", "CoresPerSocket", "ThreadsPerCore")
-    )
-    if not total or total != site.cores:
-        return site
-    reserved = fields.get("CPUSpecList", "")
-    kept = sum(int(last or first) - int(first) + 1 for first, last in re.findall(r"(\d+)(?:-(\d+))?", reserved))
-    usable = int(fields["CPUEfctv"]) if fields.get("CPUEfctv", "").isdigit() else total - kept
-    # If CPUs are fewer than threads, Slurm counts physical cores.
-    each = threads if 1 < threads <= 8 and total == sockets * cores * threads else 1
-    return replace(site, cores=max(usable, 1), reserved_cores=reserved, threads_per_core=each)
+    if fields.get("CPUTot") != str(site.cores):
+        return site  # another kind of node, or no answer
+    found = re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", fields.get("CPUSpecList", ""))
+    reserved = found[0] if found else ""
+    usable = fields.get("CPUEfctv", "")  # Slurm 20.11 does not say it
+    cores = int(usable) if usable.isdigit() else site.cores - len(cores_in(reserved))
+    return replace(site, cores=max(cores, 1), reserved_cores=reserved)
 
 
 def described(found: Sequence[Node], name: str, partition: str = "", kill_wait: int | None = None) -> Site:

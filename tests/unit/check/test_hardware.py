@@ -7,13 +7,11 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from hpc_dl.check.describe import with_node
 from hpc_dl.check.facts import Folder
 from hpc_dl.check.finding import Finding
-from hpc_dl.check.hardware import Disk, Gpu, Hardware, Interface, cpu_numbers, look
+from hpc_dl.check.hardware import Disk, Gpu, Hardware, Interface, look
 from hpc_dl.check.hardware_rules import hardware as rule
 from hpc_dl.check.probe import Address, NodeAnswer
 from hpc_dl.schedulers.cluster import Description
@@ -105,12 +103,6 @@ def test_a_node_that_says_nothing_is_no_error(tmp_path: Path) -> None:
 def test_vendors(tmp_path: Path, vendor: str, kind: str, found: list[str]) -> None:
     pci(tmp_path, "0000:01:00.0", vendor, kind, "0-3")
     assert [gpu.vendor for gpu in look({}, tmp_path).gpus] == found
-
-
-@given(st.sets(st.integers(0, 300)))
-def test_lists_of_cpus_are_read(cpus: set[int]) -> None:
-    assert cpu_numbers(",".join(map(str, sorted(cpus)))) == cpus
-    assert cpu_numbers("0-3,8, 10-11") == {0, 1, 2, 3, 8, 10, 11}
 
 
 DELTA = Hardware(

@@ -16,6 +16,7 @@ import pytest
 from hpc_dl.planning import preview
 from hpc_dl.planning.plan import make_plan
 from hpc_dl.shipped_files import share
+from hpc_dl.spec.cores import cores_in
 from hpc_dl.spec.layers import Layer, read_toml
 from hpc_dl.spec.nodelist import expand
 from hpc_dl.spec.site import Site
@@ -208,6 +209,15 @@ def test_a_job_asks_as_the_centres_pages_do(case: str, tmp_path: Path) -> None:
     for name in ("job.sh", "tasks.sh"):
         found = options(files[name])
         assert {key: found.get(key) for key in wanted} == wanted, name
+
+
+def test_workers_run_on_the_cores_that_lumis_pages_give_to_each_gpu(tmp_path: Path) -> None:
+    masks = "fe000000000000 fe00000000000000 fe0000 fe000000 fe fe00 fe00000000 fe0000000000"
+    wanted = [{bit for bit in range(64) if int(mask, 16) >> bit & 1} for mask in masks.split()]
+    lines = rendered("lumi", tmp_path)["tasks.txt"].splitlines()  # a ps takes cores of the first node
+    given = re.findall(r"ROCR_VISIBLE_DEVICES=(\d) .*? taskset -c (\S+)", lines[-1].replace(":::", "\n"))
+    assert [int(gpu) for gpu, _ in given] == list(range(8))
+    assert [set(cores_in(cores)) for _, cores in given] == wanted
 
 
 @pytest.mark.parametrize("case", DOCUMENTED)

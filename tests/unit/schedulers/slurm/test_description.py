@@ -16,11 +16,11 @@ from hpc_dl.spec.site_files import load_site
 from tests.unit.fakes.slurm import FakeSlurm
 
 NODES = """\
-g1|gpu*|idle|128|2|512000|gpu:mi250:8
-g2|gpu*|idle|128|2|512000|gpu:mi250:8
-g1|gpu-dev|idle|128|2|512000|gpu:mi250:8
-c1|cpu|idle|256|2|256000|(null)
-a1|a100|idle|64|2|512000|gpu:a100:4
+g1|gpu*|idle|128|1|512000|gpu:mi250:8|64|2
+g2|gpu*|idle|128|1|512000|gpu:mi250:8|64|2
+g1|gpu-dev|idle|128|1|512000|gpu:mi250:8|64|2
+c1|cpu|idle|256|2|256000|(null)|128|1
+a1|a100|idle|64|2|512000|gpu:a100:4|32|2
 """
 PARTITIONS = """\
 PartitionName=gpu Default=YES OverSubscribe=EXCLUSIVE State=UP
@@ -115,23 +115,22 @@ def test_that_an_account_is_wanted_is_a_note(lumi: dict[str, Answer]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "cores", "threads", "reserved"),
+    ("fields", "cores", "reserved"),
     [
-        ({}, 96, 1, ""),
-        ({"CPUTot": "96", "Sockets": "2", "CoresPerSocket": "24", "ThreadsPerCore": "2"}, 96, 2, ""),
+        ({}, 96, ""),
+        ({"CPUTot": "96"}, 96, ""),
+        ({"CPUTot": "96", "CPUEfctv": "88", "CPUSpecList": "0-3,48-51"}, 88, "0-3,48-51"),
         # Slurm 20.11 does not count what is left.
-        ({"CPUTot": "96", "CPUSpecList": "0-1,48-49", "CoreSpecCount": "2"}, 92, 1, "0-1,48-49"),
-        # It counts physical cores.
-        ({"CPUTot": "96", "Sockets": "2", "CoresPerSocket": "48", "ThreadsPerCore": "2"}, 96, 1, ""),
+        ({"CPUTot": "96", "CPUSpecList": "0-1,48-49", "CoreSpecCount": "2"}, 92, "0-1,48-49"),
         # The node is another than those that were counted.
-        ({"CPUTot": "48", "CPUEfctv": "40"}, 96, 1, ""),
-        ({"CPUTot": "x", "CPUEfctv": "(null)"}, 96, 1, ""),
-        ({"CPUTot": "96", "CPUEfctv": "n/a"}, 96, 1, ""),
+        ({"CPUTot": "48", "CPUEfctv": "40"}, 96, ""),
+        ({"CPUTot": "x", "CPUEfctv": "(null)"}, 96, ""),
+        ({"CPUTot": "96", "CPUEfctv": "n/a", "CPUSpecList": "(null)"}, 96, ""),
     ],
 )
-def test_cores_of_a_node(fields: dict[str, str], cores: int, threads: int, reserved: str) -> None:
+def test_cores_of_a_node(fields: dict[str, str], cores: int, reserved: str) -> None:
     site = with_cores(Site(cores=96), fields)
-    assert (site.cores, site.threads_per_core, site.reserved_cores) == (cores, threads, reserved)
+    assert (site.cores, site.reserved_cores) == (cores, reserved)
 
 
 @pytest.mark.parametrize(
