@@ -63,6 +63,25 @@ def partition(plan: Plan, facts: Facts) -> Iterator[Finding]:
         yield error(f"partition = {found.name!r}: is {found.state}, and takes no jobs until it is UP; use another one")
 
 
+def ps_partition(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """The partition of the nodes for parameter servers exists, takes jobs, and has enough nodes."""
+    job, known = plan.job, facts.cluster.partitions if facts.cluster else {}
+    if not known or not job.ps_partition:
+        return
+    found = known.get(job.ps_partition.split(",")[0])
+    if found is None:
+        near = near_match(job.ps_partition, known)
+        yield error(f"ps_partition = {job.ps_partition!r}: Slurm has none of this name{near}; it has {allowed(known)}")
+    elif found.state != "UP":
+        yield error(f"ps_partition = {found.name!r}: is {found.state}, and takes no jobs until it is UP")
+    nodes = nodes_in(facts.cluster.nodes, job.ps_partition) if facts.cluster else []
+    if nodes and len(fit := [node for node in nodes if node.cores >= job.ps_node_cores]) < job.ps_nodes:
+        yield error(
+            f"ps_nodes = {job.ps_nodes}: of {len(nodes)} nodes in partition {job.ps_partition!r} {len(fit)} have"
+            f" {job.ps_node_cores} cores: ask for fewer, or set ps_cores"
+        )
+
+
 def placement(plan: Plan, facts: Facts) -> Iterator[Finding]:
     """The processes fit on nodes as the site describes them."""
     try:
@@ -155,7 +174,7 @@ def kill_wait(plan: Plan, facts: Facts) -> Iterator[Finding]:
 
 def accepted(plan: Plan, facts: Facts) -> Iterator[Finding]:
     """Slurm would accept the job: account, QOS and whatever else only Slurm knows."""
-    known = [*partition(plan, facts), *limits(plan, facts), *enough_nodes(plan, facts)]
+    known = [*partition(plan, facts), *ps_partition(plan, facts), *limits(plan, facts), *enough_nodes(plan, facts)]
     if facts.refusal and not any(one.level == "error" for one in known):
         yield error(facts.refusal)
 
@@ -244,7 +263,20 @@ def ports(plan: Plan, facts: Facts) -> Iterator[Finding]:
 
 RULES_OF_SITE: tuple[Rule, ...] = (slurm_answers, site_file, tables, kill_wait, modules, python, folders, ports)
 RULES: tuple[Rule, ...] = (
-    *(slurm_answers, placement, partition, limits, enough_nodes, site_file, tables, kill_wait, modules, python, mpi),
+    *(
+        slurm_answers,
+        placement,
+        partition,
+        ps_partition,
+        limits,
+        enough_nodes,
+        site_file,
+        tables,
+        kill_wait,
+        modules,
+        python,
+        mpi,
+    ),
     *(folders, data_set, script, gpu_memory, ports, accepted),
 )
 

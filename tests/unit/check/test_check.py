@@ -93,6 +93,12 @@ def test_nothing_is_wrong_with_a_good_job() -> None:
             {"partition": "man"},
             "error: partition = 'man': Slurm has none of this name (did you mean 'main'?); it has 'main', ",
         ),
+        ({"ps_partition": "man"}, "error: ps_partition = 'man': Slurm has none of this name (did you mean 'main'?); "),
+        ({"ps_partition": "short"}, "error: ps_partition = 'short': is DRAIN, and takes no jobs until it is UP"),
+        (
+            {"ps_partition": "main", "ps": 2, "ps_nodes": 2, "ps_cores": 30},
+            "error: ps_nodes = 2: of 3 nodes in partition 'main' 1 have 30 cores: ask for fewer, or set ps_cores",
+        ),
         ({"partition": "short"}, "error: partition = 'short': is DRAIN, and takes no jobs until it is UP"),
         (
             {"partition": "short", "time": "1-1"},
