@@ -145,7 +145,7 @@ def test_a_job_with_a_clean_environment_has_what_its_site_gives(bench: Bench, mo
     commands = Path(shutil.which("srun") or "").parent
     keys = (
         "clean_environment = true\nlogin_shell = true\n"
-        f'before_modules = ["shopt -q login_shell", \'export PATH="$PATH:{commands}"\']\n[env]\nGIVEN = "by env"\n'
+        f'before_modules = ["shopt -q login_shell", \'export PATH="{commands}:$PATH"\']\n[env]\nGIVEN = "by env"\n'
     )
     found = told(run(bench, keys))
     assert "OF_THE_SHELL" not in found
@@ -157,7 +157,7 @@ def test_the_tasks_of_a_task_file_have_the_same_environment(bench: Bench, monkey
     monkeypatch.setenv("OF_THE_SHELL", "1")
     commands = Path(shutil.which("srun") or "").parent
     (bench.folder / "my.toml").write_text(
-        f'base = "minicluster"\nclean_environment = true\nbefore_modules = [\'export PATH="$PATH:{commands}"\']\n'
+        f'base = "minicluster"\nclean_environment = true\nbefore_modules = [\'export PATH="{commands}:$PATH"\']\n'
         "after_modules = ['export GIVEN=\"by $SLURM_JOB_NAME\"']\n"
     )
     step = "srun --ntasks=1 printenv GIVEN >> told"
