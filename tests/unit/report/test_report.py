@@ -186,10 +186,10 @@ def test_the_commands_write_pages_and_print_where(
     assert "ideal" in (tmp_path / "runs" / "train-12" / "report.html").read_text()
     assert (tmp_path / "out" / "report.html").exists()
     with pytest.raises(SystemExit, match="0"):
-        main(["compare", "./runs/train-12", "./runs/train-13", "--html", "my page.html"])
+        main(["compare", "./runs/train-12", "./runs/train-13", "--html", "new/my page.html"])
     told = capsys.readouterr().out
     assert [line.split()[0] for line in told.splitlines()] == ["job", "train-12", "train-13", "Report:"]
-    assert (tmp_path / "my page.html").exists()
+    assert (tmp_path / "new" / "my page.html").exists()
 
 
 @given(st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6)), max_size=2000))
