@@ -172,7 +172,8 @@ def _follow(job: Job, show: Callable[[_View], None], every: float = _LINE) -> Jo
         totals = progress.look()
         looked = time.monotonic() - now
         state, ended = asking.look().state, asking.over
-        trains = bool(totals.workers or spec.script) and not totals.evaluating and not totals.quiet
+        trains = state.state == "RUNNING" and bool(totals.workers or spec.script)
+        trains = trains and not totals.evaluating and not totals.quiet
         output = output_lines(job.run, spec, state)
         view = _View(
             describe(state, totals, steps), totals, steps, output, limit.look(trains and state.state == "RUNNING")
