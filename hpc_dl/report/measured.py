@@ -88,7 +88,8 @@ class Measured(msgspec.Struct, frozen=True):
     @property
     def one_machine(self) -> bool:
         """Return whether its traffic is on the loopback interface."""
-        return one_machine(self.site, self.placement)
+        one_node = self.placement is not None and len(self.placement.nodes) == 1
+        return self.site.scheduler == "local" or bool(self.site.address) or one_node
 
 
 def measure(run: RunFolder) -> Measured:
@@ -123,11 +124,6 @@ def measure(run: RunFolder) -> Measured:
         figures={task.replace("-", ":"): of for task, of in figures(run.metrics).items()},
         nodes={path.stem: read_node(path) for path in sorted(run.monitor.glob("*.jsonl"))},
     )
-
-
-def one_machine(site: Site, placement: Placement | None) -> bool:
-    """Return whether all processes of a job share a machine."""
-    return site.scheduler == "local" or bool(placement and len(placement.nodes) == 1)
 
 
 def _order(process: str) -> tuple[str, int]:
