@@ -119,14 +119,15 @@ def measure(run: RunFolder) -> Measured:
         summary=run.read_summary(),
         result=run.read_result() or {},
         attempts=attempts,
-        workers=dict(sorted(workers.items(), key=lambda pair: _order(pair[0]))),
+        workers=dict(sorted(workers.items(), key=lambda pair: order(pair[0]))),
         tests=sorted(tests, key=lambda test: test.time),
         figures={task.replace("-", ":"): of for task, of in figures(run.metrics).items()},
         nodes={path.stem: read_node(path) for path in sorted(run.monitor.glob("*.jsonl"))},
     )
 
 
-def _order(process: str) -> tuple[str, int]:
+def order(process: str) -> tuple[str, int]:
+    """Return the key that sorts processes: ``worker:2`` before ``worker:10``."""
     role, _, index = process.partition(":")
     return role, int(index) if index.isdecimal() else -1
 
