@@ -101,6 +101,7 @@ def _write(page: Report, html: str | None, default: Path, out: str | None) -> No
 
     if html:
         path = default if html == "1" else Path(html)
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, as_html(page))
         click.echo(f"Report: {path}")
     if out:

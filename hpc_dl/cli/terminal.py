@@ -172,9 +172,12 @@ def _follow(job: Job, show: Callable[[_View], None], every: float = _LINE) -> Jo
         totals = progress.look()
         looked = time.monotonic() - now
         state, ended = asking.look().state, asking.over
-        trains = state.state == "RUNNING" and bool(totals.workers) and not totals.evaluating and not totals.quiet
+        trains = state.state == "RUNNING" and bool(totals.workers or spec.script)
+        trains = trains and not totals.evaluating and not totals.quiet
         output = output_lines(job.run, spec, state)
-        view = _View(describe(state, totals, steps), totals, steps, output, limit.look(trains))
+        view = _View(
+            describe(state, totals, steps), totals, steps, output, limit.look(trains and state.state == "RUNNING")
+        )
         quiet = totals.quiet // 60  # changes once a minute
         said = f"{state.state} {state.reason} {state.silent} {totals.evaluating} {quiet}"
         mark = (said, totals.step, view.output[-1:])

@@ -73,6 +73,8 @@ class Start(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="event", 
     node: str
     cores: int
     memory: int
+    machine: str = ""
+    """The same for all nodes that are one machine, as those of a private cluster."""
     interfaces: dict[str, int] = {}
     """Megabits per second of each network interface; 0: not known."""
     gpus: list[GpuKind] = []

@@ -15,6 +15,7 @@ from hpc_dl.monitor.records import LOOPBACK, Sample, Start, Traffic, Use
 
 # Looks at a process until it counts as another program's: right after fork it still has its parent's environment.
 _LOOKS = 3
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Sampler:
@@ -41,6 +42,7 @@ class Sampler:
             node=self._node,
             cores=psutil.cpu_count() or 1,
             memory=psutil.virtual_memory().total,
+            machine=_BOOT.read_text().strip(),
             interfaces={**self._interfaces, **infiniband.rates()},
             gpus=self._gpus.kinds(),
         )

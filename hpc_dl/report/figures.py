@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from hpc_dl.monitor.reading import Rates, mean
 from hpc_dl.report.curves import MOST, Point, clock, thin
-from hpc_dl.report.measured import Line, Measured, Test
+from hpc_dl.report.measured import Line, Measured, Test, order
 from hpc_dl.report.model import Figure, Matrix, Series, Style
 
 _TOGETHER = 2000  # points of all series of a figure
-_MB = 1e6
+_MB, _GB = 1e6, 1e9
 _BUSY_DISK = 1e6  # bytes per second from which a disk is worth a figure
+
+_NodeRates = Mapping[str, Sequence[Rates]]
 
 
 def figures(job: Measured, one_worker: float | None = None) -> list[Figure | Matrix]:
@@ -66,11 +68,12 @@ def total_speed(job: Measured) -> list[tuple[float, float]]:
     """Return times, and the images per second of all workers at each: of each worker those of its last line."""
     lines = sorted((line.time, process, line.images_per_s) for process, of in job.workers.items() for line in of)
     last: dict[str, float] = {}
-    found = []
+    found, total = [], 0.0
     for time, process, speed in lines:
+        total += speed - last.get(process, 0.0)
         last[process] = speed
         if len(last) == len(job.workers):
-            found.append((time, sum(last.values())))
+            found.append((time, total))
     return found
 
 
@@ -104,54 +107,71 @@ def step_times(processes: Mapping[str, Mapping[str, Any]]) -> Figure:
     return Figure("step-times", "Distribution of step times", "ms", "% of the steps", found, log_x=True)
 
 
+class _Clock(NamedTuple):
+    """The time axis of a job's figures."""
+
+    begun: float
+    unit: float
+    label: str
+
+    def lines(self, rates: _NodeRates, value: Callable[[Rates], float], suffix: str = "") -> list[Series]:
+        """Return a line for each node."""
+        return [self.line(name + suffix, of, value, 2 * len(rates)) for name, of in rates.items()]
+
+    def line(self, name: str, rates: Sequence[Rates], value: Callable[[Rates], float], share: int) -> Series:
+        """Return a line of a figure that has `share` of them."""
+        return series(name, [((one.time - self.begun) / self.unit, value(one)) for one in rates], share)
+
+
 def _nodes(job: Measured) -> Iterator[Figure]:
+    """Yield what the monitors saw."""
     rates = {name: node.rates for name, node in job.nodes.items() if node.rates}
     unit, word = clock(job.begun, [of[-1].time for of in rates.values()])
-    x = f"{word} since the job's start"
-    loopback = job.one_machine
-
-    def lines(
-        value: Callable[[Rates], float], suffix: str = "", of: Mapping[str, Sequence[Rates]] = rates
-    ) -> list[Series]:
-        return [
-            series(name + suffix, [((one.time - job.begun) / unit, value(one)) for one in ones], 2 * len(rates))
-            for name, ones in of.items()
-        ]
-
-    processes = sorted({name for of in rates.values() for one in of[-200:] for name in one.processes})
-    cpu = [
-        series(
-            name,
-            [((one.time - job.begun) / unit, one.processes[name]) for one in of if name in one.processes],
-            len(processes),
-        )
-        for name in processes
-        for of in rates.values()
-        if any(name in one.processes for one in of[-200:])
-    ]
-    place = "loopback interface" if loopback else "network"
-    yield Figure("cpu-processes", "CPU of each process", x, "cores in use", cpu)
-    yield Figure("cpu-nodes", "CPU of each node", x, "cores in use", lines(lambda one: one.busy))
-    yield Figure("sent", f"Bytes sent ({place})", x, "MB/s", lines(lambda one: one.moved(loopback).sent / _MB))
-    if not loopback:  # there each byte that is sent is received at once
-        received = lines(lambda one: one.moved().received / _MB)
-        yield Figure("received", f"Bytes received ({place})", x, "MB/s", received)
-    packets = lines(lambda one: one.moved(loopback).packets_sent / 1000)
-    yield Figure("packets", f"Packets sent ({place})", x, "1000 packets/s", packets)
-    yield Figure("memory", "Memory of each node", x, "GB in use", lines(lambda one: one.memory / 1e9))
+    axis = _Clock(job.begun, unit, f"{word} since the job's start")
+    yield _processes(rates, axis)
+    yield Figure("cpu-nodes", "CPU of each node", axis.label, "cores in use", axis.lines(rates, lambda one: one.busy))
+    yield from _traffic(rates, axis, job.one_machine)
+    memory = axis.lines(rates, lambda one: one.memory / _GB)
+    yield Figure("memory", "Memory of each node", axis.label, "GB in use", memory)
     if any(one.read + one.written > _BUSY_DISK for of in rates.values() for one in of):
-        disk = [*lines(lambda one: one.read / _MB, " read"), *lines(lambda one: one.written / _MB, " written")]
-        yield Figure("disk", "Local disks", x, "MB/s", disk)
-    gpus = {name: [one for one in of if one.gpus] for name, of in rates.items()}
-    gpus = {name: of for name, of in gpus.items() if of}
-    use = lines(lambda one: 100 * mean([gpu.use or 0.0 for gpu in one.gpus]), of=gpus)
-    yield Figure("gpu-use", "GPUs of each node", x, "% in use", use)
-    yield Figure(
-        "gpu-memory", "GPU memory", x, "GB", lines(lambda one: sum(g.memory or 0 for g in one.gpus) / 1e9, of=gpus)
-    )
-    yield Figure(
-        "gpu-power", "GPU power", x, "W", lines(lambda one: sum(gpu.power or 0.0 for gpu in one.gpus), of=gpus)
-    )
+        read = axis.lines(rates, lambda one: one.read / _MB, " read")
+        written = axis.lines(rates, lambda one: one.written / _MB, " written")
+        yield Figure("disk", "Local disks", axis.label, "MB/s", [*read, *written])
+    with_gpus = {name: [one for one in of if one.gpus] for name, of in rates.items()}
+    yield from _gpus({name: of for name, of in with_gpus.items() if of}, axis)
+
+
+def _processes(rates: _NodeRates, axis: _Clock) -> Figure:
+    names = {node: sorted({name for one in of for name in one.processes}) for node, of in rates.items()}
+    share = sum(map(len, names.values()))
+
+    def line(node: str, name: str) -> Series:
+        own = [one for one in rates[node] if name in one.processes]
+        return axis.line(name, own, lambda one: one.processes[name], share)
+
+    lines = [line(node, name) for node, of in names.items() for name in of]
+    lines.sort(key=lambda one: order(one.name))
+    return Figure("cpu-processes", "CPU of each process", axis.label, "cores in use", lines)
+
+
+def _traffic(rates: _NodeRates, axis: _Clock, loopback: bool) -> Iterator[Figure]:
+    where = "loopback interface" if loopback else "network"
+    sent = axis.lines(rates, lambda one: one.moved(loopback).sent / _MB)
+    yield Figure("sent", f"Bytes sent ({where})", axis.label, "MB/s", sent)
+    if not loopback:  # there each byte that is sent is received at once
+        received = axis.lines(rates, lambda one: one.moved().received / _MB)
+        yield Figure("received", f"Bytes received ({where})", axis.label, "MB/s", received)
+    packets = axis.lines(rates, lambda one: one.moved(loopback).packets_sent / 1000)
+    yield Figure("packets", f"Packets sent ({where})", axis.label, "1000 packets/s", packets)
+
+
+def _gpus(rates: _NodeRates, axis: _Clock) -> Iterator[Figure]:
+    use = axis.lines(rates, lambda one: 100 * mean([gpu.use or 0.0 for gpu in one.gpus]))
+    yield Figure("gpu-use", "GPUs of each node", axis.label, "% in use", use)
+    memory = axis.lines(rates, lambda one: sum(gpu.memory or 0 for gpu in one.gpus) / _GB)
+    yield Figure("gpu-memory", "GPU memory of each node", axis.label, "GB in use", memory)
+    power = axis.lines(rates, lambda one: sum(gpu.power or 0.0 for gpu in one.gpus))
+    yield Figure("gpu-power", "GPU power of each node", axis.label, "W", power)
 
 
 def confusion(matrix: Any) -> Matrix | None:

@@ -8,7 +8,7 @@ import msgspec
 
 from hpc_dl.monitor.reading import read_end
 from hpc_dl.report.bottleneck import findings
-from hpc_dl.report.measured import one_machine, read_placement, site_of
+from hpc_dl.report.measured import read_placement, site_of
 from hpc_dl.report.model import Finding
 from hpc_dl.report.situation import Situation, uses
 from hpc_dl.runfolder.folder import RunFolder
@@ -53,5 +53,5 @@ class LiveLimit:
         for path in sorted(self._run.monitor.glob("*.jsonl")):
             node = read_end(path)
             nodes[path.stem] = msgspec.structs.replace(node, rates=[rate for rate in node.rates if rate.time > since])
-        processes, used = uses(nodes, placement, site, one_machine(site, placement))
+        processes, used = uses(nodes, placement, site)
         return Situation(processes, used, MODES[job.mode].synchronous and not job.script)

@@ -88,7 +88,8 @@ class Measured(msgspec.Struct, frozen=True):
     @property
     def one_machine(self) -> bool:
         """Return whether its traffic is on the loopback interface."""
-        return one_machine(self.site, self.placement)
+        one_node = self.placement is not None and len(self.placement.nodes) == 1
+        return self.site.scheduler == "local" or bool(self.site.address) or one_node
 
 
 def measure(run: RunFolder) -> Measured:
@@ -118,19 +119,15 @@ def measure(run: RunFolder) -> Measured:
         summary=run.read_summary(),
         result=run.read_result() or {},
         attempts=attempts,
-        workers=dict(sorted(workers.items(), key=lambda pair: _order(pair[0]))),
+        workers=dict(sorted(workers.items(), key=lambda pair: order(pair[0]))),
         tests=sorted(tests, key=lambda test: test.time),
         figures={task.replace("-", ":"): of for task, of in figures(run.metrics).items()},
         nodes={path.stem: read_node(path) for path in sorted(run.monitor.glob("*.jsonl"))},
     )
 
 
-def one_machine(site: Site, placement: Placement | None) -> bool:
-    """Return whether all processes of a job share a machine."""
-    return site.scheduler == "local" or bool(placement and len(placement.nodes) == 1)
-
-
-def _order(process: str) -> tuple[str, int]:
+def order(process: str) -> tuple[str, int]:
+    """Return the key that sorts processes: ``worker:2`` before ``worker:10``."""
     role, _, index = process.partition(":")
     return role, int(index) if index.isdecimal() else -1
 

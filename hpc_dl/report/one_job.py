@@ -41,7 +41,7 @@ def situation(job: Measured) -> Situation:
     nodes = {
         name: msgspec.structs.replace(node, rates=training_rates(node.rates, job)) for name, node in job.nodes.items()
     }
-    processes, used = uses(nodes, job.placement, job.site, job.one_machine)
+    processes, used = uses(nodes, job.placement, job.site)
     times = {spoken(name): of["step_seconds"] for name, of in job.figures.items() if of.get("step_seconds")}
     begin, _ = job.trained
     return Situation(

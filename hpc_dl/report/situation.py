@@ -54,7 +54,7 @@ class NodeUse(msgspec.Struct, frozen=True):
     busy: float
     """Cores on which something ran."""
     own: float
-    """Cores that the job's processes used."""
+    """Cores that the job's processes used, on all nodes that are the same machine."""
     iowait: float = 0.0
     link: Link | None = None
     """Its busiest network interface whose rate is known."""
@@ -82,9 +82,8 @@ class Situation(msgspec.Struct, frozen=True):
         return [process for process in self.processes if process.role == role]
 
     def node(self, name: str) -> NodeUse | None:
-        """Return a node, also where all are one machine; None: it was not measured."""
-        found = {node.name: node for node in self.nodes}
-        return found.get(name, self.nodes[0] if len(self.nodes) == 1 else None)
+        """Return a node; None: it was not measured."""
+        return next((node for node in self.nodes if node.name == name), None)
 
 
 def spoken(process: str) -> str:
@@ -92,16 +91,13 @@ def spoken(process: str) -> str:
     return process.replace(":", " ")
 
 
-def uses(
-    nodes: Mapping[str, Node], placement: Placement | None, site: Site, one_machine: bool
-) -> tuple[list[ProcessUse], list[NodeUse]]:
+def uses(nodes: Mapping[str, Node], placement: Placement | None, site: Site) -> tuple[list[ProcessUse], list[NodeUse]]:
     """Return what processes and nodes used over all rates of `nodes`.
 
     Args:
         nodes: what the monitors measured.
         placement: where the processes are; None: not known.
         site: network_gbit.
-        one_machine: all nodes are this machine.
     """
     placed = {process.name: process for process in placement.processes} if placement else {}
     processes = []
@@ -112,12 +108,13 @@ def uses(
             cores = min(filter(None, (len(where.cores) if where else 0, measured.cores.get(name, 0))), default=0)
             gpus = len(where.gpus) if where else 0
             processes.append(ProcessUse(spoken(name), name.partition(":")[0], node, cpu, cores, gpus))
+    machines = {node: measured.start.machine or node for node, measured in nodes.items() if measured.start}
     found = []
     for node, measured in nodes.items():
         if measured.start and measured.rates:
-            own = sum(process.cpu for process in processes if one_machine or process.node == node)
+            own = sum(process.cpu for process in processes if machines.get(process.node) == machines[node])
             found.append(_node(node, measured.start, measured.rates, own, site))
-    return processes, found[:1] if one_machine else found
+    return processes, found
 
 
 def _node(name: str, start: Start, rates: Sequence[Rates], own: float, site: Site) -> NodeUse:

@@ -17,6 +17,8 @@ from hpc_dl.runfolder.report import duration
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.options import NOT_SHOWN
 
+_SHOWN_ELSEWHERE = ("confusion", "step_seconds", "bytes_per_step", "devices")
+
 
 def tables(job: Measured) -> list[Table]:
     """Return the tables of a job; those without rows are left out."""
@@ -130,7 +132,7 @@ def _cost(job: Measured) -> Table:
 
 
 def _result(job: Measured) -> Table:
-    rows = [(key, _short(value)) for key, value in job.result.items() if key not in ("confusion", "processes")]
+    rows = [(key, _short(value)) for key, value in job.result.items() if key not in _SHOWN_ELSEWHERE]
     return Table("result", "What the job reported", ("key", "value"), rows)
 
 

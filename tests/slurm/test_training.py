@@ -10,6 +10,7 @@ import pytest
 
 import hpc_dl
 from hpc_dl.minicluster import MiniCluster
+from hpc_dl.monitor.reading import read_node
 from hpc_dl.submission.handle import Job
 
 
@@ -53,6 +54,8 @@ def test_ranks_train_on_two_nodes(horovod: None, submit: Callable[..., Job]) -> 
     assert (result["workers"], result["ps"], result["spread"]) == (2, 0, 0)
     assert result["nodes"] == ["mini1", "mini2"]
     assert sorted(job.logs()) == ["worker:0", "worker:1"]
+    measured = {path.stem: sorted(read_node(path).cores) for path in job.run.monitor.iterdir()}
+    assert measured == {"mini1": ["worker:0"], "mini2": ["worker:1"]}
     # 2 (N-1)/N sizes of the model.
     for worker in ("worker-0", "worker-1"):
         sent = result["bytes_per_step"][worker]["bytes_sent"]

@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 
 import hpc_dl
+from hpc_dl.monitor.reading import read_node
+from hpc_dl.report.measured import measure
+from hpc_dl.report.one_job import report_of
+from hpc_dl.report.page import html
 from hpc_dl.submission.handle import Job
 
 
@@ -32,4 +36,9 @@ def test_the_main_job_trains_a_network_on_real_images(job: Job, tmp_path: Path) 
     assert list(job.logs()) == ["ps:0", "worker:0", "worker:1"]
     assert {path.name for path in job.run.metrics.iterdir()} >= {"worker-0.jsonl", "worker-1.jsonl"}
     assert list(job.run.checkpoints.glob("*.index"))
+    measured = {path.stem: sorted(read_node(path).cores) for path in sorted(job.run.monitor.iterdir())}
+    assert measured == {"node1": ["ps:0", "worker:0"], "node2": ["worker:1"]}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "runs"]
+    page = html(report_of(measure(job.run), job.state, ""))
+    assert "Training loss by step" in page
+    assert "CPU of each process" in page

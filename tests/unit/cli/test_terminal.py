@@ -13,6 +13,8 @@ import pytest
 from rich.console import Console
 
 from hpc_dl.cli.terminal import describe, placement_table, summary_lines, watch
+from hpc_dl.report.live import LiveLimit
+from hpc_dl.report.model import Finding
 from hpc_dl.runfolder.folder import Failure, RunFolder, Summary, to_toml
 from hpc_dl.runfolder.progress import Totals
 from hpc_dl.runfolder.report import duration
@@ -161,6 +163,20 @@ def test_a_terminal_shows_the_last_lines_of_a_scripts_output(script: Script) -> 
     watch(Job(script.run), console)
     assert all(f"worker:0  step {number}" in file.getvalue() for number in range(1, 13))
     assert "RUNNING  12 s" in file.getvalue()
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_what_limits_a_job_is_said_once_and_shown_in_a_terminal(
+    script: Script, monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    def look(_: LiveLimit, trains: bool) -> Finding | None:
+        return Finding("ps 0's network", "It is [full].", "") if trains and script.now > 4 else None
+
+    monkeypatch.setattr(LiveLimit, "look", look)
+    console = Console(file=(file := io.StringIO()), width=80, height=20, force_terminal=terminal)
+    watch(Job(script.run), console)
+    said = file.getvalue().count("Limited by ps 0's network: It is [full].")
+    assert said > 1 if terminal else said == 1
 
 
 def test_a_job_that_waits_has_an_estimated_start() -> None:

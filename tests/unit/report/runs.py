@@ -69,7 +69,7 @@ def metrics(index: int, speed: float) -> list[dict[str, Any]]:
 
 
 def monitor(node: str) -> list[Any]:
-    start = Start(BEGUN, 0, node, 8, 64 * 10**9, {"lo": 0, "eth0": 1000}, [GpuKind("K80", 12 * 10**9)])
+    start = Start(BEGUN, 0, node, 8, 64 * 10**9, node, {"lo": 0, "eth0": 1000}, [GpuKind("K80", 12 * 10**9)])
     return [start, *(sample(node, second) for second in range(0, 1200, 10))]
 
 

@@ -185,16 +185,16 @@ def test_the_busiest_link_is_that_with_the_largest_share_of_its_rate(tmp_path: P
 
     write_lines(
         tmp_path / "n1.jsonl",
-        [Start(0.0, 0, "n1", 8, 1, {"a": 100, "b": 10_000, "lo": 0}), sample(1, 0), sample(2, 0.9)],
+        [Start(0.0, 0, "n1", 8, 1, "n1", {"a": 100, "b": 10_000, "lo": 0}), sample(1, 0), sample(2, 0.9)],
     )
     placement = Placement(("n1",), (Process("worker", 0, "n1", "", 1, cores=(0, 1)), Process("ps", 0, "n1", "", 2)))
     nodes = {"n1": read_node(tmp_path / "n1.jsonl")}
-    processes, (used,) = uses(nodes, placement, Site(cores=8), one_machine=False)
+    processes, (used,) = uses(nodes, placement, Site(cores=8))
     assert used.link == Link("a", 0.9 * 100e6, 0.0, 100e6)
     assert (used.busy, used.own) == (3.0, 3.0)
     # The smaller of what the placement gives and what the process may use.
     assert [(one.name, one.cpu, one.cores) for one in processes] == [("ps 0", 1.0, 8), ("worker 0", 2.0, 2)]
-    told = uses(nodes, placement, Site(cores=8, network_gbit=10.0), one_machine=False)[1][0].link
+    told = uses(nodes, placement, Site(cores=8, network_gbit=10.0))[1][0].link
     assert told is not None
     assert (told.name, told.rate) == ("b", 10e9)
 
@@ -210,3 +210,13 @@ def test_the_situation_of_a_job_is_that_of_its_training(tmp_path: Path) -> None:
     assert now.step_seconds == {"worker 0": 0.13, "worker 1": 0.13}
     assert now.fastest_step == 0.1
     assert (now.start_seconds, now.all_seconds) == (110.0, 1200.0)
+
+
+def test_nodes_that_are_one_machine_share_what_the_job_uses(tmp_path: Path) -> None:
+    for number, machine in enumerate(("a", "a", "b")):
+        use = [{f"worker:{number}": Use(cpu, 0)} for cpu in (0.0, 3.0)]
+        samples = [Sample(1.0 + n, 0, 4.0 * n, 0.0, 0, processes=one) for n, one in enumerate(use)]
+        write_lines(tmp_path / f"n{number}.jsonl", [Start(0.0, 0, f"n{number}", 8, 1, machine), *samples])
+    nodes = {path.stem: read_node(path) for path in sorted(tmp_path.iterdir())}
+    _, used = uses(nodes, None, Site(cores=8))
+    assert [one.own for one in used] == [6.0, 6.0, 3.0]

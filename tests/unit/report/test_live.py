@@ -22,7 +22,7 @@ def test_a_full_network_is_named_after_a_minute_of_training(tmp_path: Path, monk
         traffic = [{"eth0": Traffic(moved * n, 0, 0, 0)} for n in range(60)]
         return [Sample(begin + n, 0, 0.5 * n, 0.0, 0, network=one) for n, one in enumerate(traffic)]
 
-    start = Start(now - 200, 0, "n1", 8, 1, {"eth0": 1000})
+    start = Start(now - 200, 0, "n1", 8, 1, "n1", {"eth0": 1000})
     write_lines(run.monitor / "n1.jsonl", [start, *seconds(now - 150, 0.0), *seconds(now + 1, 0.95)])
     limit = LiveLimit(run)
     assert limit.look(trains=True) is None
