@@ -490,7 +490,9 @@ def test_per_node_files_start_all_lines_at_once(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text(
         "touch a; while ! test -e b; do sleep 0.05; done\ntouch b; test -e a || sleep 1\n" * 4
     )
-    assert tasks(tmp_path, "all", "t.txt").returncode == 0
+    runner = background(tmp_path, "all", "t.txt")
+    runner.communicate(timeout=60)
+    assert runner.returncode == 0
 
 
 def test_more_orders_and_answers_than_a_pipe_holds(tmp_path: Path) -> None:
