@@ -48,6 +48,13 @@ def test_nothing_is_wrong_with_our_own(name: str) -> None:
     )
 
 
+@pytest.fixture
+def two_modes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as it takes to say something twice; `test_nothing_is_wrong_with_our_own` has all."""
+    monkeypatch.setattr("hpc_dl.check.templates.MODES", {mode: MODES[mode] for mode in ("async", "horovod")})
+
+
+@pytest.mark.usefixtures("two_modes")
 def test_what_shellcheck_says_is_told_once_with_the_line(site: Path) -> None:
     put(site, "base.sh.j2", '{% extends "hpc_dl/base.sh.j2" %}{% block modules %}\nml $MODULES\n{% endblock %}')
     done = run("test", str(site))
@@ -72,6 +79,7 @@ def test_what_only_rendering_can_tell_is_told_with_file_and_line(site: Path) -> 
     assert (done.return_value, done.output.startswith(f"template {path}, line 2: unsupported operand")) == (1, True)
 
 
+@pytest.mark.usefixtures("two_modes")
 def test_a_site_that_is_right(site: Path) -> None:
     put(site, "tasks/line.j2", LINE + "{% block command %} apptainer exec x{{ super() }}{% endblock %}")
     done = run("test", str(site))
