@@ -197,7 +197,7 @@ IBRUN = """#!/bin/bash
 [ "$1 $3 $4" = "-n -o 0" ] || exit 9
 ranks=$2; shift 4
 exec srun --overlap --mpi=none --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$ranks" \
-  --ntasks-per-node="$IBRUN_TASKS_PER_NODE" --distribution=block \
+  --ntasks-per-node="$IBRUN_TASKS_PER_NODE" --cpus-per-task=1 --distribution=block \
   bash -c 'PMI_RANK=$SLURM_PROCID exec "$@"' rank "$@"
 """
 

@@ -14,6 +14,7 @@ from hpc_dl.spec.placement import Placement
 _NUMBERS = (
     "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_GTIDS", "SLURM_TASK_PID", "SLURM_CPUS_PER_TASK",
     "SLURM_NTASKS", "SLURM_NPROCS", "SLURM_NTASKS_PER_NODE", "SLURM_TASKS_PER_NODE",
+    "SLURM_TRES_PER_TASK",  # the same as SLURM_CPUS_PER_TASK: srun refuses two that differ
     "SLURM_STEP_NUM_TASKS", "SLURM_STEP_TASKS_PER_NODE", "SLURM_STEP_NUM_NODES", "SLURM_STEP_NODELIST",
 )  # fmt: skip
 # Variables of the launcher as an MPI process. Children that inherit them would all be the same rank.

@@ -23,6 +23,7 @@ LAUNCHER = {
     "SLURM_GTIDS": "0",
     "SLURM_TASK_PID": "4711",
     "SLURM_CPUS_PER_TASK": "8",
+    "SLURM_TRES_PER_TASK": "cpu=8",
     "SLURM_NTASKS": "2",
     "SLURM_NPROCS": "2",
     "SLURM_NTASKS_PER_NODE": "1",
