@@ -20,6 +20,7 @@ import pytest
 from hpc_dl.disk import LineFile
 from hpc_dl.monitor import infiniband
 from hpc_dl.monitor.gpus import Gpus
+from hpc_dl.monitor.reading import read_node
 from hpc_dl.monitor.records import Gpu, GpuKind, Sample, Start, Traffic
 from hpc_dl.monitor.sampling import JobProcesses, Sampler
 from tests.unit.fakes.processes import eventually
@@ -136,11 +137,11 @@ def test_a_full_disk_loses_lines_and_the_next_one_says_how_many(
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (12, hard))  # a part of the next line fits
     try:
-        file.append(b'{"n": 2}')
-        file.append(b'{"n": 3}')
+        assert not file.append(b'{"n": 2}')
+        assert not file.append(b'{"n": 3}')
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    file.append(b'{"n": 4}')
+    assert file.append(b'{"n": 4}')
     first, lost, last = map(json.loads, (tmp_path / "folder" / "lines").read_text().splitlines())
     assert (first, last) == ({"n": 1}, {"n": 4})
     assert (lost["event"], lost["lines"]) == ("lost", 2)
@@ -214,3 +215,19 @@ def test_without_library_or_driver_there_are_no_gpus(monkeypatch: pytest.MonkeyP
     module.nvmlDeviceGetCount = lambda: (_ for _ in ()).throw(_NvmlError)
     monkeypatch.setitem(sys.modules, "pynvml", module)
     assert Gpus().look() == []
+
+
+def test_a_monitor_that_begins_on_a_full_disk_says_later_what_the_node_is(tmp_path: Path) -> None:
+    def full() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))
+
+    with monitor(tmp_path, "--every=0.05", preexec_fn=full) as process:
+        assert process.stderr is not None
+        assert "can't be written" in process.stderr.readline()
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        eventually(lambda: len(lines(tmp_path)) > 3)
+        process.kill()
+    assert b'"event": "lost"' in lines(tmp_path)[0]
+    found = read_node(tmp_path / "monitor" / "n1.jsonl")
+    assert found.start is not None
+    assert found.start.node == "n1"
