@@ -231,3 +231,12 @@ def test_a_monitor_that_begins_on_a_full_disk_says_later_what_the_node_is(tmp_pa
     found = read_node(tmp_path / "monitor" / "n1.jsonl")
     assert found.start is not None
     assert found.start.node == "n1"
+
+
+def test_the_cores_of_a_process_are_those_that_it_may_run_on(tmp_path: Path) -> None:
+    processes = JobProcesses(tmp_path, 0, ["ps:0"])
+    with subprocess.Popen(["sleep", "300"], env=environment(tmp_path, "ps:0")) as process:
+        eventually(lambda: "ps:0" in processes.use())
+        os.sched_setaffinity(process.pid, {min(os.sched_getaffinity(0))})
+        assert processes.use()["ps:0"].cores == 1
+        process.kill()
