@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -240,3 +241,17 @@ def test_the_cores_of_a_process_are_those_that_it_may_run_on(tmp_path: Path) -> 
         os.sched_setaffinity(process.pid, {min(os.sched_getaffinity(0))})
         assert processes.use()["ps:0"].cores == 1
         process.kill()
+
+
+def test_a_process_that_shares_its_core_waits_for_it(tmp_path: Path) -> None:
+    core = {min(os.sched_getaffinity(0))}
+    command = [sys.executable, "-c", "while True: pass"]
+    names = ["worker:0", "worker:1"]
+    processes = JobProcesses(tmp_path, 0, names)
+    with contextlib.ExitStack() as stack:
+        for name in names:
+            env = environment(tmp_path, name)
+            one = subprocess.Popen(command, env=env, preexec_fn=lambda: os.sched_setaffinity(0, core))
+            stack.callback(one.communicate)
+            stack.callback(one.kill)
+        eventually(lambda: [use.waited > 0.2 for use in processes.use().values()] == [True, True])
