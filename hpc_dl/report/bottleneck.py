@@ -183,7 +183,7 @@ def _computing(now: Situation) -> Iterator[Finding]:
         yield Finding("the workers' cores", f"They use {cpu:.3g} of {cores} cores.", remedy)
     elif not gpus and (own := {n.name: n.own for n in now.nodes if n.busy >= _FULL_NODE * n.cores}):
         why = f"All cores are busy there, {max(own.values()):.1f} of them with this job."
-        yield Finding(f"the cores of {_named(own)}", why, remedy)
+        yield Finding(f"the cores of {_named(own)}", why, "That is what a job is for. More nodes or GPUs train faster.")
 
 
 _RULES: Sequence[Callable[[Situation], Iterator[Finding]]] = (
