@@ -140,8 +140,8 @@ class LineFile:
         os.ftruncate(file, size)
         return file
 
-    def append(self, line: bytes) -> None:
-        """Append a line; warn if it is lost."""
+    def append(self, line: bytes) -> bool:
+        """Append a line, and return whether that worked; warn if it is lost."""
         lost = {"time": time.time(), "event": "lost", "lines": self._lost}
         before = json.dumps(lost).encode() + b"\n" if self._lost else b""
         try:
@@ -150,10 +150,11 @@ class LineFile:
             if not self._lost:
                 self._say(f"{self._what} can't be written: {error.strerror}")
             self._lost += 1
-            return
+            return False
         if self._lost:
             self._say(f"{self._lost} lines of {self._what} are lost")
             self._lost = 0
+        return True
 
     def _write(self, data: bytes) -> None:
         file = self._file if self._file is not None else self.open()

@@ -28,9 +28,9 @@ def main() -> None:
         sys.exit(f"hpc-dl: no monitor on node {given.node}: {error}")
     lines = LineFile(given.file, f"the monitor of node {given.node}")
     sampler = Sampler(given.node, given.run, given.attempt, given.names)
-    lines.append(msgspec.json.encode(sampler.start()))
-    due = time.monotonic()
+    due, started = time.monotonic(), False
     while True:
+        started = started or lines.append(msgspec.json.encode(sampler.start()))
         lines.append(msgspec.json.encode(sampler.sample()))
         # After a suspension, the looks that were missed are left out.
         due = max(due + given.every, time.monotonic())

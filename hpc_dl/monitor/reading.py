@@ -46,6 +46,8 @@ class Rates(msgspec.Struct, frozen=True):
     network: dict[str, Moved]
     processes: dict[str, float]
     """Cores that each process of the job used, with its children."""
+    waited: dict[str, float]
+    """Threads of each process that could have run, but had no core."""
     gpus: list[Gpu]
 
     def moved(self, loopback: bool = False) -> Moved:
@@ -124,6 +126,9 @@ def _rates(before: Sample, now: Sample) -> Rates:
         },
         processes={
             name: per_second(before.processes.get(name, Use(0, 0)).cpu, of.cpu) for name, of in now.processes.items()
+        },
+        waited={
+            name: per_second(before.processes.get(name, of).waited, of.waited) for name, of in now.processes.items()
         },
         gpus=now.gpus,
     )

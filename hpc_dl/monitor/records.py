@@ -25,6 +25,8 @@ class Use(msgspec.Struct, frozen=True, omit_defaults=True):
     """Bytes of resident memory."""
     cores: int = 0
     """Cores that it may run on."""
+    waited: float = 0.0
+    """Seconds in which its threads could have run, but had no core. It is looked at every few seconds."""
 
 
 class Gpu(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Collection
 from pathlib import Path
@@ -15,6 +16,7 @@ from hpc_dl.monitor.records import LOOPBACK, Sample, Start, Traffic, Use
 
 # Looks at a process until it counts as another program's: right after fork it still has its parent's environment.
 _LOOKS = 3
+_WAITED_EVERY = 10  # looks, since a process may have hundreds of threads
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -96,10 +98,15 @@ class JobProcesses:
         self._run, self._attempt, self._names = str(run), str(attempt), set(names)
         self._known: dict[int, tuple[psutil.Process, str]] = {}
         self._looks: dict[int, int] = {}  # how often a process was looked at that is none of ours
+        self._waited: dict[int, float] = {}
+        self._uses = 0
 
     def use(self) -> dict[str, Use]:
         """Return what each process uses now, with its children."""
         self._find()
+        if self._uses % _WAITED_EVERY == 0:
+            self._waited = {pid: _waited(pid) for pid in self._known}
+        self._uses += 1
         found: dict[str, Use] = {}
         for pid, (process, name) in list(self._known.items()):
             try:
@@ -111,8 +118,12 @@ class JobProcesses:
             before = found.get(name, Use(0, 0))
             # The last two are those of children that have ended.
             seconds = cpu.user + cpu.system + cpu.children_user + cpu.children_system
-            most = max(before.cores, len(cores or ()))
-            found[name] = Use(round(before.cpu + seconds, 2), before.memory + memory, most)
+            found[name] = Use(
+                cpu=round(before.cpu + seconds, 2),
+                memory=before.memory + memory,
+                cores=max(before.cores, len(cores or ())),
+                waited=round(before.waited + self._waited.get(pid, 0.0), 2),
+            )
         return dict(sorted(found.items()))
 
     def _find(self) -> None:
@@ -138,3 +149,28 @@ class JobProcesses:
         except (msgspec.DecodeError, KeyError, TypeError):
             return ""
         return name if name in self._names else ""
+
+
+def _waited(pid: int) -> float:
+    """Return for how long the threads of a process have waited for a core (kernel documentation, sched-stats.rst).
+
+    psutil has no such figure.
+    """
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")  # noqa: PTH208 - pathlib takes twice the time
+    except OSError:  # it has ended
+        return 0.0
+    return sum(_thread_waited(f"/proc/{pid}/task/{thread}/schedstat") for thread in threads) / 1e9
+
+
+def _thread_waited(path: str) -> int:
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except OSError:  # it has ended, or this kernel does not count
+        return 0
+    try:
+        return int(os.read(file, 100).split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+    finally:
+        os.close(file)

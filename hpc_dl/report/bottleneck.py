@@ -12,6 +12,8 @@ _FULL_LINK = 0.85  # of its rate: headers and acknowledgements take the rest
 _IN_TURNS = 0.9  # of its rate, both directions together
 _FULL_CORES = 0.9
 _FULL_NODE = 0.95
+_WAITING = 0.3  # of the time in which a process wants a core
+_STARVED = 0.2  # threads that wait for a core
 _FULL_GPU = 0.9
 _IDLE = 0.7
 _OTHERS = 0.25  # of a node's cores that other programs use
@@ -79,6 +81,21 @@ def _server_cores(now: Situation) -> Iterator[Finding]:
                 f"{server.name}'s CPU",
                 f"It uses {server.cpu:.2g} of its {server.cores} cores.",
                 "More cores for each parameter server (ps_cores) or more parameter servers (ps) share its work.",
+            )
+
+
+def _starved(now: Situation) -> Iterator[Finding]:
+    full = {node.name for node in now.nodes if node.busy >= _FULL_NODE * node.cores}
+    for process in now.processes:
+        # Of a process that uses all of its cores, more threads than cores wait.
+        if process.node in full or (process.share or 0.0) >= _FULL_CORES or process.waited < _STARVED:
+            continue
+        if process.waiting >= _WAITING:
+            yield Finding(
+                f"{process.name}'s CPU",
+                f"It uses {process.cpu:.2g} cores, and waits for a core {process.waiting:.0%} of the time in which it "
+                "could compute, though its node has free ones.",
+                "See which limit it has, such as a CPU quota, or which programs share its cores.",
             )
 
 
@@ -166,12 +183,13 @@ def _computing(now: Situation) -> Iterator[Finding]:
         yield Finding("the workers' cores", f"They use {cpu:.3g} of {cores} cores.", remedy)
     elif not gpus and (own := {n.name: n.own for n in now.nodes if n.busy >= _FULL_NODE * n.cores}):
         why = f"All cores are busy there, {max(own.values()):.1f} of them with this job."
-        yield Finding(f"the cores of {_named(own)}", why, remedy)
+        yield Finding(f"the cores of {_named(own)}", why, "That is what a job is for. More nodes or GPUs train faster.")
 
 
 _RULES: Sequence[Callable[[Situation], Iterator[Finding]]] = (
     _network,
     _server_cores,
+    _starved,
     _other_programs,
     _slow_worker,
     _input,

@@ -11,8 +11,8 @@ from hpc_dl.report.curves import log_ticks, runs, ticks
 from hpc_dl.report.model import Figure, Matrix, Series
 
 WIDTH, HEIGHT = 560, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 34, 46
-_LETTER = 6.4  # mean width of a letter
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 20, 34, 46
+_LETTER = 7.4  # mean width of a letter
 _COLOURS = 8
 _LEGEND_LINE = 18
 _LONGEST_NAME = 28

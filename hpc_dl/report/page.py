@@ -86,7 +86,7 @@ def html(report: Report) -> str:
         .render(
             report=report,
             figures=[Markup(svg(figure, alone=False)) for figure in report.figures],  # noqa: S704 - escaped by its template
-            style=_own("page.css") + _own("figure.css"),
+            style=_own("figure.css") + _own("page.css"),
             script=_own("page.js"),
             version=importlib.metadata.version("hpc_dl"),
             made=time.strftime("%Y-%m-%d %H:%M"),

@@ -24,6 +24,13 @@ class ProcessUse(msgspec.Struct, frozen=True):
     cores: int
     """Cores that it may use; 0: not known."""
     gpus: int = 0
+    waited: float = 0.0
+    """Threads that could have run, but had no core."""
+
+    @property
+    def waiting(self) -> float:
+        """Return the share of the time in which it wants a core that it waits for one."""
+        return self.waited / (self.waited + self.cpu) if self.waited else 0.0
 
     @property
     def share(self) -> float | None:
@@ -107,7 +114,8 @@ def uses(nodes: Mapping[str, Node], placement: Placement | None, site: Site) -> 
             where = placed.get(name)
             cores = min(filter(None, (len(where.cores) if where else 0, measured.cores.get(name, 0))), default=0)
             gpus = len(where.gpus) if where else 0
-            processes.append(ProcessUse(spoken(name), name.partition(":")[0], node, cpu, cores, gpus))
+            waited = mean([rate.waited[name] for rate in measured.rates if name in rate.waited])
+            processes.append(ProcessUse(spoken(name), name.partition(":")[0], node, cpu, cores, gpus, waited))
     machines = {node: measured.start.machine or node for node, measured in nodes.items() if measured.start}
     found = []
     for node, measured in nodes.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -20,6 +21,7 @@ import pytest
 from hpc_dl.disk import LineFile
 from hpc_dl.monitor import infiniband
 from hpc_dl.monitor.gpus import Gpus
+from hpc_dl.monitor.reading import read_node
 from hpc_dl.monitor.records import Gpu, GpuKind, Sample, Start, Traffic
 from hpc_dl.monitor.sampling import JobProcesses, Sampler
 from tests.unit.fakes.processes import eventually
@@ -136,11 +138,11 @@ def test_a_full_disk_loses_lines_and_the_next_one_says_how_many(
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (12, hard))  # a part of the next line fits
     try:
-        file.append(b'{"n": 2}')
-        file.append(b'{"n": 3}')
+        assert not file.append(b'{"n": 2}')
+        assert not file.append(b'{"n": 3}')
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    file.append(b'{"n": 4}')
+    assert file.append(b'{"n": 4}')
     first, lost, last = map(json.loads, (tmp_path / "folder" / "lines").read_text().splitlines())
     assert (first, last) == ({"n": 1}, {"n": 4})
     assert (lost["event"], lost["lines"]) == ("lost", 2)
@@ -214,3 +216,42 @@ def test_without_library_or_driver_there_are_no_gpus(monkeypatch: pytest.MonkeyP
     module.nvmlDeviceGetCount = lambda: (_ for _ in ()).throw(_NvmlError)
     monkeypatch.setitem(sys.modules, "pynvml", module)
     assert Gpus().look() == []
+
+
+def test_a_monitor_that_begins_on_a_full_disk_says_later_what_the_node_is(tmp_path: Path) -> None:
+    def full() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))
+
+    with monitor(tmp_path, "--every=0.05", preexec_fn=full) as process:
+        assert process.stderr is not None
+        assert "can't be written" in process.stderr.readline()
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        eventually(lambda: len(lines(tmp_path)) > 3)
+        process.kill()
+    assert b'"event": "lost"' in lines(tmp_path)[0]
+    found = read_node(tmp_path / "monitor" / "n1.jsonl")
+    assert found.start is not None
+    assert found.start.node == "n1"
+
+
+def test_the_cores_of_a_process_are_those_that_it_may_run_on(tmp_path: Path) -> None:
+    processes = JobProcesses(tmp_path, 0, ["ps:0"])
+    with subprocess.Popen(["sleep", "300"], env=environment(tmp_path, "ps:0")) as process:
+        eventually(lambda: "ps:0" in processes.use())
+        os.sched_setaffinity(process.pid, {min(os.sched_getaffinity(0))})
+        assert processes.use()["ps:0"].cores == 1
+        process.kill()
+
+
+def test_a_process_that_shares_its_core_waits_for_it(tmp_path: Path) -> None:
+    core = {min(os.sched_getaffinity(0))}
+    command = [sys.executable, "-c", "while True: pass"]
+    names = ["worker:0", "worker:1"]
+    processes = JobProcesses(tmp_path, 0, names)
+    with contextlib.ExitStack() as stack:
+        for name in names:
+            env = environment(tmp_path, name)
+            one = subprocess.Popen(command, env=env, preexec_fn=lambda: os.sched_setaffinity(0, core))
+            stack.callback(one.communicate)
+            stack.callback(one.kill)
+        eventually(lambda: [use.waited > 0.2 for use in processes.use().values()] == [True, True])

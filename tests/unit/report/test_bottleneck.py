@@ -68,6 +68,21 @@ CASES = {
         "and the others are alike",
     ),
     "CPU of a ps": (cluster(ps_cpu=1.95), "ps 0's CPU", "It uses 1.9 of its 2 cores."),
+    "half a core for a ps": (
+        cluster(processes=[ProcessUse("ps 0", "ps", "n0", 0.5, 2, waited=0.5), worker(0), worker(1)]),
+        "ps 0's CPU",
+        "It uses 0.5 cores, and waits for a core 50% of the time in which it could compute",
+    ),
+    "quota of one worker": (
+        cluster(processes=[worker(0), worker(1), msgspec.structs.replace(worker(2), waited=3.0)], synchronous=True),
+        "worker 2's CPU",
+        "waits for a core 60% of the time",
+    ),
+    "more threads than cores": (
+        cluster(processes=[msgspec.structs.replace(worker(n, cpu=3.9), waited=9.0) for n in range(3)]),
+        "the workers' cores",
+        "They use 11.7 of 12 cores.",
+    ),
     "other programs": (
         cluster(node(1, busy=16.0)),
         "other programs on node n1",
