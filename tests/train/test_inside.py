@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from hpc_dl.gpus import ALL_VARIABLES
 from hpc_dl.runfolder.metrics import figures, per_step
 from tests.train.conftest import Processes
 
@@ -78,6 +82,21 @@ def test_the_best_checkpoint_is_kept_apart(processes: Make) -> None:
     kept = {path.name for path in (run.run_dir / "checkpoints").glob("best*")}
     prefix = f"best-{result['best_step']}"
     assert kept == {"best.json", f"{prefix}.index", f"{prefix}.data-00000-of-00001"}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"ROCR_VISIBLE_DEVICES": "0"}, "ROCR_VISIBLE_DEVICES gives this process GPUs (0), but TensorFlow sees none: "),
+        # Slurm may set all variables; the process of a site with NVIDIA GPUs has this one of its own.
+        ({"CUDA_VISIBLE_DEVICES": "", "ROCR_VISIBLE_DEVICES": "0"}, ""),
+    ],
+)
+def test_the_variable_of_the_vendor_says_whether_a_process_has_gpus(given: dict[str, str], said: str) -> None:
+    code = "from hpc_dl.train.devices import devices; print(devices())"
+    environ = {key: value for key, value in os.environ.items() if key not in ALL_VARIABLES} | given
+    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=False)
+    assert (said in done.stderr, done.stdout) == (True, "" if said else "['CPU']\n")
 
 
 def test_a_process_whose_gpus_tensorflow_does_not_see_says_why(processes: Make) -> None:

@@ -51,4 +51,4 @@ def _step(form: str, site: Site, gpus: int, gres: Sequence[str], nodes: int = 1,
     if not gpus or not form:
         return []
     options = [f"--{key}={value}" for key, value in gpu_request(form, site, gpus, gres, nodes, tasks).items()]
-    return [*options, *(["--gpu-bind=none"] if form == "gpus-per-task" else [])]
+    return [*options, *(["--gpu-bind=none"] if form == "gpus-per-task" and tasks > 1 else [])]

@@ -102,7 +102,7 @@ while :; do
   # start a step: slurmctld is away for a moment, or a node has just been lost, for which Slurm requeues the job.
   srun=
   for pause in 5 15 40 60 0; do
-    srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task=128 --export=ALL --gpus-per-task=k80:4 --gres=nvme:100 --gpu-bind=none --cpu-bind=none "${python[@]}" hpc_dl facts "$run" --attempt "$attempt" &
+    srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task=128 --export=ALL --gpus-per-task=k80:4 --gres=nvme:100 --cpu-bind=none "${python[@]}" hpc_dl facts "$run" --attempt "$attempt" &
     await $!
     code=$?
     if [ "$code" -ne 1 ] || [ -n "$told" ] || [ "$pause" -eq 0 ]; then break; fi

@@ -72,7 +72,7 @@ def test_further_resources_stand_beside_the_gpus() -> None:
         ("none", "gpus-per-node", 4, ["--gpus-per-node=a100:4", "--gres=nvme:9"]),
         ("gres", "gpus", 1, ["--gpus=a100:8", "--gres=nvme:9"]),
         # What is asked for each task is asked anew for the tasks of a step.
-        ("gpus-per-task", "", 1, ["--gpus-per-task=a100:4", "--gres=nvme:9", "--gpu-bind=none"]),
+        ("gpus-per-task", "", 1, ["--gpus-per-task=a100:4", "--gres=nvme:9"]),
         ("gpus-per-task", "", 4, ["--gpus-per-task=a100:1", "--gres=nvme:9", "--gpu-bind=none"]),
     ],
 )
@@ -93,12 +93,12 @@ def test_every_srun_of_ours_has_the_options_of_steps(tmp_path: Path) -> None:
     where = site(gpu_request="gpus-per-task", slurm={"hint": "nomultithread"})
     files = _files(where)
     facts = next(line for line in files["job.sh"].splitlines() if " facts " in line)
-    assert "--gpus-per-task=a100:4 --gpu-bind=none --threads-per-core=1 --cpu-bind none --label " in facts
+    assert "--gpus-per-task=a100:4 --threads-per-core=1 --cpu-bind none --label " in facts
     assert "--gpus-per-task=a100:1 --gpu-bind=none --threads-per-core=1 --cpu-bind none" in files["tasks.txt"]
     async_ = _files(where, mode="async")["job.sh"]
-    assert async_.count("--gpus-per-task=a100:4 --gpu-bind=none --threads-per-core=1") == 2
+    assert async_.count("--gpus-per-task=a100:4 --threads-per-core=1") == 2
     text = tasks_script(tmp_path / "t.txt", Request(1, gpus=2), where, [])
-    run = "--srun=--gpus-per-task=a100:2 --srun=--gpu-bind=none --srun=--threads-per-core=1 --srun=--label\n"
+    run = "--srun=--gpus-per-task=a100:2 --srun=--threads-per-core=1 --srun=--label\n"
     assert run in text, "an agent is bound to its cores, so --cpu-bind is left out"
 
 
