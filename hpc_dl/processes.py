@@ -125,6 +125,10 @@ class Guard:
         """Have the guard kill a session when this process dies."""
         self._tell(b"+%d\n" % session)
 
+    def only(self, sessions: Collection[int]) -> None:
+        """Forget all sessions but these."""
+        self._tell(b"=0\n" + b"".join(b"+%d\n" % session for session in sessions))
+
     def drop(self, session: int) -> None:
         """Forget a session: it is empty, and its number may be reused."""
         self._tell(b"-%d\n" % session)
@@ -158,7 +162,9 @@ def _listen(pipe: int, guarded: int, hang_timeout: float, hung: Callable[[], Non
             heard = now
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
-                if line != b".":
+                if line[:1] == b"=":
+                    sessions.clear()
+                elif line != b".":
                     (sessions.add if line[:1] == b"+" else sessions.discard)(int(line[1:]))
         elif now - heard > hang_timeout:
             if waits_for_disk(guarded):

@@ -143,10 +143,11 @@ class Launcher:
             env[HEARTBEAT] = pipe.variable(policy.hang_timeout)
         try:
             self._run.logs.mkdir(exist_ok=True)
-            child = Child(line, log, env, command, pipe)
+            child = Child(line, log, env, command, pipe, self._guard)
         except OSError as error:
             if pipe:
                 pipe.close()
+            self._guard.only(self._children)  # the child that could not start has told its session
             self._did_not_start(line, command[0], error)
             return
         finally:
@@ -156,7 +157,6 @@ class Launcher:
         if policy.hang_timeout and policy.own_script and not self._serves(line.role):
             child.signs = LogSigns(log)
         self._unstarted.pop(line.name, None)
-        self._guard.add(child.popen.pid)
         self._children[child.popen.pid] = child
 
     def _did_not_start(self, line: ProcessLine, command: str, error: OSError) -> None:

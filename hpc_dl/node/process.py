@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import msgspec
 
 from hpc_dl.errors import UserError
 from hpc_dl.node.heartbeats import PipeSigns, Signs
-from hpc_dl.processes import die_with_parent
+from hpc_dl.processes import Guard, die_with_parent
 
 _TAIL = 8  # lines of a failed process's log that a message repeats
 
@@ -62,10 +63,16 @@ def _parse_process(words: Sequence[str]) -> ProcessLine:
 
 
 class Child:
-    """A started process. It leads a session of its own."""
+    """A started process. It leads a session of its own, which the guard of its launcher knows before it starts."""
 
     def __init__(
-        self, line: ProcessLine, log: Path, env: dict[str, str], command: Sequence[str], pipe: PipeSigns | None
+        self,
+        line: ProcessLine,
+        log: Path,
+        env: dict[str, str],
+        command: Sequence[str],
+        pipe: PipeSigns | None,
+        guard: Guard,
     ) -> None:
         self.line = line
         self.log = log
@@ -81,7 +88,7 @@ class Child:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_child_setup(),
+                preexec_fn=_child_setup(guard),
                 pass_fds=(pipe.write,) if pipe else (),
             )
 
@@ -102,12 +109,13 @@ class Child:
         return tuple([line for line in lines if line.strip()][-_TAIL:])
 
 
-def _child_setup() -> Callable[[], None]:
+def _child_setup(guard: Guard) -> Callable[[], None]:
     """Return a ``preexec_fn``: the child dies with the launcher, and its signals are not blocked."""
     ask = die_with_parent()
 
     def setup() -> None:
         ask()
+        guard.add(os.getpid())  # here: a launcher that is killed now can't tell any more
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
     return setup

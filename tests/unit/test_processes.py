@@ -111,6 +111,21 @@ def test_the_guard_leaves_alone_what_was_dropped(marker: Marker) -> None:
         process.wait()
 
 
+def test_the_guard_kills_only_the_sessions_that_it_was_told_last() -> None:
+    stays, goes = (subprocess.Popen(["sleep", "300"], start_new_session=True) for _ in range(2))
+    try:
+        guard = Guard()
+        guard.add(stays.pid)
+        guard.only([goes.pid])
+        guard.close()
+        assert goes.wait(10) == -signal.SIGKILL
+        assert stays.poll() is None
+    finally:
+        for process in (stays, goes):
+            process.kill()
+            process.wait()
+
+
 def test_the_guard_holds_no_output_open() -> None:
     code = "from hpc_dl.processes import Guard; import os; print(Guard().pid, flush=True); os.close(1); input()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:

@@ -50,8 +50,9 @@ def directives(job: JobSpec, site: Site, runs: Path, array: str = "") -> dict[st
         # minute early, so the notice is at most a fifth of the time limit. A time of 0 means no limit, but an
         # administrator may still set one.
         options["signal"] = f"B:USR1@{min(site.notice, minutes(job.time) * 60 // 5) or site.notice}"
-    # slurm.mem in the site file is for jobs without `memory`.
-    own = {**({"mem": job.memory} if job.memory else {}), **job.slurm}
+    # What the site file says of memory is for jobs without `memory`; Slurm takes one of the three options alone.
+    memory: dict[str, Scalar] = {"mem": job.memory, "mem-per-gpu": False, "mem-per-cpu": False} if job.memory else {}
+    own = {**memory, **job.slurm}
     options = with_site(options, site, job.gpus or 0, job.partition, own, job.gres)
     if other in options:
         options.pop(ours, None)

@@ -17,6 +17,7 @@ import pytest
 from hpc_dl.errors import DISK
 from hpc_dl.tasks.executor import Agents, Event, Lost
 from hpc_dl.tasks.file.task import Task
+from hpc_dl.tasks.gpu_rule import GpuRule
 from hpc_dl.tasks.journal import Journal, Run
 from hpc_dl.tasks.journal_file import JournalFile
 from hpc_dl.tasks.log import TaskLog
@@ -112,7 +113,8 @@ def written(file, data):
 
 def agent_on_a_full_disk(folder: Path, patch: str) -> Agents:
     (folder / "output").mkdir()
-    agents = Agents({"n": [sys.executable, "-c", f"{_AGENT}{patch}\nagent.main()", str(folder), "1.0", "n"]})
+    program = f"{_AGENT}{patch}\nagent.main()"
+    agents = Agents({"n": [sys.executable, "-c", program, str(folder), "1.0", "n", GpuRule().text]})
     agents.greet(60)
     agents.begin(60)
     agents.order("n", [Order(Task(1, "true"), 1, (Share("n", (0,)),))])

@@ -89,6 +89,9 @@ def test_the_memory_of_a_job_comes_before_the_sites() -> None:
     assert options(site, memory="131072")["mem"] == "131072"
     assert options(site, memory="0")["mem"] == "0"
     assert "mem" not in options()
+    per_gpu = msgspec.structs.replace(K80, slurm={"mem-per-gpu": "60G"})
+    assert options(per_gpu)["mem-per-gpu"] == "60G"
+    assert options(per_gpu, memory="64G").keys() & {"mem", "mem-per-gpu"} == {"mem"}
     for memory in ("129G", "131073", "1T", "134217729k"):
         with pytest.raises(UserError, match=f"^memory = {memory}: a node of site 'k80' has 128 GB"):
             options(site, memory=memory)
