@@ -32,7 +32,7 @@ SETTINGS := NAME MODE NODES GPUS WORKERS PS CORES PS_CORES MEMORY TIME PARTITION
   MODEL DATA STEPS BATCH LEARNING_RATE LR_BOUNDARIES MOMENTUM WEIGHT_DECAY SEED CHECKPOINT_EVERY LOG_EVERY TOWERS \
   BACKUP_WORKERS STALENESS N_FETCH N_PUSH COMPRESSION SCALE_LR WARMUP_STEPS FUSION_MB CYCLE_MS TRACE_STEPS STAGE \
   EVAL_EVERY RESTARTS HANG_TIMEOUT REQUEUES RESTART_TIMEOUT MONITOR WORKDIR START_FROM \
-  SITE JOB DETACH DRY_RUN FROM_START ON_NODE NODELIST RUNS PROCESS FOLLOW LINES STATE JSON PORT HTML OUT ONE SLURM_VERSION
+  SITE JOB ARRAY PARALLEL DETACH DRY_RUN FROM_START ON_NODE NODELIST RUNS PROCESS FOLLOW LINES STATE JSON PORT HTML OUT ONE SLURM_VERSION
 # Inside a job it is there, and means that job.
 unexport HPC_DL_START_FROM
 define pass
@@ -101,7 +101,7 @@ $(HOROVOD): $(READY) $(HOROVOD_LOCKS)
 	@touch $@
 
 .PHONY: submit resume check render plan status watch report compare tensorboard logs cancel list
-submit: $(READY) $(if $(filter horovod,$(value MODE)),$(HOROVOD)) ## submit a job and follow it: make submit NODES=4 MODE=async [JOB=train SITE=… GPUS=… SCRIPT=… DETACH=1 DRY_RUN=1]
+submit: $(READY) $(if $(filter horovod,$(value MODE)),$(HOROVOD)) ## submit a job and follow it: make submit NODES=4 MODE=async [JOB=train SITE=… GPUS=… SCRIPT=… ARRAY=settings.csv DETACH=1 DRY_RUN=1]
 	@$(BIN)/hpc-dl submit
 resume: $(READY) $(if $(filter horovod,$(value MODE)),$(HOROVOD)) ## go on from a job's last checkpoint: make resume JOB=12 [NODES=4 MODE=sync STEPS=2000 FROM_START=1]
 	@$(BIN)/hpc-dl resume

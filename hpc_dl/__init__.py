@@ -13,13 +13,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hpc_dl.api import load, plan, states, submit
+    from hpc_dl.api import load, map, plan, states, submit, watch  # noqa: A004 - its name here
     from hpc_dl.errors import JobError, UserError
+    from hpc_dl.executor.executor import Executor
     from hpc_dl.submission.handle import Job
 
-__all__ = ["Job", "JobError", "UserError", "load", "plan", "states", "submit"]
+__all__ = ["Executor", "Job", "JobError", "UserError", "load", "map", "plan", "states", "submit", "watch"]
 
-_HOMES = {"Job": "submission.handle", "JobError": "errors", "UserError": "errors"}
+_HOMES = {"Executor": "executor.executor", "Job": "submission.handle", "JobError": "errors", "UserError": "errors"}
 
 
 def __getattr__(name: str) -> Any:

@@ -80,6 +80,12 @@ def look_anew(folder: Path) -> None:
         os.close(os.open(folder, os.O_RDONLY | os.O_DIRECTORY))
 
 
+def write_new(path: Path, text: str | bytes) -> None:
+    """Write a private file that nobody reads yet. Unlike `write_whole`, this does not wait for the disk."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(text.encode() if isinstance(text, str) else text)
+
+
 def write_whole(path: Path, text: str | bytes, check: Callable[[], object] = lambda: None) -> None:
     """Write a private file. A reader sees the old or the new text, never a part; a failed write leaves no other file.
 

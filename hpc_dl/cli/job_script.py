@@ -300,12 +300,17 @@ def _requeued(folder: RunFolder, warned: bool) -> tuple[str, str]:
     Returns:
         What `attempts.requeue` returns, and the state that Slurm gives a job that is not requeued; empty: not known.
     """
+    from hpc_dl.runfolder.function import FunctionFiles
+
     scheduler = scheduler_of_run(folder)
     if scheduler.one_machine:
         return "", ""
     told = Told("time limit", "FAILED") if warned else scheduler.told_by()
     then = attempts.requeue(_job(folder), attempts.events(folder), told.by)
     if not then:
+        return "", told.state
+    if not FunctionFiles(folder.path).goes_on(folder.attempt, told.by):
+        click.echo(f"hpc-dl: {told.by}: not requeued: the function has no checkpoint, or that wants no other run")
         return "", told.state
     click.echo(f"hpc-dl: {told.by}: requeued, to go on from the last checkpoint")
     try:

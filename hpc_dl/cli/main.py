@@ -10,39 +10,44 @@ import click
 
 from hpc_dl.errors import JobError, UserError, near_match
 
-# Subcommand: module in this package, function, whether people call it (else the job script does).
+# Subcommand: module in this package, function, what the list of commands says; nothing where the job script calls it.
 _COMMANDS = {
-    "submit": ("submit", "submit", True),
-    "resume": ("submit", "resume", True),
-    "check": ("check", "check", True),
-    "render": ("submit", "render", True),
-    "status": ("status", "status", True),
-    "watch": ("jobs", "watch", True),
-    "report": ("report", "report", True),
-    "compare": ("report", "compare", True),
-    "tensorboard": ("jobs", "tensorboard", True),
-    "logs": ("status", "logs", True),
-    "cancel": ("jobs", "cancel", True),
-    "list": ("status", "list_jobs", True),
-    "sites": ("sites", "sites", True),
-    "templates": ("templates", "templates", True),
-    "cluster": ("cluster", "cluster", True),
-    "tasks": ("tasks", "tasks", True),
-    "begin": ("job_script", "begin", False),
-    "again": ("job_script", "again", False),
-    "probe": ("check", "probe", False),
-    "facts": ("job_script", "facts", False),
-    "place": ("job_script", "place", False),
-    "launch": ("job_script", "launch", False),
-    "rank": ("job_script", "rank", False),
-    "mpirun": ("job_script", "mpirun", False),
-    "finish": ("job_script", "finish", False),
+    "submit": ("submit", "submit", "submit a job, or an array of jobs, and show its progress"),
+    "resume": ("submit", "resume", "go on from a job's last checkpoint, in a new job"),
+    "check": ("check", "check", "say what would go wrong with a job"),
+    "render": ("submit", "render", "print every file that a job would have, and the table node x process"),
+    "status": ("status", "status", "print where jobs are"),
+    "watch": ("jobs", "watch", "show the progress of a job until it ends"),
+    "report": ("report", "report", "print what a job's processes did: step times, bytes, confusion matrix"),
+    "compare": ("report", "compare", "print a table of the speed, accuracy and cost of jobs"),
+    "tensorboard": ("jobs", "tensorboard", "show a job in TensorBoard"),
+    "logs": ("status", "logs", "print the logs of a job"),
+    "cancel": ("jobs", "cancel", "end jobs"),
+    "list": ("status", "list_jobs", "list the jobs that have run folders, with their states"),
+    "sites": ("sites", "sites", "list the sites, or describe this one in a file"),
+    "templates": ("templates", "templates", "list and check templates"),
+    "cluster": ("cluster", "cluster", "start and stop a private Slurm on this machine"),
+    "tasks": ("tasks", "tasks", "check and run task files (Greasy's format)"),
+    "begin": ("job_script", "begin", ""),
+    "again": ("job_script", "again", ""),
+    "probe": ("check", "probe", ""),
+    "facts": ("job_script", "facts", ""),
+    "place": ("job_script", "place", ""),
+    "launch": ("job_script", "launch", ""),
+    "rank": ("job_script", "rank", ""),
+    "mpirun": ("job_script", "mpirun", ""),
+    "finish": ("job_script", "finish", ""),
 }
 
 
 class _Lazy(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        return [name for name, (_, _, visible) in _COMMANDS.items() if visible]
+        return [name for name, (_, _, text) in _COMMANDS.items() if text]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        # As click does, but without an import of all commands for the beginning of their texts.
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _COMMANDS[name][2]) for name in self.list_commands(ctx)])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:

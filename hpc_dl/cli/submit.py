@@ -9,6 +9,7 @@ import click
 
 from hpc_dl.cli.arguments import JOB, RUNS
 from hpc_dl.cli.job_options import job_options, layers
+from hpc_dl.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,9 +34,22 @@ _DRY_RUN = click.option(
 @_SITE
 @_DETACH
 @_DRY_RUN
+@click.option(
+    "--array",
+    type=Path,
+    envvar="HPC_DL_ARRAY",
+    help="a job for each row of this CSV file, or combination of this TOML file",
+)
+@click.option("--parallel", type=int, envvar="HPC_DL_PARALLEL", help="how many jobs of an array may run at once")
 @job_options
-def submit(job: str, site: str, detach: bool, dry_run: bool, **settings: Any) -> int:
+def submit(
+    job: str, site: str, detach: bool, dry_run: bool, array: Path | None, parallel: int | None, **settings: Any
+) -> int:
     """Submit JOB (a name in jobs/ or a TOML file; default: train) and show its progress."""
+    if array is not None:
+        return _send_array(job, site, layers(settings), array, parallel, detach, dry_run)
+    if parallel is not None:
+        raise UserError(f"--parallel {parallel}: only an array has jobs that may run at once; see --array")
     return _send(_planned(job, site, layers(settings)), detach, dry_run)
 
 
@@ -107,6 +121,42 @@ def _send(plan: Plan, detach: bool, dry_run: bool) -> int:
         say(f"Run folder: {handle.run.path}")
         return 0
     return follow(handle, console)
+
+
+def _send_array(
+    job: str, site: str, common: Sequence[Layer], file: Path, parallel: int | None, detach: bool, dry_run: bool
+) -> int:
+    """Submit a job for each row of a table and follow them; return 1 if one ended badly."""
+    from rich.console import Console
+
+    from hpc_dl.schedulers import scheduler_of
+    from hpc_dl.submission.array import plan_array, read_elements, submit_elements
+    from hpc_dl.submission.choose_site import site_of_job
+    from hpc_dl.submission.states import states
+    from hpc_dl.submission.submit import check_plan
+    from hpc_dl.submission.table import watch
+
+    elements = read_elements(file)
+    chosen = site_of_job(site, job, [*common, elements[0]])
+    _say_notes(chosen.notes)
+    plans = plan_array(job, chosen, common, elements, parallel)
+    say = _sayer(Console())
+    if dry_run:
+        say(check_plan(plans[0]))
+        return 0
+    runs = submit_elements(plans)
+    local = scheduler_of(chosen.site).one_machine
+    which = f"{runs[0].job_id} to {runs[-1].job_id}" if local else runs[0].job_id.partition("_")[0]
+    what = "Started local jobs" if local else "Submitted array"
+    say(f"{what} {which}: {len(runs)} jobs, with run folders in {plans[0].runs}")
+    if detach:
+        return 0
+    try:
+        watch(runs)
+    except KeyboardInterrupt:
+        click.echo("\nDetached; the jobs go on")
+        return 0
+    return int(any(state.state != "COMPLETED" for state in states(runs)))
 
 
 @click.command()

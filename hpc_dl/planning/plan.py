@@ -42,6 +42,8 @@ class Plan(msgspec.Struct, frozen=True):
     """The site's file, which need not exist."""
     ps_site: Site | None = None
     """The site as its file describes the partition of the ps_nodes; None: the job has none."""
+    array: str = ""
+    """The numbers of the elements of an array, such as ``0-9%2``; empty: it is a single job."""
 
     @property
     def runs(self) -> Path:
@@ -72,7 +74,10 @@ class Plan(msgspec.Struct, frozen=True):
         scheduler = scheduler_of(self.site)
         values = JobScript(
             **script_values(
-                self.site, self.job.workdir, scheduler.directives(self.job, self.site, self.runs), self.job.env
+                self.site,
+                self.job.workdir,
+                scheduler.directives(self.job, self.site, self.runs, self.array),
+                self.job.env,
             ),
             job=self.job,
             mode=MODES[self.job.mode],

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 import tomli_w
 
-from hpc_dl.disk import look_anew, write_whole
+from hpc_dl.disk import look_anew, write_new, write_whole
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.layers import build, read_toml
 from hpc_dl.spec.placement import NodeFacts, Placement
@@ -210,6 +210,19 @@ class RunFolder:
             target.chmod(0o600)
         self.log.touch(0o600)  # Slurm appends to it, and would make it with the user's umask
 
+    def freeze_like(self, other: RunFolder) -> None:
+        """Take the files that `freeze` has written for another element of an array; they are on the disk once."""
+        for source in (other.job_file, other.asked_file, other.site_file, other.script):
+            _link(source, self.path / source.name)
+        shutil.copytree(other.templates, self.templates, copy_function=_link)
+        self.log.touch(0o600)
+
+    def freeze_job(self, job: JobSpec, asked: JobSpec) -> None:
+        """Replace the job description, before the job is submitted."""
+        for path, value in ((self.job_file, job), (self.asked_file, asked)):
+            path.unlink()  # it may be shared with other elements of an array
+            write_new(path, to_toml(value))
+
     def renderer(self) -> Renderer:
         """Return a renderer of the frozen templates."""
         from hpc_dl.templates import Renderer  # few commands need it, and it takes a third of their start
@@ -259,6 +272,13 @@ class RunFolder:
         logs = (path.stem.rpartition("-") for path in self.logs.glob("*-*.log"))
         for role, index in sorted((role, int(index)) for role, _, index in logs if index.isdecimal()):
             yield f"{role}:{index}"
+
+
+def _link(source: Path | str, target: Path | str) -> None:
+    try:
+        Path(target).hardlink_to(source)
+    except OSError:  # a file system without links, or too many of them
+        shutil.copy2(source, target)
 
 
 def _read(path: Path, kind: type[T]) -> T | None:

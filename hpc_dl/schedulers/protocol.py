@@ -137,8 +137,14 @@ class Scheduler(Protocol):
     def cluster(self) -> Cluster | None:
         """Return partitions, nodes and limits; None if the scheduler has neither partitions nor limits."""
 
-    def directives(self, job: JobSpec, site: Site, runs: Path) -> Mapping[str, Scalar]:
+    def directives(self, job: JobSpec, site: Site, runs: Path, array: str = "") -> Mapping[str, Scalar]:
         """Return the options at the head of the script of a resolved job; True stands for an option without a value.
+
+        Args:
+            job: the job.
+            site: its site.
+            runs: the folder of the run folders.
+            array: the numbers of the elements of an array, such as ``0-9%2``; empty: it is a single job.
 
         Raises:
             UserError: The scheduler can't write a log into a run folder in `runs`.
@@ -177,6 +183,16 @@ class Scheduler(Protocol):
         Raises:
             UserError: The scheduler refused the script.
             StrayJobError: The same, but the job may still exist.
+        """
+
+    def submit_array(self, runs: Sequence[RunFolder], name: str) -> None:
+        """Submit the job script of the first run folder once for all, and name the folders as `submit` does.
+
+        In Slurm they are the elements of an array, with the job ids ``12_0``, ``12_1`` and so on.
+
+        Raises:
+            UserError: The scheduler refused the script.
+            StrayJobError: The same, but the jobs may still exist.
         """
 
     def states(self, runs: Sequence[RunFolder], patience: float) -> dict[Path, JobState]:

@@ -6,12 +6,14 @@ import functools
 import shlex
 import types
 import typing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import click
 import msgspec
 
 from hpc_dl.errors import UserError
+
+if TYPE_CHECKING:
+    import click
 
 NOT_SHOWN = ("env",)
 """Job and site keys whose values may be secrets."""
@@ -96,6 +98,8 @@ def _description(hint: Any) -> str:
 
 def command(struct: type[msgspec.Struct], name: str, text: str) -> click.Command:
     """Return a command whose options are the fields of a struct."""
+    import click  # a third of the time in which this module is imported, also by processes of a job
+
     options = []
     for field in fields(struct):
         declarations, settings = field.option()

@@ -11,10 +11,10 @@ from typing import Any
 
 from hpc_dl.errors import JobError, UserError
 from hpc_dl.runfolder.folder import RunFolder, Summary
-from hpc_dl.schedulers.protocol import ENDED, REQUEUED, JobState
+from hpc_dl.schedulers.protocol import ENDED, REQUEUED, WAITING, JobState
 from hpc_dl.spec.layers import is_file
 from hpc_dl.submission.asking import Asking
-from hpc_dl.submission.states import ask, by_scheduler, states, summary_of
+from hpc_dl.submission.states import ask, by_scheduler, forgotten_at_once, states, summary_of
 
 _LOOK = 0.2  # seconds between looks for a summary in the run folder
 
@@ -31,6 +31,12 @@ class Job:
 
     def __repr__(self) -> str:
         return f"Job({str(self.run.path)!r})"
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        """Return what a notebook shows: a table with the state."""
+        from hpc_dl.submission.table import table
+
+        return table([self.run], [self.query()])._repr_mimebundle_(include or (), exclude or ())  # type: ignore[arg-type]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Job) and self.run.path.absolute() == other.run.path.absolute()
@@ -150,6 +156,7 @@ def cancel(jobs: Sequence[Job]) -> list[Job]:
     told = [job for job in jobs if _may_go_on(job, said[job.run.path])]
     for scheduler, runs in by_scheduler([job.run for job in told]).items():
         scheduler.cancel(runs)
+    forgotten_at_once([job.run for job in told if said[job.run.path].state in WAITING])
     return told
 
 
@@ -160,7 +167,7 @@ def _may_go_on(job: Job, said: JobState) -> bool:
         UserError: neither the scheduler nor the run folder knows the state, or it can't be asked from here.
     """
     if said.state == "UNKNOWN" and (said.reason or not said.silent):
-        if job.done():
+        if job.query().state in ENDED:
             return False
         raise UserError(f"job {job.job_id}: {said.reason or f'Slurm knows no such job; see {job.run.path}'}")
     # In some of these states a job may be queued again a moment later.
@@ -185,18 +192,39 @@ def find_job(name: str, folder: Path) -> Job:
     Raises:
         UserError: there is none.
     """
-    return find_jobs([name], folder)[0]
+    jobs = find_jobs([name], folder)
+    if len(jobs) > 1:
+        raise UserError(f"job {name} is an array of {len(jobs)} jobs; name one, such as {jobs[0].job_id}")
+    return jobs[0]
 
 
 def find_jobs(names: Sequence[str], folder: Path) -> list[Job]:
-    """Return a job for each name, as `find_job` does; the folder is looked through once.
+    """Return a job for each name, as `find_job` does; all elements for that of an array.
+
+    The folder is looked through once.
 
     Raises:
         UserError: there is none for one of them.
     """
     runs = [] if all("/" in name for name in names) else list(runs_in(folder))
     known = {key: run for run in runs for key in (run.job_id, run.path.name, "")}
-    return [_find(name, known, runs, folder) for name in names]
+    arrays: dict[str, list[RunFolder]] = {}
+    for run in runs:
+        array, _, _ = run.job_id.partition("_")
+        if array not in known:
+            arrays.setdefault(array, []).append(run)
+    found = [
+        [Job(run) for run in sorted(arrays[name], key=_element)]
+        if name in arrays
+        else [_find(name, known, runs, folder)]
+        for name in names
+    ]
+    return [job for jobs in found for job in jobs]
+
+
+def _element(run: RunFolder) -> int:
+    number = run.job_id.rpartition("_")[2]
+    return int(number) if number.isdecimal() else 0
 
 
 def _find(name: str, known: Mapping[str, RunFolder], runs: Sequence[RunFolder], folder: Path) -> Job:

@@ -10,6 +10,7 @@ from pathlib import Path
 from hpc_dl.errors import UserError
 from hpc_dl.planning.plan import Plan, make_plan
 from hpc_dl.runfolder.folder import RunFolder
+from hpc_dl.runfolder.function import FunctionFiles
 from hpc_dl.runfolder.start_from import find_start
 from hpc_dl.schedulers.protocol import ENDED, JobState
 from hpc_dl.spec.job import JobSpec
@@ -60,6 +61,8 @@ def plan_resumption(
     if mode != earlier.mode and (dropped := _only_in_others(earlier, mode)):
         listed = ", ".join(f"{key} = {values.pop(key)}" for key in dropped)
         notes.append(f"mode {mode!r} has no use for what job {run.job_id} had for mode {earlier.mode!r}: {listed}")
+    if from_start and FunctionFiles(run.path).folder.exists():
+        raise UserError(f"job {run.job_id} runs a function: from the start it runs when it is submitted again")
     if not from_start and not earlier.script:
         try:
             find_start(run)

@@ -90,6 +90,21 @@ def ask(runs: Sequence[RunFolder], patience: float = PATIENCE) -> dict[Path, Job
     return said
 
 
+def forgotten_at_once(runs: Sequence[RunFolder]) -> None:
+    """Write down that jobs were cancelled, of those that the scheduler forgets at once.
+
+    Slurm does so with the element of an array that is cancelled while it waits.
+
+    Args:
+        runs: jobs that waited, and were just cancelled.
+    """
+    elements = [run for run in runs if "_" in run.job_id]
+    for path, state in ask(elements).items() if elements else ():
+        if state.state == "UNKNOWN" and not state.silent:
+            run = RunFolder(path)
+            _write_down(run, Ended(read_attempt(run), JobState("CANCELLED", job_id=run.job_id)))
+
+
 def by_scheduler(runs: Sequence[RunFolder]) -> dict[Scheduler, list[RunFolder]]:
     """Return run folders by the scheduler that has their jobs."""
     groups: dict[Scheduler, list[RunFolder]] = {}

@@ -47,7 +47,7 @@ class Local:
     def cluster(self) -> None:
         return None
 
-    def directives(self, job: JobSpec, site: Site, runs: Path) -> Mapping[str, Scalar]:  # noqa: ARG002
+    def directives(self, job: JobSpec, site: Site, runs: Path, array: str = "") -> Mapping[str, Scalar]:  # noqa: ARG002
         return {}
 
     def ps_directives(self, job: JobSpec, site: Site) -> Mapping[str, Scalar]:  # noqa: ARG002
@@ -70,6 +70,10 @@ class Local:
             number += 1
         run.rename(f"{name}-L{number}")
         processes.save(run, processes.start(run, f"L{number}"))
+
+    def submit_array(self, runs: Sequence[RunFolder], name: str) -> None:
+        for run in runs:
+            self.submit(run, name)
 
     def states(self, runs: Sequence[RunFolder], patience: float) -> dict[Path, JobState]:  # noqa: ARG002
         return {run.path: processes.state(run) for run in runs}

@@ -12,8 +12,14 @@ from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.site import Scalar, Site
 
 
-def directives(job: JobSpec, site: Site, runs: Path) -> dict[str, Scalar]:
+def directives(job: JobSpec, site: Site, runs: Path, array: str = "") -> dict[str, Scalar]:
     """Return the ``#SBATCH`` options of a resolved job (man sbatch); True stands for an option without a value.
+
+    Args:
+        job: the job.
+        site: its site.
+        runs: the folder of the run folders.
+        array: the numbers of the elements of an array, such as ``0-9%2``; empty: it is a single job.
 
     Raises:
         UserError: Slurm can't write a log into this path.
@@ -29,11 +35,13 @@ def directives(job: JobSpec, site: Site, runs: Path) -> dict[str, Scalar]:
         "ntasks-per-node": 1,
         "cpus-per-task": job.cores or site.cores,
         "time": job.time,
-        # Slurm replaces %j by the job's number; a % in the path itself is doubled.
-        "output": f"{str(runs).replace('%', '%%')}/{job.name}-%j/job.log",
+        # Slurm replaces %j by the job's number, %A and %a by those of an element; a % in the path itself is doubled.
+        "output": f"{str(runs).replace('%', '%%')}/{job.name}-{'%A_%a' if array else '%j'}/job.log",
         # A requeued job must not lose the log of its first run.
         "open-mode": "append",
     }
+    if array:
+        options["array"] = array
     # Without no-requeue Slurm may requeue a job after a node failure, and its script would start from the beginning.
     ours, other = ("requeue", "no-requeue") if job.requeues else ("no-requeue", "requeue")
     options[ours] = True

@@ -69,8 +69,8 @@ class Slurm:
     def cluster(self) -> Cluster:
         return partitions.cluster(self.environ)
 
-    def directives(self, job: JobSpec, site: Site, runs: Path) -> Mapping[str, Scalar]:
-        return sbatch_options.directives(job, site, runs)
+    def directives(self, job: JobSpec, site: Site, runs: Path, array: str = "") -> Mapping[str, Scalar]:
+        return sbatch_options.directives(job, site, runs, array)
 
     def ps_directives(self, job: JobSpec, site: Site) -> Mapping[str, Scalar]:
         return sbatch_options.ps_directives(job, site)
@@ -86,12 +86,12 @@ class Slurm:
 
     def submit(self, run: RunFolder, name: str) -> None:
         with sbatch.held(run.script, self.environ) as job_id:
-            try:
-                run.rename(f"{name}-{job_id}")
-            except OSError as error:
-                # The name is taken if another cluster gave a job the same number.
-                how = "choose another name, or other runs in the site file"
-                raise UserError(f"{error.filename2}: {error.strerror}; {how}") from None
+            _rename(run, f"{name}-{job_id}")
+
+    def submit_array(self, runs: Sequence[RunFolder], name: str) -> None:
+        with sbatch.held(runs[0].script, self.environ) as job_id:
+            for index, run in enumerate(runs):
+                _rename(run, f"{name}-{job_id}_{index}")
 
     def states(self, runs: Sequence[RunFolder], patience: float) -> dict[Path, JobState]:
         try:
@@ -107,11 +107,26 @@ class Slurm:
         return int(os.environ.get("SLURM_RESTART_COUNT") or 0)
 
     def told_by(self) -> Told:
-        job_id = os.environ.get("SLURM_JOB_ID", "")
+        job_id = _own_job_id()
         return requeue.told_by(job_id) if job_id else Told("", "")
 
     def requeue(self) -> None:
-        requeue.requeue(os.environ.get("SLURM_JOB_ID", ""))
+        requeue.requeue(_own_job_id())
+
+
+def _rename(run: RunFolder, name: str) -> None:
+    try:
+        run.rename(name)
+    except OSError as error:
+        # The name is taken if another cluster gave a job the same number.
+        how = "choose another name, or other runs in the site file"
+        raise UserError(f"{error.filename2}: {error.strerror}; {how}") from None
+
+
+def _own_job_id() -> str:
+    """Return the number of the job around us. That of an array's last element alone would mean the whole array."""
+    array, element = (os.environ.get(f"SLURM_ARRAY_{key}", "") for key in ("JOB_ID", "TASK_ID"))
+    return f"{array}_{element}" if array and element else os.environ.get("SLURM_JOB_ID", "")
 
 
 def scheduler(wanted: Which) -> Slurm:

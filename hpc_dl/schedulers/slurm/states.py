@@ -33,12 +33,21 @@ def query(environ: Mapping[str, str], job_ids: Iterable[str], patience: float = 
     wanted = list(dict.fromkeys(job_ids))
     asked = [job_id for job_id in wanted if _JOB_ID.fullmatch(job_id)]
     listed = _ask_controller(environ, asked, patience) if asked else {}
-    states = {job_id: state for job_id, state in (listed or {}).items() if job_id in set(asked)}
+    states = {job_id: state for job_id in asked if (state := _listed(job_id, listed or {}))}
     if left := [job_id for job_id in asked if job_id not in states]:
         recorded = _ask_accounting(environ, left, patience)
         for job_id in left:
             states[job_id] = _of_record((recorded or {}).get(job_id), listed is None, recorded is None)
     return {job_id: states.get(job_id, UNKNOWN) for job_id in wanted}
+
+
+def _listed(job_id: str, listed: Mapping[str, JobState]) -> JobState | None:
+    """Return what slurmctld lists for a job.
+
+    Elements of an array that were cancelled together while they waited are one record, with the array's number.
+    """
+    array = listed.get(job_id.partition("_")[0])
+    return listed.get(job_id) or (array if array and array.state in ENDED else None)
 
 
 def of_runs(environ: Mapping[str, str], runs: Sequence[RunFolder], patience: float) -> dict[Path, JobState]:
@@ -74,8 +83,9 @@ def _of_record(recorded: JobState | None, no_controller: bool, no_accounting: bo
 
 def _ask_controller(environ: Mapping[str, str], job_ids: Sequence[str], patience: float) -> dict[str, JobState] | None:
     """Return the states of these jobs in slurmctld, maybe of others too; None if it does not answer."""
-    # --states=all lists a job that just ended too; an unknown id among several is no error to squeue.
-    chosen = ",".join(job_ids)
+    # --states=all lists a job that just ended too; an unknown id among several is no error to squeue. The number of an
+    # array lists all of its elements.
+    chosen = ",".join(dict.fromkeys(job_id.partition("_")[0] for job_id in job_ids))
     jobs = [f"--jobs={chosen}"] if len(chosen) <= _LIST else []
     command = ("squeue", "--noheader", "--array", "--states=all", _SQUEUE, *jobs)
     answer = ask(environ, *command, patience=patience)

@@ -428,6 +428,15 @@ def test_a_reader_that_goes_is_no_traceback(bench: Bench, completed: Path) -> No
     assert (done.stdout.count("\n"), done.stderr) == (1, "")
 
 
+def imported(code: str) -> set[str]:
+    """Return the modules that a program imports."""
+    command = [sys.executable, "-X", "importtime", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    found = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "|" in line}
+    assert "hpc_dl" in found, done.stderr
+    return found
+
+
 @pytest.mark.parametrize(
     "code",
     [
@@ -437,9 +446,12 @@ def test_a_reader_that_goes_is_no_traceback(bench: Bench, completed: Path) -> No
     ],
 )
 def test_the_login_node_imports_no_tensorflow(folder: Path, code: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True, timeout=60, check=False
-    )
-    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines() if "|" in line}
-    assert "hpc_dl" in imported, done.stderr
-    assert not imported & {"tensorflow", "tf_keras", "keras", "numpy", "sklearn", "scipy", "h5py"}
+    heavy = {"tensorflow", "tf_keras", "keras", "numpy", "sklearn", "scipy", "h5py", "submitit", "cloudpickle"}
+    assert not imported(code) & heavy
+
+
+def test_what_starts_fast_imports_little(folder: Path) -> None:
+    assert not imported("import hpc_dl; dir(hpc_dl)") & {"click", "msgspec", "submitit", "hpc_dl.api"}
+    of_help = imported("from hpc_dl.cli.main import main; main(['--help'])")
+    assert not of_help & {"msgspec", "submitit", "hpc_dl.cli.submit", "hpc_dl.cli.job_script"}
+    assert "submitit" not in imported("import hpc_dl.executor.run")

@@ -25,7 +25,7 @@ class Pbs(Local):
     template = "sbatch.sh.j2"
     one_machine = False
 
-    def directives(self, job, site, runs):
+    def directives(self, job, site, runs, array=""):
         return {"job-name": "of-pbs"}
 
 def scheduler(wanted):
