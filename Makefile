@@ -174,7 +174,7 @@ lock: ## renew the lock files (needs uv)
 	uv pip compile --quiet pyproject.toml --universal --python-version 3.10 --generate-hashes --no-header --extra dev \
 	  --extra gpu --extra png --output-file env/locks/gpu.txt
 	uv pip compile --quiet pyproject.toml --python-platform linux --python-version 3.10 --generate-hashes --no-header \
-	  --extra dev --extra k80 --output-file env/locks/k80.txt
+	  --extra dev --extra k80 --extra png --output-file env/locks/k80.txt
 # Versions that both have are those of cpu.txt, except for setuptools: Horovod builds with an old one only.
 	uv pip compile --quiet env/locks/horovod-tools.in --universal --python-version 3.10 --generate-hashes --no-header \
 	  --constraint <(sed -n '/^setuptools/d; s/ \\$$//; /^[a-z]/p' env/locks/cpu.txt) \
