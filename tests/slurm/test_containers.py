@@ -215,7 +215,8 @@ def test_training_in_containers_goes_on_after_a_kill_and_saves_when_it_is_cancel
     first = bench.inside(job)["worker:1"]
     os.kill(first, signal.SIGKILL)
     eventually(lambda: bench.inside(job).get("worker:1", first) != first, 60, job.stdout())
-    assert "worker:1 on node mini2 ended with exit code 137" in job.stdout()
+    # A runtime that gives its place to the process dies of the signal; another one ends with an exit code.
+    assert re.search(r"worker:1 on node mini2 (was killed by signal 9|ended with exit code 137)", job.stdout())
     assert "worker:1 started again, 1 of 3 times" in job.stdout()
     job.cancel()
     assert _end(job) == "CANCELLED"
