@@ -14,7 +14,7 @@ def variables(process: Process, job: JobSpec, site: Site) -> dict[str, str]:
     """Return the environment variables of one process, without those that ``env`` of the job or the site sets."""
     threads = str(process.threads)
     own = {
-        **gpus.variables(site.gpu_vendor, process.gpus),
+        **gpus.variables(site.gpu_vendor, process.sees or process.gpus),
         "OMP_NUM_THREADS": threads,
         "TF_NUM_INTRAOP_THREADS": threads,
         # A function of tf.distribute may block one of these threads until another has run: with a single one it hangs.

@@ -59,8 +59,8 @@ class Process(msgspec.Struct, frozen=True):
 
     @property
     def visible_gpus(self) -> str:
-        """Return the value of CUDA_VISIBLE_DEVICES or its like; empty hides every GPU."""
-        return ",".join(self.sees or self.gpus)
+        """Return its own GPUs as CUDA_VISIBLE_DEVICES or its like lists them; empty if it has none."""
+        return ",".join(self.gpus)
 
     @property
     def core_list(self) -> str:
@@ -70,7 +70,7 @@ class Process(msgspec.Struct, frozen=True):
     @property
     def summary(self) -> str:
         """Return ``worker 0 (GPU 0, cores 5-10, nvb19-ib0:2221)``."""
-        gpus = f"GPU {','.join(self.gpus)}" if self.gpus else "no GPU"
+        gpus = f"GPU {self.visible_gpus}" if self.gpus else "no GPU"
         cores = f", cores {self.core_list}" if self.cores else ""
         return f"{self.role} {self.index} ({gpus}{cores}, {self.address})"
 
