@@ -12,8 +12,8 @@ ifeq ($(origin KIND),undefined)
 KIND := $(or $(patsubst $(VENV)/.ready-%,%,$(firstword $(wildcard $(VENV)/.ready-*))),$(shell \
   if ls /dev/nvidia[0-9]* >/dev/null 2>&1 || timeout 10 sinfo --noheader --format=%G 2>/dev/null | grep -q gpu; \
   then echo gpu; else echo cpu; fi))
-else ifneq ($(value KIND),$(or $(firstword $(filter cpu gpu,$(value KIND))),cpu))
-$(error KIND=$(value KIND): allowed are cpu and gpu)
+else ifneq ($(value KIND),$(or $(firstword $(filter cpu gpu k80,$(value KIND))),cpu))
+$(error KIND=$(value KIND): allowed are cpu, gpu and k80)
 endif
 LOCK := env/locks/$(KIND).txt
 READY := $(VENV)/.ready-$(KIND)
@@ -28,7 +28,7 @@ HOROVOD := $(VENV)/.horovod$(if $(filter site,$(MPI)),-site)
 
 # Every job key may be set as a make variable in capitals. Values reach hpc-dl through the environment, as they are:
 # no shell and no second expansion by make touches them ($(value) instead of $(...)).
-SETTINGS := NAME MODE NODES GPUS WORKERS PS CORES PS_CORES MEMORY TIME PARTITION SLURM ENV SCRIPT ARGS CLASSIC_FLAGS CHIEF \
+SETTINGS := NAME MODE NODES GPUS WORKERS PS CORES PS_CORES MEMORY TIME PARTITION SLURM ENV SCRIPT ARGS CLASSIC_FLAGS CHIEF VISIBLE_GPUS CONTAINER CONTAINER_SRUN CONTAINER_PYTHON \
   MODEL DATA STEPS BATCH LEARNING_RATE LR_BOUNDARIES MOMENTUM WEIGHT_DECAY SEED CHECKPOINT_EVERY LOG_EVERY TOWERS \
   BACKUP_WORKERS STALENESS N_FETCH N_PUSH COMPRESSION SCALE_LR WARMUP_STEPS FUSION_MB CYCLE_MS TRACE_STEPS STAGE \
   EVAL_EVERY RESTARTS HANG_TIMEOUT REQUEUES RESTART_TIMEOUT MONITOR WORKDIR START_FROM \
@@ -66,8 +66,9 @@ help: ## list the targets
 setup: $(READY) ## make the environment .venv from the lock file; every other target does it when needed
 
 $(READY): $(LOCK)
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' || { \
-	  echo "make: $(PYTHON) is $$($(PYTHON) -V 2>&1); TensorFlow 2.18 needs Python 3.10 to 3.12: make PYTHON=python3.11 …" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, $(if $(filter k80,$(KIND)),11,13)))' || { \
+	  echo "make: $(PYTHON) is $$($(PYTHON) -V 2>&1); $(if $(filter k80,$(KIND)),TensorFlow 2.10 needs Python 3.10: make \
+	  PYTHON=python3.10,TensorFlow 2.18 needs Python 3.10 to 3.12: make PYTHON=python3.11) …" >&2; exit 2; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
 	  echo "make: $(PYTHON) has no ensurepip; on Debian: apt-get install python3-venv" >&2; exit 2; }
 # venv --clear would empty the folder that a link leads to.
@@ -173,6 +174,8 @@ lock: ## renew the lock files (needs uv)
 	  --extra cpu --extra png --overrides env/locks/cpu.overrides --output-file env/locks/cpu.txt
 	uv pip compile --quiet pyproject.toml --universal --python-version 3.10 --generate-hashes --no-header --extra dev \
 	  --extra gpu --extra png --output-file env/locks/gpu.txt
+	uv pip compile --quiet pyproject.toml --python-platform linux --python-version 3.10 --generate-hashes --no-header \
+	  --extra dev --extra k80 --extra png --output-file env/locks/k80.txt
 # Versions that both have are those of cpu.txt, except for setuptools: Horovod builds with an old one only.
 	uv pip compile --quiet env/locks/horovod-tools.in --universal --python-version 3.10 --generate-hashes --no-header \
 	  --constraint <(sed -n '/^setuptools/d; s/ \\$$//; /^[a-z]/p' env/locks/cpu.txt) \

@@ -96,9 +96,10 @@ class Guard:
     Args:
         hang_timeout: seconds without `beat` after which this process counts as hung; 0: it never does.
         hung: called in the guard before it kills this process.
+        mark: kill the processes with this mark too; see `kill_marked`.
     """
 
-    def __init__(self, hang_timeout: float = 0, hung: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, hang_timeout: float = 0, hung: Callable[[], None] = lambda: None, mark: str = "") -> None:
         read, self._write = os.pipe()
         guarded = os.getpid()
         self.pid = os.fork()
@@ -115,9 +116,11 @@ class Guard:
             sessions = _listen(read, guarded, hang_timeout or math.inf, hung)
             deadline = time.monotonic() + _LAST
             # A process may fork just before it is killed, so look again.
-            while sessions and time.monotonic() < deadline:
+            marked = {0} if mark else set[int]()
+            while (sessions or marked) and time.monotonic() < deadline:
+                marked = kill_marked(mark) if mark else marked
                 sessions = kill_sessions(sessions)
-                time.sleep(0.01 if sessions else 0)
+                time.sleep(0.01 if sessions or marked else 0)
         finally:
             os._exit(0)
 
@@ -214,6 +217,21 @@ def kill_sessions(sessions: Collection[int], number: int = signal.SIGKILL) -> se
                 found.add(int(session))
     for one in groups:
         kill_group(one, number)
+    return found
+
+
+def kill_marked(mark: str, number: int = signal.SIGKILL) -> set[int]:
+    """Send a signal to all processes in whose environment `mark` stands, ``NAME=value``; return them.
+
+    It finds what another parent has started for us on this machine, such as Slurm's daemon or that of a container.
+    """
+    found: set[int] = set()
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):  # it has just ended, or is another user's
+                if f"\0{mark}".encode() in b"\0" + Path(entry.path, "environ").read_bytes():
+                    os.kill(int(entry.name), number)
+                    found.add(int(entry.name))
     return found
 
 

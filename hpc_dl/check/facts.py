@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import urllib.parse
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -20,9 +21,10 @@ from hpc_dl.check.python import Python, read_python, wanted_packages
 from hpc_dl.errors import UserError
 from hpc_dl.machine import ports_in_use
 from hpc_dl.planning.plan import Plan, script_values
-from hpc_dl.planning.task_file import nodes_python
+from hpc_dl.planning.task_file import inner_module, nodes_python
 from hpc_dl.schedulers import scheduler_of
 from hpc_dl.schedulers.cluster import Cluster
+from hpc_dl.submission.container_check import check_container_here
 from hpc_dl.submission.mpi_check import check_mpi
 from hpc_dl.templates import Renderer
 from hpc_dl.templates.values import HereScript
@@ -71,6 +73,7 @@ class Facts(msgspec.Struct, frozen=True):
     outgoing_ports: tuple[int, int] = (0, 0)
     """The first and last of the ports that the kernel gives to outgoing connections."""
     busy_ports: frozenset[int] = frozenset()
+    container_problem: str = ""
     script: str = ""
     """Why the user's script can't be run; empty if it can."""
 
@@ -90,7 +93,8 @@ def gather(plan: Plan) -> Facts:
         refusal=_refusal(plan),
         data_there=there,
         no_network=_no_network(data.describe(job.data).url) if must_download else "",
-        mpi_problem=_problem_of_mpi(plan),
+        mpi_problem=_problem(lambda: check_mpi(job, site, nodes_python(site))),
+        container_problem=_problem(lambda: check_container_here(plan)),
         outgoing_ports=_outgoing_ports(),
         busy_ports=ports_in_use(site.ports) if site.address else frozenset(),
         script=_problem_of_script(Path(job.script)) if job.script else "",
@@ -112,7 +116,10 @@ def here_script(plan: Plan) -> str:
     """Return the script that looks at this machine."""
     job = plan.job
     values = HereScript(
-        **script_values(plan.site, job.workdir, {}, job.env), job=job, wanted=wanted_packages(job.mode, job.script)
+        **script_values(plan.site, job.workdir, {}, job.env),
+        inner_module=inner_module(job, plan.site),
+        job=job,
+        wanted=[] if plan.site.in_container else wanted_packages(job.mode, job.script),
     )
     return Renderer(plan.templates).render("check/here.sh.j2", values)
 
@@ -186,9 +193,10 @@ def _no_network(url: str) -> str:
     return ""
 
 
-def _problem_of_mpi(plan: Plan) -> str:
+def _problem(check: Callable[[], None]) -> str:
+    """Return what a check raises; empty if nothing."""
     try:
-        check_mpi(plan.job, plan.site, nodes_python(plan.site))
+        check()
     except UserError as error:
         return str(error)
     return ""

@@ -30,8 +30,11 @@ from hpc_dl.gpus import local_gpus
 from hpc_dl.machine import ports_in_use
 from hpc_dl.node.addresses import own_host
 from hpc_dl.node.facts import gpus_of_step
+from hpc_dl.planning.task_file import inner_module
 from hpc_dl.processes import python_module
 from hpc_dl.runfolder.folder import RunFolder
+from hpc_dl.schedulers.slurm.environment import without_step
+from hpc_dl.schedulers.slurm.steps import srun_command
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.site import Site
 
@@ -94,7 +97,7 @@ def probe(run: RunFolder, node: str, nodes: list[str], with_data: bool, local: b
     meeting.mkdir(exist_ok=True)
     with _listening(site, node, nodes) as address:
         write_whole(meeting / f"{node}.here", msgspec.json.encode(address))
-        python, said = _ask_python(job)
+        python, said = _ask_python(job, site, node)
         _wait(lambda: len(list(meeting.glob("*.here"))) >= len(nodes))
         calls = [call(other) for other in _others(meeting, node, nodes)]
         (meeting / f"{node}.done").touch()
@@ -182,10 +185,19 @@ def _wait(met: Callable[[], bool]) -> None:
         time.sleep(0.2)
 
 
-def _ask_python(job: JobSpec) -> tuple[Python | None, str]:
-    command = [*python_module(sys.executable), "hpc_dl.check.python", *wanted_packages(job.mode, job.script)]
-    # Like a process of the job, it must be alone in its MPI world.
-    environ = {key: value for key, value in os.environ.items() if not key.startswith(("PMI", "SLURM_"))}
+def _ask_python(job: JobSpec, site: Site, node: str) -> tuple[Python | None, str]:
+    wanted = ["hpc_dl.check.python", *wanted_packages(job.mode, job.script)]
+    command = [
+        *(inner_module(job, site) if job.python or site.in_container else python_module(sys.executable)),
+        *wanted,
+    ]
+    if site.container_srun:
+        command = srun_command(node, job.cores or 1, [*site.srun, *site.container_srun, *command])
+        environ = without_step(os.environ)
+    else:
+        command = [*site.container, *command]
+        # Like a process of the job, it must be alone in its MPI world.
+        environ = {key: value for key, value in os.environ.items() if not key.startswith(("PMI", "SLURM_"))}
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, env=environ)
     return read_python(done.stdout), last_line(done.stderr)
 

@@ -192,7 +192,7 @@ def modules(plan: Plan, facts: Facts) -> Iterator[Finding]:
 
 def python(plan: Plan, facts: Facts) -> Iterator[Finding]:
     """The nodes' Python runs, and has the packages that processes import."""
-    executable = nodes_python(plan.site)
+    executable = plan.job.python or nodes_python(plan.site)
     found = facts.here.python
     if found is None and not facts.here.failed_lines and "module_init" not in facts.here.failed_modules:
         yield error(
@@ -208,6 +208,12 @@ def mpi(plan: Plan, facts: Facts) -> Iterator[Finding]:
     """MPI ranks can be started."""
     if facts.mpi_problem:
         yield error(facts.mpi_problem)
+
+
+def container(plan: Plan, facts: Facts) -> Iterator[Finding]:
+    """The container's runtime and image are there."""
+    if facts.container_problem:
+        yield error(facts.container_problem)
 
 
 def folders(plan: Plan, facts: Facts) -> Iterator[Finding]:
@@ -263,21 +269,8 @@ def ports(plan: Plan, facts: Facts) -> Iterator[Finding]:
 
 RULES_OF_SITE: tuple[Rule, ...] = (slurm_answers, site_file, tables, kill_wait, modules, python, folders, ports)
 RULES: tuple[Rule, ...] = (
-    *(
-        slurm_answers,
-        placement,
-        partition,
-        ps_partition,
-        limits,
-        enough_nodes,
-        site_file,
-        tables,
-        kill_wait,
-        modules,
-        python,
-        mpi,
-    ),
-    *(folders, data_set, script, gpu_memory, ports, accepted),
+    *(slurm_answers, placement, partition, ps_partition, limits, enough_nodes, site_file, tables, kill_wait, modules),
+    *(python, mpi, container, folders, data_set, script, gpu_memory, ports, accepted),
 )
 
 

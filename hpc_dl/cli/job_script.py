@@ -34,6 +34,10 @@ _STAGE = click.option(
     "--stage", is_flag=True, help="copy the job's data set to this node's disk, for as long as its processes run"
 )
 
+_ENV_INSIDE = click.option(
+    "--env-inside", is_flag=True, help="set variables in the container too, after /usr/bin/env in each command"
+)
+
 
 @click.command()
 @_RUN
@@ -135,6 +139,7 @@ def place(run: Path, nodelist: str, job_id: str, attempt: int | None) -> int:
 @_ATTEMPT
 @click.option("--classic-flags", is_flag=True, help="add --ps_hosts --worker_hosts --job_name --task_index")
 @_STAGE
+@_ENV_INSIDE
 @click.option("--separator", default=":::", help="what stands before each process")
 @click.argument("words", nargs=-1, type=click.UNPROCESSED)
 def launch(
@@ -144,6 +149,7 @@ def launch(
     attempt: int | None,
     classic_flags: bool,
     stage: bool,
+    env_inside: bool,
     separator: str,
     words: tuple[str, ...],
 ) -> int:
@@ -152,24 +158,31 @@ def launch(
     from hpc_dl.node.addresses import check_own_names
     from hpc_dl.node.launcher import Launcher
     from hpc_dl.node.monitoring import monitor_command
-    from hpc_dl.node.process import parse_processes
+    from hpc_dl.node.process import check_env_inside, parse_processes
     from hpc_dl.planning.process_env import script_defaults
+    from hpc_dl.planning.site_env import site_env
     from hpc_dl.schedulers.slurm.task_numbers import without_rank
 
     folder = RunFolder(run, attempt)
     lines = parse_processes(words, separator)
     with _reported(folder, "launcher", node):
         check_own_names(folder.read_cluster(), [(line.role, line.index) for line in lines])
-    policy, environ, monitor = Policy(), without_rank(os.environ), list[str]()
-    if folder.job_file.exists():  # a line can be run by hand, with a cluster spec and no job
+        check_env_inside(lines if env_inside else [])
+    policy, environ, monitor, kept = Policy(), without_rank(os.environ), list[str](), set[str]()
+    # A line can be run by hand, with a cluster spec alone.
+    if folder.job_file.exists():
         job = folder.read_job()
-        policy, environ = Policy.of(job), {**script_defaults(job), **environ}
+        policy, defaults = Policy.of(job), {} if env_inside else script_defaults(job)
+        environ = {**defaults, **environ}
+        kept |= job.env.keys()
         monitor = monitor_command(folder, job, node, [line.name for line in lines])
     site = folder.read_site() if folder.site_file.exists() else None
     environ = without_lists(environ, site.gpu_vendor if site else "nvidia")
-    launcher = Launcher(folder, node, grace, policy, {**environ, **_site_variables(folder, site, environ)}, monitor)
+    own = _site_variables(folder, site, environ)
+    kept |= {*(site_env(site) if site else ()), *own}
+    launcher = Launcher(folder, node, grace, policy, {**environ, **own}, monitor, kept)
     with _staged(folder, node, lines if stage else []) as staged:
-        return launcher.launch(staged or lines, classic_flags)
+        return launcher.launch(staged or lines, classic_flags, env_inside)
 
 
 @contextlib.contextmanager
@@ -208,29 +221,42 @@ def _site_variables(folder: RunFolder, site: Site | None, environ: Mapping[str, 
 @click.option("--grace", type=float, default=20.0, help="seconds between SIGTERM and SIGKILL")
 @_ATTEMPT
 @_STAGE
+@_ENV_INSIDE
 @click.option("--quiet-end", is_flag=True, help="exit 0 when told to end: mpirun kills all ranks when one fails")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def rank(run: Path, grace: float, attempt: int | None, stage: bool, quiet_end: bool, command: tuple[str, ...]) -> int:
+def rank(
+    run: Path,
+    grace: float,
+    attempt: int | None,
+    stage: bool,
+    env_inside: bool,
+    quiet_end: bool,
+    command: tuple[str, ...],
+) -> int:
     """Start and watch COMMAND as the MPI rank that this process is, with its GPUs, cores and log."""
     from hpc_dl.gpus import without_lists
     from hpc_dl.node.launcher import Launcher
     from hpc_dl.node.monitoring import measured_by, monitor_command
     from hpc_dl.node.mpi_rank import process_line, process_of
+    from hpc_dl.node.process import check_env_inside
     from hpc_dl.planning.process_env import script_defaults
+    from hpc_dl.planning.site_env import site_env
 
     folder = RunFolder(run, attempt)
     with _reported(folder, "rank", os.uname().nodename):
         placement = folder.read_placement()
         process = process_of(placement, os.environ)
-    job, site = _job(folder), folder.read_site()
-    environ = {**script_defaults(job), **without_lists(os.environ, site.gpu_vendor)}
-    environ |= _site_variables(folder, site, os.environ)
+        job, site = _job(folder), folder.read_site()
+        lines = [process_line(process, job, site, command)]
+        check_env_inside(lines if env_inside else [])
+    own = _site_variables(folder, site, os.environ)
+    environ = {**({} if env_inside else script_defaults(job)), **without_lists(os.environ, site.gpu_vendor), **own}
     names = measured_by(process, placement)
     monitor = monitor_command(folder, job, process.node, names) if names else []
-    launcher = Launcher(folder, process.node, grace, Policy.of(job), environ, monitor)
-    lines = [process_line(process, job, site, command)]
+    kept = {*site_env(site), *job.env, *own}
+    launcher = Launcher(folder, process.node, grace, Policy.of(job), environ, monitor, kept)
     with _staged(folder, process.node, lines if stage else []) as staged:
-        code = launcher.launch(staged or lines)
+        code = launcher.launch(staged or lines, env_inside=env_inside)
     return 0 if quiet_end and code in (130, 143) and folder.read_failure() is None else code
 
 

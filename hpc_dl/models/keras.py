@@ -18,8 +18,9 @@ def load() -> Any:
     except ModuleNotFoundError:
         from tensorflow import keras
 
-        if not keras.__version__.startswith("2."):
-            raise UserError(f"Keras {keras.__version__} can't build graphs: install the package tf-keras") from None
+        version = getattr(keras, "__version__", "2")  # TensorFlow 2.13 to 2.15 do not say it
+        if not version.startswith("2"):
+            raise UserError(f"Keras {version} can't build graphs: install the package tf-keras") from None
         return keras
     return tf_keras
 

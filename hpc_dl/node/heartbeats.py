@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 HEARTBEAT = "HPC_DL_HEARTBEAT"
-"""Variable that tells the built-in program the pipe's number, its inode and the timeout: ``7:1234:120``."""
+"""Variable that tells the built-in program of its pipe: ``NUMBER:INODE:TIMEOUT:LAUNCHER:NUMBER``."""
 
 
 class Signs(Protocol):
@@ -35,8 +35,12 @@ class PipeSigns:
         self._begun = False
 
     def variable(self, timeout: float) -> str:
-        """Return the value of `HEARTBEAT`. The inode lets the process check that the number is still this pipe's."""
-        return f"{self.write}:{os.fstat(self.write).st_ino}:{timeout:g}"
+        """Return the value of `HEARTBEAT`.
+
+        The inode lets the process check that the number is still this pipe's. A process that did not inherit the pipe,
+        since it is in a container or a step of its own, opens it by the launcher's number.
+        """
+        return f"{self.write}:{os.fstat(self.write).st_ino}:{timeout:g}:{os.getpid()}:{self._read}"
 
     def started(self) -> None:
         """Close the writing end here; the process has its own copy now."""

@@ -11,11 +11,12 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from hpc_dl.disk import FORBIDDEN, PATIENCE, TROUBLE
 from hpc_dl.errors import LOST, DiskError, JobError
 from hpc_dl.node.attempts import superseded
+from hpc_dl.node.environment import Environment
 from hpc_dl.node.heartbeats import HEARTBEAT, LogSigns, PipeSigns
 from hpc_dl.node.monitoring import start_monitor
 from hpc_dl.node.outcome import mark_done, mark_lost, report_failure, tell_all_to_end, training_done
@@ -25,17 +26,19 @@ from hpc_dl.processes import (
     AwakeClock,
     Guard,
     adopt_orphans,
+    kill_marked,
     kill_orphans,
     kill_sessions,
     next_signal,
+    start_time,
     waits_for_disk,
 )
 from hpc_dl.runfolder.folder import Failure, RunFolder
-from hpc_dl.schedulers.slurm.task_numbers import with_numbers
-from hpc_dl.spec.placement import classic_flags, tf_config
+from hpc_dl.spec.placement import classic_flags
 
 # When a process dies of SIGTERM, wait so many seconds for a SIGTERM of our own: then the whole step was signalled.
 _TOLD = 0.5
+_MARK = "HPC_DL_MARK"  # in the environment of the processes in a container: which launcher's they are
 _POLL = 1.0  # seconds between looks at the run folder, on a disk that many nodes share
 
 
@@ -49,6 +52,7 @@ class Launcher:
         policy: which processes are started again.
         environ: the environment of all processes; each gets variables of its own in addition.
         monitor: the command that measures this node meanwhile; empty: none.
+        kept: the variables that the job or the site sets.
     """
 
     # SIGUSR1 is how mpirun tells its ranks to end (mpirun.py).
@@ -62,16 +66,15 @@ class Launcher:
         policy: Policy | None = None,
         environ: Mapping[str, str] = os.environ,
         monitor: Sequence[str] = (),
+        kept: Collection[str] = (),
     ) -> None:
         self._monitor = monitor
         self._run = RunFolder(run.path, run.attempt)
         self._node = node
         self._grace = grace
         self._policy = policy or Policy()
-        self._environ = environ
+        self._environment = Environment(self._run, environ, grace, kept)
         self._cluster = run.read_cluster()
-        # A task file that was made by hand comes without a placement.
-        self._placement = run.read_placement() if run.placement.exists() else None
         self._children: dict[int, Child] = {}
         self._restarts: dict[str, int] = {}
         self._unstarted: dict[str, float] = {}  # since when the disk prevents the start of a process
@@ -82,19 +85,21 @@ class Launcher:
         self._kill_at: float | None = None  # set once the processes have been told to end
         self._servers_until: float | None = None  # set once the training is done
 
-    def launch(self, lines: Sequence[ProcessLine], flags: bool = False) -> int:
+    def launch(self, lines: Sequence[ProcessLine], flags: bool = False, env_inside: bool = False) -> int:
         """Start the processes and return when all have ended.
 
         Args:
             lines: the processes.
             flags: add the classic flags to each command.
+            env_inside: the processes are in containers: variables go into each command, after ``/usr/bin/env``.
 
         Returns:
             0, or the exit code of the first process of the job that failed, or 143 after SIGTERM.
         """
         signal.pthread_sigmask(signal.SIG_BLOCK, self._SIGNALS)
         adopt_orphans()
-        self._guard = Guard(self._policy.hang_timeout, self._hangs)
+        self._mark = f"{_MARK}={os.getpid()} {start_time(os.getpid())} " if env_inside else ""
+        self._guard = Guard(self._policy.hang_timeout, self._hangs, self._mark)
         self._flags = flags
         try:
             start_monitor(self._monitor)  # it is killed with what else this launcher leaves
@@ -132,18 +137,16 @@ class Launcher:
                 self._start(line)
 
     def _start(self, line: ProcessLine) -> None:
-        job = {"HPC_DL_RUN": str(self._run.path), "HPC_DL_ATTEMPT": str(self._run.attempt)}
-        common = with_numbers(self._environ, self._placement, line.name)
-        env = {**common, **line.env, **job, "HPC_DL_GRACE": f"{self._grace:g}"}
-        env["TF_CONFIG"] = tf_config(self._cluster, line.role, line.index)
-        command = [*line.command, *(classic_flags(self._cluster, line.role, line.index) if self._flags else ())]
+        env = self._environment.outside(line) if self._mark else self._environment.of(line)
         policy, log = self._policy, self._run.log_of(line.name)
         pipe = PipeSigns() if policy.hang_timeout and not policy.own_script else None
         if pipe:
             env[HEARTBEAT] = pipe.variable(policy.hang_timeout)
+        mark = f"{self._mark}{line.name}" if self._mark else ""
+        command = self._command(line, env, mark)
         try:
             self._run.logs.mkdir(exist_ok=True)
-            child = Child(line, log, env, command, pipe, self._guard)
+            child = Child(line, log, env, command, pipe, self._guard, mark)
         except OSError as error:
             if pipe:
                 pipe.close()
@@ -158,6 +161,24 @@ class Launcher:
             child.signs = LogSigns(log)
         self._unstarted.pop(line.name, None)
         self._children[child.popen.pid] = child
+
+    def _command(self, line: ProcessLine, env: Mapping[str, str], mark: str) -> list[str]:
+        """Return what is run for a process; in a container, with its variables and its mark."""
+        flags = classic_flags(self._cluster, line.role, line.index) if self._flags else []
+        if not mark:
+            return [*line.command, *flags]
+        signs = {key: value for key, value in env.items() if key == HEARTBEAT}
+        return [*line.inside({**self._environment.inside(line), **signs, _MARK: mark.partition("=")[2]}), *flags]
+
+    def _kill(self, pids: Collection[int], number: int = signal.SIGKILL) -> set[int]:
+        """Send a signal to children; return those that had processes.
+
+        In a container, the training itself gets it: its parents may pass a signal on once more (Apptainer), not at all,
+        or end the training without it (srun). Where no container has started yet, its command gets the signal.
+        """
+        inside = {pid for pid in pids if (mark := self._children[pid].mark) and kill_marked(f"{mark}\0", number)}
+        gentle = number not in (0, signal.SIGKILL)
+        return inside | kill_sessions(set(pids) - inside if gentle else pids, number)
 
     def _did_not_start(self, line: ProcessLine, command: str, error: OSError) -> None:
         since = self._unstarted.setdefault(line.name, time.monotonic())
@@ -182,7 +203,7 @@ class Launcher:
                 self._ended(child, child.popen.returncode)
         ended = {pid for pid, child in self._children.items() if child.popen.returncode is not None}
         # Kill what is left in their sessions at once, except in the grace period.
-        left = kill_sessions(ended, signal.SIGKILL if self._kill_at is None else 0)
+        left = self._kill(ended, signal.SIGKILL if self._kill_at is None else 0)
         for pid in ended - left:
             self._guard.drop(pid)
             if signs := self._children.pop(pid).signs:
@@ -198,7 +219,7 @@ class Launcher:
                 child.heard = now
             else:
                 child.hung = f"no sign of life for {timeout:g} s"
-                kill_sessions({pid}, signal.SIGKILL)
+                self._kill({pid})
 
     def _hangs(self) -> None:
         """Tell all launchers that this one hangs and is killed; called in the guard."""
@@ -299,7 +320,7 @@ class Launcher:
         now = time.monotonic()
         if self._kill_at is not None:
             if now > self._kill_at:
-                kill_sessions(self._children, signal.SIGKILL)
+                self._kill(self._children)
         elif self._is_over():
             pass
         elif self._servers_until is not None:
@@ -313,7 +334,7 @@ class Launcher:
         if self._kill_at is None:
             self._kill_at = time.monotonic() + self._grace
             self._exit_code = code
-            kill_sessions(self._children, number)
+            self._kill(self._children, number)
 
 
 def _say(text: str) -> None:

@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -14,6 +14,7 @@ import msgspec
 from hpc_dl.errors import UserError
 from hpc_dl.node.heartbeats import PipeSigns, Signs
 from hpc_dl.processes import Guard, die_with_parent
+from hpc_dl.spec.container import ENV
 
 _TAIL = 8  # lines of a failed process's log that a message repeats
 
@@ -25,6 +26,11 @@ class ProcessLine(msgspec.Struct, frozen=True):
     index: int
     env: dict[str, str]
     command: tuple[str, ...]
+
+    def inside(self, env: Mapping[str, str]) -> tuple[str, ...]:
+        """Return the command with variables that are set in its container: after the word ``/usr/bin/env``."""
+        at = self.command.index(ENV) + 1
+        return (*self.command[:at], *(f"{key}={value}" for key, value in env.items()), *self.command[at:])
 
     @property
     def name(self) -> str:
@@ -49,6 +55,16 @@ def parse_processes(words: Sequence[str], separator: str = ":::") -> list[Proces
     return [_parse_process(group) for group in groups]
 
 
+def check_env_inside(lines: Sequence[ProcessLine]) -> None:
+    """Check that each command has a place for the variables that are set in its container.
+
+    Raises:
+        UserError: one has none.
+    """
+    if lost := [line.name for line in lines if ENV not in line.command]:
+        raise UserError(f"launch: process {lost[0]!r} has no {ENV} in its command, which --env-inside wants")
+
+
 def _parse_process(words: Sequence[str]) -> ProcessLine:
     name = re.fullmatch(r"([a-z]+):(\d+)", words[0]) if words else None
     if name is None:
@@ -63,7 +79,17 @@ def _parse_process(words: Sequence[str]) -> ProcessLine:
 
 
 class Child:
-    """A started process. It leads a session of its own, which the guard of its launcher knows before it starts."""
+    """A started process. It leads a session of its own, which the guard of its launcher knows before it starts.
+
+    Args:
+        line: what it is.
+        log: where its output goes.
+        env: its environment.
+        command: what is run.
+        pipe: its signs of life.
+        guard: the launcher's.
+        mark: a variable that stands in the environment of the processes in its container; empty: it has none.
+    """
 
     def __init__(
         self,
@@ -73,8 +99,10 @@ class Child:
         command: Sequence[str],
         pipe: PipeSigns | None,
         guard: Guard,
+        mark: str = "",
     ) -> None:
         self.line = line
+        self.mark = mark
         self.log = log
         self.signs: Signs | None = pipe
         self.heard = 0.0  # when it gave its last sign of life

@@ -147,7 +147,8 @@ def place(job: JobSpec, site: Site, nodes: Sequence[NodeFacts], first_port: int 
         for (role, index), own, bound in zip(here, gpus, cores, strict=True):
             threads = max(1, len(bound) // facts.threads) if bound else unbound
             address = (host, ports.take(facts))
-            processes.append(Process(role, index, facts.node, *address, facts.gpus[own], bound, threads))
+            sees = facts.gpus[: job.gpus or 0] if job.visible_gpus == "node" and facts.gpus[own] else ()
+            processes.append(Process(role, index, facts.node, *address, facts.gpus[own], bound, threads, sees))
     return Placement(tuple(facts.node for facts in nodes), tuple(processes))
 
 

@@ -11,16 +11,17 @@ import msgspec
 from hpc_dl.errors import UserError
 from hpc_dl.planning.place import expected_facts, place, resolve
 from hpc_dl.planning.site_env import site_env
-from hpc_dl.planning.task_file import common, nodes_python, task_file
+from hpc_dl.planning.task_file import common, inner_module, nodes_python, task_file
 from hpc_dl.runfolder.start_from import resolve_start
 from hpc_dl.schedulers import scheduler_of
+from hpc_dl.spec.container import container_places, with_job
 from hpc_dl.spec.job import JobSpec, job_file, load_job
-from hpc_dl.spec.layers import Layer, check_lines, is_file
+from hpc_dl.spec.layers import Layer, check_lines, is_file, read_toml
 from hpc_dl.spec.modes import MODES
 from hpc_dl.spec.nodelist import expand, fold
 from hpc_dl.spec.placement import Placement
 from hpc_dl.spec.site import Scalar, Site
-from hpc_dl.spec.site_files import config_home, load_site
+from hpc_dl.spec.site_files import config_home, load_site, site_layers
 from hpc_dl.templates import Renderer, template_folders
 from hpc_dl.templates.library import Library
 from hpc_dl.templates.overrides import check_overrides
@@ -44,6 +45,8 @@ class Plan(msgspec.Struct, frozen=True):
     """The site as its file describes the partition of the ps_nodes; None: the job has none."""
     array: str = ""
     """The numbers of the elements of an array, such as ``0-9%2``; empty: it is a single job."""
+    places: dict[str, str] = {}
+    """Where the keys of the container stand: file and line, or option."""
 
     @property
     def runs(self) -> Path:
@@ -79,6 +82,7 @@ class Plan(msgspec.Struct, frozen=True):
                 scheduler.directives(self.job, self.site, self.runs, self.array),
                 self.job.env,
             ),
+            inner_module=inner_module(self.job, self.site),
             job=self.job,
             mode=MODES[self.job.mode],
             origin=self.origin,
@@ -134,11 +138,14 @@ def make_plan(
     spec = load_job(path, overrides)
     folders = tuple(template_folders(path, site_path, config_home()))
     check_overrides(folders)
+    site = with_job(site, spec)
     check_lines({"python": nodes_python(site)})
     origin = str(path.absolute()) if path else "keywords"
     resolved = resolve(resolve_start(spec), site)
     ps_site = _ps_site(resolved, site, site_path) if resolved.ps_nodes else None
-    return Plan(resolved, spec, site, origin, folders, site_path, ps_site)
+    job_layers = [*([read_toml(path)] if path else []), *overrides]
+    places = container_places(job_layers, site_layers(site_path) if is_file(site_path) else [])
+    return Plan(resolved, spec, site, origin, folders, site_path, ps_site, places)
 
 
 def _ps_site(job: JobSpec, site: Site, path: Path) -> Site:

@@ -6,7 +6,7 @@ import msgspec
 
 from hpc_dl.errors import UserError, allowed, near_match
 from hpc_dl.planning.plan import Plan
-from hpc_dl.planning.process_env import script_defaults, variables
+from hpc_dl.planning.process_env import rank_variables, script_defaults, variables
 from hpc_dl.planning.site_env import site_env
 from hpc_dl.runfolder.folder import RunFolder, to_toml
 from hpc_dl.spec.placement import Placement, classic_flags, tf_config
@@ -46,8 +46,8 @@ def process_text(plan: Plan, placement: Placement, name: str) -> str:
         )
     process = named[name]
     cluster = placement.cluster()
-    own = variables(process, plan.job, plan.site)
-    environ = {**script_defaults(plan.job), **site_env(plan.site), **plan.job.env, **own}
+    own = {**rank_variables(placement).get(name, {}), **site_env(plan.site), **plan.job.env}
+    environ = {**script_defaults(plan.job), **own, **variables(process, plan.job, plan.site)}
     lines = [
         f"node {process.node}",
         *(f"{key}={value}" for key, value in environ.items()),

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
 from hpc_dl.errors import UserError, allowed, near_match
 from hpc_dl.shipped_files import share
-from hpc_dl.spec.layers import BadValueError, Layer, build, check_lines, is_file, read_toml
+from hpc_dl.spec.container import check_container, expanded
+from hpc_dl.spec.layers import BadValueError, Layer, build, check_lines, is_file, merge, read_toml
 from hpc_dl.spec.modes import MODES
 from hpc_dl.spec.site import Scalar
 from hpc_dl.spec.site_checks import check_env, check_gres, check_slurm_options
@@ -89,6 +90,33 @@ class JobSpec(TrainSettings, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ] = False
     chief: Annotated[bool, Meta(description="a process for the chief alone, as ClusterCoordinator wants it")] = False
 
+    visible_gpus: Annotated[
+        Literal["own", "node"],
+        Meta(
+            description="which GPUs a process of the script sees: its own, as TensorFlow wants it;"
+            " or all that the job has on the node, of which LOCAL_RANK chooses one, as under torchrun"
+        ),
+    ] = "own"
+
+    python: Annotated[
+        str, Meta(description="the Python of the processes, which needs no hpc_dl; default: that of their launchers")
+    ] = ""
+    container: (
+        Annotated[
+            tuple[str, ...],
+            Meta(description="the command that starts a process in a container; default: the site's"),
+        ]
+        | None
+    ) = None
+    container_srun: (
+        Annotated[
+            tuple[str, ...],
+            Meta(description="the srun options that start a process in a container; default: the site's"),
+        ]
+        | None
+    ) = None
+    container_python: Annotated[str, Meta(description="the Python in the container; default: the site's")] = ""
+
     stage: Annotated[bool, Meta(description="copy the data set to each node's local disk first")] = False
     workdir: Annotated[str, Meta(description="where the processes start; default: where the job was submitted")] = ""
 
@@ -162,7 +190,7 @@ def load_job(path: Path | None, overrides: Sequence[Layer] = ()) -> JobSpec:
         check_lines({"current folder": str(here), "job file": str(path.absolute()) if path else ""})
         find_script(job)
 
-    job = build(JobSpec, layers, "job", check_all)
+    job = expanded(build(JobSpec, layers, "job", check_all), merge(layers, JobSpec.__struct_fields__, "job"))
     start_from = str(here / job.start_from) if job.start_from else ""
     return msgspec.structs.replace(job, workdir=str(here / job.workdir), script=find_script(job), start_from=start_from)
 
@@ -193,12 +221,16 @@ def check(job: JobSpec) -> None:
     for key, reason in own.items():
         if getattr(job, key) and not job.script:
             raise BadValueError(key, f"{key} = true: only a script of your own can use it; {reason}")
+    if job.visible_gpus != "own" and not job.script:
+        reason = "the built-in program takes all GPUs that it sees; only a script of your own can choose"
+        raise BadValueError("visible_gpus", f"visible_gpus = {job.visible_gpus!r}: {reason}")
     if job.stage and job.script:
         raise BadValueError(
             "stage", "stage = true: what a script of your own reads is not known; copy it in the script"
         )
     check_slurm_options(job.slurm)
     check_gres(job.gres or ())
+    check_container(job)
     if 0 < (job.hang_timeout or 0) < _SHORTEST_HANG:
         reason = f"must be 0 or at least {_SHORTEST_HANG}: processes give a sign of life each second"
         raise BadValueError("hang_timeout", f"hang_timeout = {job.hang_timeout}: {reason}")

@@ -18,11 +18,6 @@ import msgspec
 from hpc_dl.errors import UserError, allowed, near_match
 from hpc_dl.spec.options import NOT_SHOWN
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 _SHORT = reprlib.Repr()  # shows values in messages; tables may be deeper than `repr` can go
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxlong, _SHORT.maxother = 4, 200, 60, 200
 _TABLES = 3  # how deep tables are merged key by key
@@ -91,6 +86,11 @@ def read_toml(path: Path) -> Layer:
     Raises:
         UserError: the file can't be read or is no TOML; the message has the line and column.
     """
+    # Here, since the training program reads no TOML: a container needs no tomli.
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

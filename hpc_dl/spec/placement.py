@@ -44,6 +44,8 @@ class Process(msgspec.Struct, frozen=True):
     cores: tuple[int, ...] = ()
     threads: int = 1
     """How many threads it may keep busy."""
+    sees: tuple[str, ...] = ()
+    """All GPUs that it sees, where these are more than its own."""
 
     @property
     def name(self) -> str:
@@ -57,7 +59,7 @@ class Process(msgspec.Struct, frozen=True):
 
     @property
     def visible_gpus(self) -> str:
-        """Return the value of CUDA_VISIBLE_DEVICES or its like; empty hides every GPU."""
+        """Return its own GPUs as CUDA_VISIBLE_DEVICES or its like lists them; empty if it has none."""
         return ",".join(self.gpus)
 
     @property

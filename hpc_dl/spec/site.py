@@ -193,6 +193,11 @@ class Site(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return ("--bind-to", "none") if (self.launcher, self.mpi_library) == ("mpirun", "openmpi") else ()
 
     @property
+    def in_container(self) -> bool:
+        """Return whether processes run in a container."""
+        return bool(self.container or self.container_srun)
+
+    @property
     def gpu_gres(self) -> str:
         """Return the gres name of the GPUs, ``gpu:k80`` or ``gpu``; the count is for the job to add."""
         return f"gpu:{self.gpu_type}" if self.gpu_type else "gpu"

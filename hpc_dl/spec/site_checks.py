@@ -11,6 +11,7 @@ import msgspec
 
 from hpc_dl import gpus
 from hpc_dl.errors import allowed, near_match
+from hpc_dl.spec.container import check_container
 from hpc_dl.spec.cores import cores_in, one_thread_per_core, physical_cores
 from hpc_dl.spec.layers import BadValueError, check_lines
 from hpc_dl.spec.site import Scalar, Site
@@ -41,7 +42,7 @@ OTHER_CLUSTER = (
 _NOT_FREE = {*_OWN_OPTIONS, *_FIXED_OPTIONS, *_CLUSTER_OPTIONS}
 # Variables that the job script needs for itself, and variables that bash lets nobody set.
 _TAKEN_VARIABLES = {"run", "step", "started", "code", "attempt", "told", "warned", "between", "signalled"}
-_TAKEN_VARIABLES |= {"srun", "next", "pause", "unready", "python", "usual"}
+_TAKEN_VARIABLES |= {"srun", "next", "pause", "unready", "python", "inner", "usual"}
 _TAKEN_VARIABLES |= {"BASHOPTS", "BASH_VERSINFO", "EUID", "PPID", "SHELLOPTS", "UID"}
 # Variables that would change what bash or the job script's Python does.
 _TAKEN_VARIABLES |= {"IFS", "OPTIND", "RANDOM", "SRANDOM", "HISTCMD", "FUNCNEST", "BASH_XTRACEFD", "EXECIGNORE"}
@@ -51,6 +52,8 @@ _INHERITED = "in the shell that submits: the job inherits it"
 _PER_PROCESS = {
     "TF_CONFIG": "the placement",
     **dict.fromkeys(gpus.ALL_VARIABLES, "the placement; see gpus and workers"),
+    **dict.fromkeys(("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK"), "the placement"),
+    **dict.fromkeys(("JAX_PROCESS_ID", "JAX_NUM_PROCESSES"), "the placement"),
 }
 _SECRET = re.compile(
     r"(^|_)(TOKEN|SECRET|PASS|PW|CREDENTIALS?|ACCESS_KEY|PRIVATE_KEY|AUTH|JWT|BEARER|COOKIES?)(_|$)"
@@ -89,6 +92,7 @@ def check(site: Site) -> None:
     check_slurm_options(site.slurm)
     check_gres(site.gres)
     _check_cores(site)
+    check_container(site)
     _check_proxy(site.proxy)
     if not re.fullmatch(r"[\w.-]*", site.clusters):
         # sbatch would choose one of several, and the other commands would not know which.

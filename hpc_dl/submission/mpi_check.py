@@ -31,7 +31,12 @@ def check_mpi(job: JobSpec, site: Site, python: str) -> None:
     """
     if not MODES[job.mode].ranks:
         return
-    if not job.script and not site.python and importlib.util.find_spec("horovod") is None:
+    if (
+        not job.script
+        and not site.python
+        and not (job.python or site.in_container)
+        and importlib.util.find_spec("horovod") is None
+    ):
         raise UserError(
             f"mode = 'horovod': Horovod is not in the environment of {python}: "
             f"`make setup-horovod` builds it, {_INSTEAD}"

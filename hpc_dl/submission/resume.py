@@ -13,6 +13,7 @@ from hpc_dl.runfolder.folder import RunFolder
 from hpc_dl.runfolder.function import FunctionFiles
 from hpc_dl.runfolder.start_from import find_start
 from hpc_dl.schedulers.protocol import ENDED, JobState
+from hpc_dl.spec.container import unexpanded
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.layers import Layer, build, read_toml
 from hpc_dl.spec.modes import MODES, unused
@@ -56,7 +57,7 @@ def plan_resumption(
                     f"{layer.where(key)} = {layer.values[key]!r}: job {run.job_id} has {getattr(earlier, key)!r},"
                     " and a resumed job keeps it; submit another job instead"
                 )
-    values = dict(asked.values)
+    values = unexpanded(asked.values)
     mode = next((layer.values["mode"] for layer in reversed(overrides) if "mode" in layer.values), earlier.mode)
     if mode != earlier.mode and (dropped := _only_in_others(earlier, mode)):
         listed = ", ".join(f"{key} = {values.pop(key)}" for key in dropped)

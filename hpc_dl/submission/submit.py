@@ -18,6 +18,7 @@ from hpc_dl.schedulers import scheduler_of
 from hpc_dl.schedulers.cluster import nodes_in, too_few
 from hpc_dl.schedulers.protocol import StrayJobError
 from hpc_dl.spec.site_files import tables_of_no_partition
+from hpc_dl.submission.container_check import check_container_here
 from hpc_dl.submission.mpi_check import check_mpi
 
 
@@ -100,6 +101,7 @@ def check_plan(plan: Plan) -> str:
 
 
 def _check(plan: Plan) -> None:
+    check_container_here(plan)
     check_mpi(plan.job, plan.site, nodes_python(plan.site))
     known = scheduler_of(plan.site).nodes()
     if known and plan.site_path.is_file():

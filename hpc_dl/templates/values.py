@@ -46,6 +46,9 @@ class ScriptValues(Values, frozen=True, kw_only=True):
 class JobScript(ScriptValues, frozen=True, kw_only=True):
     """What a job script may use."""
 
+    inner_module: Annotated[
+        Sequence[str], Meta(description="the same with the Python of the processes, which may be in a container")
+    ]
     job: Annotated[JobSpec, Meta(description="the job: its keys are those of a job file, with all defaults filled in")]
     mode: Annotated[Mode, Meta(description="the row of the job's mode in the table of modes")]
     origin: Annotated[str, Meta(description="the job file, or 'keywords'")]
@@ -76,6 +79,9 @@ class NodesScript(ScriptValues, frozen=True, kw_only=True):
 class HereScript(ScriptValues, frozen=True, kw_only=True):
     """What the script that checks this machine may use."""
 
+    inner_module: Annotated[
+        Sequence[str], Meta(description="the same with the Python of the processes, which may be in a container")
+    ]
     job: Annotated[JobSpec, Meta(description="the job that is checked")]
     wanted: Annotated[Sequence[str], Meta(description="the packages that Python must have")]
 
@@ -90,6 +96,9 @@ class TasksScript(ScriptValues, frozen=True, kw_only=True):
 class TaskFileValues(Values, frozen=True, kw_only=True):
     """What the task file of a job may use."""
 
+    inner_module: Annotated[
+        Sequence[str], Meta(description="the same with the Python of the processes, which may be in a container")
+    ]
     job: Annotated[JobSpec, Meta(description="the job: its keys are those of a job file, with all defaults filled in")]
     mode: Annotated[Mode, Meta(description="the row of the job's mode in the table of modes")]
     nodes: Annotated[Table, Meta(description="pairs of a node's name and its processes")]
@@ -103,7 +112,8 @@ class TaskFileValues(Values, frozen=True, kw_only=True):
     bin: Annotated[str, Meta(description="the folder of the nodes' Python, where an mpirun may be")]
     ranks: Annotated[int, Meta(description="how many MPI ranks")]
     step_options: Annotated[
-        Sequence[str], Meta(description="srun options that give the step with all ranks its GPUs and cores")
+        Sequence[str],
+        Meta(description="srun options that give the step of all ranks, or of one process, its GPUs and cores"),
     ]
 
 

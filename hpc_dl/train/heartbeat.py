@@ -33,8 +33,8 @@ class Heartbeat:
     def start(self) -> None:
         """Give signs of life from now on, if a launcher listens."""
         if text := os.environ.get("HPC_DL_HEARTBEAT", ""):
-            number, inode, timeout = text.split(":")
-            self._pipe = _pipe(int(number), int(inode))
+            number, inode, timeout, *launcher = text.split(":")
+            self._pipe = _pipe(int(number), int(inode), *launcher)
             threading.Thread(target=self._run, args=(float(timeout),), name="heartbeat", daemon=True).start()
 
     def step(self) -> None:
@@ -67,11 +67,22 @@ class Heartbeat:
                 os.write(self._pipe, b".")
 
 
-def _pipe(number: int, inode: int) -> int | None:
-    """Return the pipe if it is open here. In a container, its number may belong to another file."""
+def _pipe(number: int, inode: int, launcher: str = "", there: str = "") -> int | None:
+    """Return the pipe if it is open here. In a container, its number may belong to another file, or to none.
+
+    Args:
+        number: its number here, if this process has inherited it.
+        inode: its inode.
+        launcher: the process that listens; in a container, its number may belong to another process, or to none.
+        there: the pipe's number in that process.
+    """
     with contextlib.suppress(OSError):
         if os.fstat(number).st_ino == inode:
             return number
+    with contextlib.suppress(OSError):
+        pipe = f"/proc/{launcher}/fd/{there}"
+        if os.stat(pipe).st_ino == inode:  # noqa: PTH116 - a link that leads to no path
+            return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
     return None
 
 

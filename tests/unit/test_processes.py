@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from hpc_dl.processes import Guard, kill_group, kill_sessions, start_time
+from hpc_dl.processes import Guard, kill_group, kill_marked, kill_sessions, start_time
 from tests.unit.fakes.processes import Marker, eventually
 
 
@@ -155,3 +155,30 @@ def test_a_wait_that_was_suspended_past_its_end_has_seen_no_signal() -> None:
         assert process.stdout.readline() == "0\n"
         process.send_signal(signal.SIGTERM)
         assert process.stdout.readline() == f"{int(signal.SIGTERM)}\n"
+
+
+def test_a_marked_process_is_found_wherever_it_was_started(marker: Marker) -> None:
+    mark = f"HPC_DL_MARK={marker.word}"
+    # In a session of its own, without a parent of ours.
+    subprocess.run(["sh", "-c", 'setsid env "$0" sleep 300 & setsid env "$0"0 sleep 300 &', f"{mark} one"], check=True)
+    eventually(lambda: kill_marked(f"{mark} one", 0))
+    (found,) = kill_marked(f"{mark} one\0", 0)  # not the one of "one0"
+    assert kill_marked(f"K={marker.word}", 0) == set()  # the mark begins a variable
+    assert kill_marked(f"{mark} one\0") == {found}
+    eventually(lambda: not kill_marked(f"{mark} one\0", 0))
+    eventually(lambda: not kill_marked(mark))
+
+
+def test_the_guard_kills_what_is_marked_however_its_process_dies(marker: Marker) -> None:
+    mark = f"HPC_DL_MARK={marker.word}"
+    code = f"""
+import os, signal, subprocess
+from hpc_dl.processes import Guard, kill_marked
+guard = Guard(mark={mark!r})
+subprocess.Popen(["setsid", "--fork", "env", {mark!r}, "sleep", "300"]).wait()
+while not kill_marked({mark!r}, 0):
+    pass
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", code], check=False, timeout=20)
+    eventually(lambda: not kill_marked(mark, 0))

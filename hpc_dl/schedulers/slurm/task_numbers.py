@@ -27,19 +27,22 @@ def without_rank(environ: Mapping[str, str]) -> dict[str, str]:
     return {k: v for k, v in environ.items() if k.startswith(_MPI_SETTINGS) or not k.startswith(_MPI)}
 
 
-def with_numbers(environ: Mapping[str, str], placement: Placement | None, name: str) -> dict[str, str]:
-    """Return an environment with Slurm's numbers for one process.
+def without_numbers(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without Slurm's numbers: those of a launcher are not those of its processes."""
+    return {key: value for key, value in environ.items() if key not in _NUMBERS}
+
+
+def numbers(environ: Mapping[str, str], placement: Placement, name: str) -> dict[str, str]:
+    """Return Slurm's numbers for one process; none outside of Slurm.
 
     Args:
         environ: the environment of its launcher.
-        placement: all processes of the job; None if unknown; then the numbers are left out.
+        placement: all processes of the job.
         name: which process, such as ``worker:3``.
     """
-    numbers = {}
-    if placement and "SLURM_JOB_ID" in environ:
-        numbers = _numbers(placement).get(name, {})
-        numbers["SLURM_STEP_NODELIST"] = environ.get("SLURM_JOB_NODELIST", "")
-    return {key: value for key, value in environ.items() if key not in _NUMBERS} | numbers
+    if "SLURM_JOB_ID" not in environ:
+        return {}
+    return _numbers(placement).get(name, {}) | {"SLURM_STEP_NODELIST": environ.get("SLURM_JOB_NODELIST", "")}
 
 
 def _numbers(placement: Placement) -> dict[str, dict[str, str]]:

@@ -93,7 +93,8 @@ await() {
 
 
 # The data set is made ready once, before the processes that read it; others may share it, as the user's umask says.
-(umask "$usual"; exec "${python[@]}" hpc_dl.data prepare digits --data-dir /FOLDER/work/data) &
+inner=("${python[@]}")
+(umask "$usual"; exec "${inner[@]}" hpc_dl.data prepare digits --data-dir /FOLDER/work/data) &
 await $! || exit
 
 while :; do

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import tensorflow as tf
 
 from hpc_dl import models
 from hpc_dl.errors import UserError
+from hpc_dl.models import keras
 from hpc_dl.train.options import Options
 
 
@@ -128,3 +131,17 @@ def test_own_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("mine:absent", "absent:linear"):
         with pytest.raises(UserError, match=f"model '{name}' can't be imported: .*absent"):
             models.build(name, (32, 32, 3), 10)
+
+
+@pytest.mark.parametrize(("version", "right"), [(None, True), ("2.10.0", True), ("3.0.5", False)])
+def test_tf_keras_counts_as_keras_2_unless_it_says_otherwise(
+    version: str | None, right: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = types.SimpleNamespace() if version is None else types.SimpleNamespace(__version__=version)
+    monkeypatch.setitem(sys.modules, "tf_keras", None)
+    monkeypatch.setitem(sys.modules, "tensorflow", types.SimpleNamespace(keras=fake))
+    if right:
+        assert keras.load() is fake
+    else:
+        with pytest.raises(UserError, match="install the package tf-keras"):
+            keras.load()

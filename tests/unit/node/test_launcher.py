@@ -718,3 +718,62 @@ def test_the_first_rank_of_a_node_measures_all_of_its_processes() -> None:
     placement = Placement(("n1", "n2"), tuple(processes))
     measured = [measured_by(process, placement) for process in processes]
     assert measured == [["worker:0", "worker:1"], [], ["worker:2", "worker:3"], []]
+
+
+# Like srun and like some runtimes: what runs in the container is no child of its command, and ends the command with it.
+_CONTAINER = ("sh", "-c", 'setsid --wait "$@"', "runtime")
+
+
+def contained(job: Job, command: str) -> list[str]:
+    """Return the words of a process in a container that takes over no variable but PATH."""
+    clean = ("env", "--ignore-environment", f"PATH={os.environ['PATH']}")
+    inside = ("/usr/bin/env", "sh", "-c", command, job.marker.word)
+    return ["--env-inside", ":::", "worker:0", "OWN=a b", *_CONTAINER, *clean, *inside]
+
+
+def test_a_process_in_a_container_has_its_variables_and_its_exit_code(job: Job) -> None:
+    node = job.spec(worker=1).start(*contained(job, 'echo "$OWN, $HPC_DL_ATTEMPT, $TF_CONFIG"; exit 5'))
+    assert node.end() == 5
+    assert job.log("worker:0").startswith('a b, 0, {"cluster":{"worker"')
+
+
+def test_a_process_in_a_container_is_told_once_to_end(job: Job) -> None:
+    told = "trap 'echo told; exit 3' TERM; echo ready; while :; do sleep 0.05; done"
+    node = job.spec(worker=1).start(*contained(job, told))
+    job.ready("worker:0")
+    node.popen.terminate()
+    assert node.end() == 143
+    assert job.log("worker:0").count("told") == 1
+    assert job.marker.gone()
+
+
+def test_a_container_that_has_not_started_is_told_to_end(job: Job) -> None:
+    words = contained(job, "echo started")
+    at = words.index("sh")
+    node = job.spec(worker=1).start(*words[:at], "sh", "-c", f"echo ready; {job.marker.sleep}", *words[at + 2 :])
+    job.ready("worker:0")
+    node.popen.terminate()
+    assert node.end() == 143
+    assert job.marker.gone()
+
+
+def test_who_ignores_sigterm_in_a_container_is_killed_after_the_grace(job: Job) -> None:
+    node = job.spec(worker=1).start(*contained(job, _IGNORE), grace=0.3)
+    job.ready("worker:0")
+    node.popen.terminate()
+    assert node.end() == 143
+    assert job.marker.gone()
+
+
+def test_a_command_without_a_place_for_variables_is_told(job: Job) -> None:
+    node = job.spec(worker=1).start("--env-inside", *job.sh(worker_0="echo ready"))
+    assert node.end() == 2
+    assert "process 'worker:0' has no /usr/bin/env in its command, which --env-inside wants" in node.output
+    assert job.failure().exit_code == 2
+
+
+def test_a_launcher_that_was_killed_leaves_nothing_in_a_container(job: Job) -> None:
+    node = job.spec(worker=1).start(*contained(job, _IGNORE))
+    job.ready("worker:0")
+    node.popen.kill()
+    eventually(job.marker.gone)

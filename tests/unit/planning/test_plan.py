@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+import hpc_dl
 from hpc_dl.errors import UserError
 from hpc_dl.planning import preview
 from hpc_dl.planning.place import first_port, placed, resolve
@@ -149,6 +150,17 @@ def test_a_preview_shows_what_a_process_gets() -> None:
     placement = one.placement()
     assert preview.process_text(one, placement, "worker:1").split("\n") == [
         "node nvb1",
+        "RANK=1",
+        "WORLD_SIZE=2",
+        "LOCAL_RANK=1",
+        "LOCAL_WORLD_SIZE=2",
+        "NODE_RANK=0",
+        "MASTER_ADDR=nvb1-ib0",
+        "MASTER_PORT=2221",
+        "JAX_PROCESS_ID=1",
+        "JAX_NUM_PROCESSES=2",
+        "JAX_COORDINATOR_ADDRESS=nvb1-ib0:2221",
+        "JAX_LOCAL_DEVICE_IDS=0",
         "CUDA_VISIBLE_DEVICES=1",
         "OMP_NUM_THREADS=5",
         "TF_NUM_INTRAOP_THREADS=5",
@@ -168,3 +180,12 @@ def test_staging_is_the_task_of_each_nodes_line(tmp_path: Path) -> None:
     (tmp_path / "train.sh").touch()
     with pytest.raises(UserError, match="stage = true: what a script of your own reads is not known"):
         plan(job=None, script=str(tmp_path / "train.sh"), stage=True)
+
+
+def test_processes_with_a_python_of_the_job_keep_their_launchers_on_the_sites() -> None:
+    own, script = plan(python="/own/python", mode="single"), plan(python="/own/python", mode="single", script=__file__)
+    line = own.task_file(own.placement(), "/run").splitlines()[-1]
+    assert line.startswith(f"{sys.executable} -c ")
+    assert f" /own/python {Path(hpc_dl.__file__).with_name('inside.py')} " in line
+    assert script.task_file(script.placement(), "/run").rstrip().endswith(f" /own/python {__file__}")
+    assert "inner=(/own/python " in own.script()

@@ -7,7 +7,8 @@ import importlib.util
 import msgspec
 import pytest
 
-from hpc_dl.planning.process_env import script_defaults, variables
+from hpc_dl.planning.place import expected_facts, place, resolve
+from hpc_dl.planning.process_env import rank_variables, script_defaults, variables
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.placement import Process
 from hpc_dl.spec.site import Site
@@ -60,3 +61,40 @@ def test_scripts_whose_processes_train_together_find_keras_2(
     assert script_defaults(job) == found
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     assert script_defaults(job) == {}
+
+
+def ranks(**settings: object) -> dict[str, dict[str, str]]:
+    job = resolve(JobSpec(nodes=2, script="/w/own.py", **settings), K80)  # type: ignore[arg-type]
+    return rank_variables(place(job, K80, expected_facts(job, K80, ["n1", "n2"])))
+
+
+def test_ranks_are_counted_node_by_node_and_find_the_first_one() -> None:
+    found = ranks(mode="multiworker", gpus=2)
+    assert [one["RANK"] for one in found.values()] == ["0", "1", "2", "3"]
+    first = {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "n1", "JAX_NUM_PROCESSES": "4"}
+    for one in found.values():
+        assert first.items() <= one.items()
+        assert one["JAX_COORDINATOR_ADDRESS"] == f"n1:{one['MASTER_PORT']}"
+        assert one["JAX_PROCESS_ID"] == one["RANK"]
+    third = found["worker:2"]
+    assert (third["LOCAL_RANK"], third["NODE_RANK"]) == ("0", "1")
+
+
+def test_a_ps_is_no_rank_and_a_chief_is_the_first() -> None:
+    found = ranks(mode="async", gpus=1, ps=2, chief=True)
+    assert {name: one["RANK"] for name, one in found.items()} == {"chief:0": "0", "worker:0": "1", "worker:1": "2"}
+    assert [one["LOCAL_WORLD_SIZE"] for one in found.values()] == ["2", "2", "1"]
+
+
+@pytest.mark.parametrize(("sees", "visible", "devices"), [("own", "1", "0"), ("node", "0,1", "1")])
+def test_jax_takes_the_gpu_of_its_rank_whatever_else_it_sees(sees: str, visible: str, devices: str) -> None:
+    job = resolve(JobSpec(script="/w/own.py", mode="multiworker", gpus=2, visible_gpus=sees), K80)  # type: ignore[arg-type]
+    placement = place(job, K80, expected_facts(job, K80, ["n1"]))
+    second = placement.processes[1]
+    assert variables(second, job, K80)["CUDA_VISIBLE_DEVICES"] == visible
+    assert rank_variables(placement)["worker:1"]["JAX_LOCAL_DEVICE_IDS"] == devices
+    assert second.summary.startswith("worker 1 (GPU 1, ")
+
+
+def test_a_rank_without_gpu_names_none() -> None:
+    assert "JAX_LOCAL_DEVICE_IDS" not in ranks(mode="multiworker", gpus=0)["worker:0"]

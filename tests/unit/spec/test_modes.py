@@ -30,9 +30,11 @@ OTHER: dict[str, Any] = {
     "n_push": 2, "compression": "fp16", "trace_steps": [3], "stage": True, "scale_lr": False, "warmup_steps": 3,
     "fusion_mb": 8.0, "cycle_ms": 2.0, "workdir": "/tmp", "memory": "64G", "hang_timeout": 60,
     "ps_nodes": 1, "ps_partition": "cpu", "monitor": 5.0,
+    "python": "/opt/python",
+    "container": ["run", "image"], "container_srun": ["--image=x"],
 }  # fmt: skip
 # Keys that are about something else than the text of the job's files.
-ELSEWHERE = {"mode", "script", "chief", "classic_flags", "start_from"}
+ELSEWHERE = {"mode", "script", "chief", "classic_flags", "visible_gpus", "start_from", "container_python"}
 
 
 def rendered(mode: str, **settings: Any) -> dict[str, str]:

@@ -19,14 +19,15 @@ heartbeat.start()
 class Process:
     """A process whose signs of life are heard here."""
 
-    def __init__(self, script: str, timeout: float = 0.5, wrong: int = 0) -> None:
+    def __init__(self, script: str, timeout: float = 0.5, wrong: int = 0, inherited: bool = True) -> None:
         read, write = os.pipe()
         env = {
             **os.environ,
-            "HPC_DL_HEARTBEAT": f"{write}:{os.fstat(write).st_ino + wrong}:{timeout}",
+            "HPC_DL_HEARTBEAT": f"{write}:{os.fstat(write).st_ino + wrong}:{timeout}:{os.getpid()}:{read}",
         }
         command: Sequence[str] = [sys.executable, "-c", _BEGIN + script]
-        self.popen = subprocess.Popen(command, env=env, pass_fds=(write,), stderr=subprocess.PIPE, text=True)
+        fds = (write,) if inherited else ()
+        self.popen = subprocess.Popen(command, env=env, pass_fds=fds, stderr=subprocess.PIPE, text=True)
         os.close(write)
         self._read = read
 
@@ -40,6 +41,12 @@ class Process:
 
 def test_it_beats_from_its_start_whatever_the_training_does() -> None:
     code, said, beats = Process("time.sleep(1)").end()
+    assert (code, said) == (0, "")
+    assert beats > 3
+
+
+def test_in_a_step_or_container_of_its_own_it_finds_the_pipe_of_its_launcher() -> None:
+    code, said, beats = Process("time.sleep(1)", inherited=False).end()
     assert (code, said) == (0, "")
     assert beats > 3
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hpc_dl.planning.place import expected_facts, place, resolve
-from hpc_dl.schedulers.slurm.task_numbers import with_numbers, without_rank
+from hpc_dl.schedulers.slurm.task_numbers import numbers, without_numbers, without_rank
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.placement import Placement
 from hpc_dl.spec.site import Site
@@ -42,8 +42,7 @@ def placement(**settings: object) -> Placement:
 
 
 def test_each_worker_has_the_numbers_that_srun_would_give_it() -> None:
-    found = with_numbers(LAUNCHER, placement(mode="multiworker"), "worker:2")
-    assert "SLURM_TASK_PID" not in found
+    found = numbers(LAUNCHER, placement(mode="multiworker"), "worker:2")
     assert {**LAUNCHER, **found} == {
         **LAUNCHER,
         "SLURM_PROCID": "2",
@@ -61,7 +60,7 @@ def test_each_worker_has_the_numbers_that_srun_would_give_it() -> None:
 
 
 def test_nodes_with_a_ps_have_more_processes_than_others() -> None:
-    found = [with_numbers(LAUNCHER, placement(ps=1), name) for name in ("ps:0", "worker:1", "worker:3")]
+    found = [numbers(LAUNCHER, placement(ps=1), name) for name in ("ps:0", "worker:1", "worker:3")]
     assert [(one["SLURM_PROCID"], one["SLURM_LOCALID"], one["SLURM_NODEID"]) for one in found] == [
         ("0", "0", "0"),
         ("2", "2", "0"),
@@ -74,8 +73,8 @@ def test_nodes_with_a_ps_have_more_processes_than_others() -> None:
 
 def test_what_is_not_known_is_left_out() -> None:
     kept = {"PATH", "SLURM_JOB_ID", "SLURM_JOB_NODELIST", "SLURM_JOB_CPUS_PER_NODE", "SLURM_STEP_ID"}
-    assert set(with_numbers(LAUNCHER, None, "worker:0")) == kept
-    assert with_numbers({"PATH": "/bin"}, placement(), "worker:0") == {"PATH": "/bin"}  # no Slurm
+    assert set(without_numbers(LAUNCHER)) == kept
+    assert numbers({"PATH": "/bin"}, placement(), "worker:0") == {}  # no Slurm
 
 
 @pytest.mark.parametrize("name", ["PMI_RANK", "PMI_FD", "PMIX_RANK", "PMIX_NAMESPACE", "PMIX_SERVER_URI41"])

@@ -1,0 +1,131 @@
+#!/bin/bash
+# hpc_dl VERSION: job train, mode multiworker, site minotauro
+# from job description SHARE/jobs/train.toml
+# from template SHARE/templates/sbatch.sh.j2
+#SBATCH --job-name=train
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-task=16
+#SBATCH --time=00:30:00
+#SBATCH --output=/FOLDER/work/runs/train-%j/job.log
+#SBATCH --open-mode=append
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@60
+#SBATCH --gres=gpu:k80:1
+#SBATCH --exclusive
+#SBATCH --partition=projects
+
+set -u -o pipefail
+usual=$(umask)
+umask 077
+unready=  # the exit code of what failed before the work could begin
+run=/FOLDER/work/runs/train-"$SLURM_JOB_ID"
+srun=
+# What fails from here on, or a signal, is told once the outcome can be written.
+told=
+warned=
+trap 'told=yes' TERM INT
+trap 'told=yes; warned=yes' USR1
+cd /FOLDER/work || unready=$?
+set +u +o pipefail  # scripts of modules may not know them
+# shellcheck disable=SC1090,SC1091
+source /etc/profile.d/modules.sh || { echo "hpc-dl: module_init failed; see the site file:" /etc/profile.d/modules.sh >&2; unready=1; }
+module load K80 || { echo "hpc-dl: module load failed; see modules in the site file:" K80 >&2; unready=1; }
+module load cuda/7.5 || { echo "hpc-dl: module load failed; see modules in the site file:" cuda/7.5 >&2; unready=1; }
+module load mkl/2017.0.098 || { echo "hpc-dl: module load failed; see modules in the site file:" mkl/2017.0.098 >&2; unready=1; }
+module load CUDNN/5.1.3 || { echo "hpc-dl: module load failed; see modules in the site file:" CUDNN/5.1.3 >&2; unready=1; }
+module load python/3.5.2 || { echo "hpc-dl: module load failed; see modules in the site file:" python/3.5.2 >&2; unready=1; }
+set +e -u -o pipefail
+
+
+# As `python -m`, without the current folder on the module path: a random.py there would be taken for Python's own.
+python=(PYTHON -c 'import sys; sys.path[:] = filter(None, sys.path); import runpy; runpy.run_module(sys.argv.pop(1), None, "__main__", True)')
+# An attempt is one start of the processes; what an earlier one, before a requeue, said of its end does not count.
+attempt=$("${python[@]}" hpc_dl begin "$run") || exit
+[ -n "$attempt" ] || exit 0  # the job has completed already
+
+# However the script ends, it writes the outcome; its exit code is that of the first process that failed. If the job has to
+# end before its training does, it is requeued there.
+started=$(date +%s.%N)
+finish() {
+  local code=$?
+  trap - EXIT
+  trap '' TERM INT USR1
+  "${python[@]}" hpc_dl finish "$run" --attempt "$attempt" --code "$code" --started "$started" ${told:+--told} ${warned:+--warned}
+  exit $?  # without a number it would be the code from before the trap
+}
+trap finish EXIT
+[ -z "$told" ] || exit 143
+[ -z "$unready" ] || exit "$unready"
+
+# A signal goes on to the step, and the script waits on for it; without a step it ends here, or once it knows which attempt
+# is the latest. USR1 comes ahead of the time limit. The launchers find it in the run folder, since srun, told itself, would
+# kill its tasks at once.
+step=
+between=
+tell() {
+  told=yes
+  { : > "$run/state/$attempt/stop"; } 2>/dev/null || { tell_later & }
+  [ -n "$step$between" ] || exit 143
+  [ -z "$step" ] || [ -n "$srun" ] || kill -TERM "$step" 2>/dev/null
+}
+# A disk that takes no file now may take it soon.
+tell_later() {
+  for _ in {1..60}; do
+    sleep 1
+    : > "$run/state/$attempt/stop" && break
+  done 2>/dev/null
+}
+trap 'signalled=yes; tell' TERM INT
+trap 'signalled=yes; warned=yes; tell' USR1
+await() {
+  local code
+  step=$1
+  while :; do
+    signalled=
+    wait "$step"
+    code=$?
+    [ -n "$signalled" ] || break  # else the code may be that of the signal
+  done
+  step=
+  return "$code"
+}
+
+
+# The data set is made ready once, before the processes that read it; others may share it, as the user's umask says.
+inner=(srun --overlap --nodes=1 --ntasks=1 --cpus-per-task=16 --mpi=none --export=ALL --cpu-bind=none '--container-image=registry#$(touch x)/i m:1' '/opt/py thon' SHARE/hpc_dl/inside.py PACKAGES)
+(umask "$usual"; exec "${inner[@]}" hpc_dl.data prepare digits --data-dir /FOLDER/work/data) &
+await $! || exit
+
+while :; do
+  # What each node has for this job decides the placement, which gives the task file. 1 is what srun says where it can't
+  # start a step: slurmctld is away for a moment, or a node has just been lost, for which Slurm requeues the job.
+  srun=
+  for pause in 5 15 40 60 0; do
+    srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task=16 --export=ALL --overlap --cpu-bind=none "${python[@]}" hpc_dl facts "$run" --attempt "$attempt" &
+    await $!
+    code=$?
+    if [ "$code" -ne 1 ] || [ -n "$told" ] || [ "$pause" -eq 0 ]; then break; fi
+    echo "hpc-dl: srun can't ask the nodes now; it is tried again in $pause s" >&2
+    sleep "$pause" &
+    await $!
+    [ -z "$told" ] || exit 143
+  done
+  [ -z "$told" ] || exit 143
+  [ "$code" -eq 0 ] || exit "$code"
+  "${python[@]}" hpc_dl place "$run" --nodelist "$SLURM_JOB_NODELIST" --job-id "$SLURM_JOB_ID" --attempt "$attempt" || exit
+
+  # One task per node; each runs the line of its node. A task that fails ends the others.
+  srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --cpus-per-task=16 --export=ALL --overlap --cpu-bind=none --kill-on-bad-exit=1 "${python[@]}" hpc_dl tasks node "$run/tasks.txt" &
+  srun=yes
+  await $!
+  # A failure that a new start may cure leads to the next attempt, on the same nodes; else the job ends.
+  code=$?
+  [ -z "$told" ] || exit "$code"
+  between=yes
+  # What tells this script to end must not end the command that has just made the next attempt the latest.
+  next=$(trap '' TERM INT USR1; "${python[@]}" hpc_dl again "$run" --attempt "$attempt" --code "$code") || exit "$code"
+  attempt=$next
+  between=
+  [ -z "$told" ] || exit 143
+done
