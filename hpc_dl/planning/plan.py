@@ -145,7 +145,7 @@ def make_plan(
     ps_site = _ps_site(resolved, site, site_path) if resolved.ps_nodes else None
     job_layers = [*([read_toml(path)] if path else []), *overrides]
     places = container_places(job_layers, site_layers(site_path) if is_file(site_path) else [])
-    return Plan(resolved, spec, site, origin, folders, site_path, ps_site, places)
+    return Plan(resolved, spec, site, origin, folders, site_path, ps_site, places=places)
 
 
 def _ps_site(job: JobSpec, site: Site, path: Path) -> Site:
