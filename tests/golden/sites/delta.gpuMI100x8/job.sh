@@ -34,7 +34,7 @@ trap 'echo "hpc-dl: a shell line of the site file has ended the script; it shoul
 trap - EXIT
 set +e -u -o pipefail
 
-export NCCL_SOCKET_IFNAME=hsn0
+export NCCL_SOCKET_IFNAME=hsn
 export GLOO_SOCKET_IFNAME=hsn0
 export HOROVOD_GLOO_IFACE=hsn0
 

@@ -24,7 +24,6 @@ set +u +o pipefail  # scripts of modules may not know them
 trap 'echo "hpc-dl: a shell line of the site file has ended the script; it should fail instead" >&2' EXIT
 [ -n "$unready" ] || eval 'module --force purge' || { unready=$?; echo "hpc-dl: before_modules failed; see the site file:" 'module --force purge' >&2; }
 [ -n "$unready" ] || eval 'module load env/vsc/dodrio/gpu_rome_a100_40' || { unready=$?; echo "hpc-dl: before_modules failed; see the site file:" 'module load env/vsc/dodrio/gpu_rome_a100_40' >&2; }
-[ -n "$unready" ] || eval 'unset SLURM_EXPORT_ENV' || { unready=$?; echo "hpc-dl: after_modules failed; see the site file:" 'unset SLURM_EXPORT_ENV' >&2; }
 trap - EXIT
 set +e -u -o pipefail
 

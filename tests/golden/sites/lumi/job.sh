@@ -1,4 +1,4 @@
-#!/bin/bash
+#!/bin/bash -l
 # hpc_dl VERSION: job train, mode async, site lumi
 # from job description SHARE/jobs/train.toml
 # from template SHARE/templates/sbatch.sh.j2
@@ -35,7 +35,7 @@ trap 'echo "hpc-dl: a shell line of the site file has ended the script; it shoul
 trap - EXIT
 set +e -u -o pipefail
 
-export NCCL_SOCKET_IFNAME=hsn0
+export NCCL_SOCKET_IFNAME=hsn
 export GLOO_SOCKET_IFNAME=hsn0
 export HOROVOD_GLOO_IFACE=hsn0
 export NCCL_NET_GDR_LEVEL=3
