@@ -26,6 +26,7 @@ from hpc_dl.schedulers import scheduler_of
 from hpc_dl.schedulers.cluster import Cluster
 from hpc_dl.submission.container_check import check_container_here
 from hpc_dl.submission.mpi_check import check_mpi
+from hpc_dl.submission.ps_nodes_check import check_ps_nodes
 from hpc_dl.templates import Renderer
 from hpc_dl.templates.values import HereScript
 
@@ -176,6 +177,7 @@ def read_here(output: str) -> Here:
 
 def _refusal(plan: Plan) -> str:
     try:
+        check_ps_nodes(plan)
         scheduler_of(plan.site).test(plan.script())
     except (UserError, OSError) as error:
         return str(error)

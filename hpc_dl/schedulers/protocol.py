@@ -170,6 +170,9 @@ class Scheduler(Protocol):
     def mpi_problem(self, kind: str) -> str:
         """Return why the scheduler's own launcher can't start ranks of a kind of MPI; empty if it can."""
 
+    def ps_nodes_problem(self) -> str:
+        """Return why the scheduler can't give a job `ps_nodes`; empty if it can."""
+
     def test(self, script: str) -> str:
         """Let the scheduler check a job script without submitting it, and return what it says.
 

@@ -20,6 +20,7 @@ from hpc_dl.schedulers.protocol import StrayJobError
 from hpc_dl.spec.site_files import tables_of_no_partition
 from hpc_dl.submission.container_check import check_container_here
 from hpc_dl.submission.mpi_check import check_mpi
+from hpc_dl.submission.ps_nodes_check import check_ps_nodes
 
 
 def submit_plan(plan: Plan, add_files: Callable[[RunFolder], object] = lambda _: None) -> RunFolder:
@@ -103,6 +104,7 @@ def check_plan(plan: Plan) -> str:
 def _check(plan: Plan) -> None:
     check_container_here(plan)
     check_mpi(plan.job, plan.site, nodes_python(plan.site))
+    check_ps_nodes(plan)
     known = scheduler_of(plan.site).nodes()
     if known and plan.site_path.is_file():
         own, _ = tables_of_no_partition(plan.site_path, {node.partition for node in known})

@@ -15,9 +15,10 @@ import pytest
 from hpc_dl.minicluster import ClusterConfig, MiniCluster, NodeGroup, Partition
 from hpc_dl.planning.place import resolve
 from hpc_dl.schedulers.slurm.sbatch_options import directives, step_options
+from hpc_dl.schedulers.slurm.version import HETEROGENEOUS_JOBS_START
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.site_files import load_site
-from tests.slurm.helpers import Bench
+from tests.slurm.helpers import Bench, slurm_version
 from tests.unit.fakes.processes import eventually
 
 # All nodes are this machine, whose GPUs need not exist.
@@ -154,8 +155,17 @@ slurm = {{ comment = "no GPU" }}
 """
 
 
-def test_parameter_servers_have_nodes_of_another_partition(benches: Callable[..., Bench]) -> None:
+@pytest.fixture
+def bench_with_ps_nodes(benches: Callable[..., Bench]) -> Bench:
+    """Make a working folder on the cluster of two partitions, if its Slurm starts heterogeneous jobs."""
     bench = benches("two partitions", PS_NODES)
+    if slurm_version(bench.cluster) < HETEROGENEOUS_JOBS_START:
+        pytest.skip("this version of Slurm starts no heterogeneous jobs")
+    return bench
+
+
+def test_parameter_servers_have_nodes_of_another_partition(bench_with_ps_nodes: Bench) -> None:
+    bench = bench_with_ps_nodes
     job = bench.submit(site="own.toml", nodes=2, gpus=2, ps=3, ps_nodes=2, ps_partition="cpu", ps_cores=2)
     assert job.result(timeout=90) == {"test_accuracy": 0.75}, job.stdout()
     assert job.state == "COMPLETED"
@@ -171,8 +181,8 @@ def test_parameter_servers_have_nodes_of_another_partition(benches: Callable[...
     assert "Comment=no GPU" in servers
 
 
-def test_a_job_with_nodes_for_parameter_servers_ends_as_a_whole(benches: Callable[..., Bench]) -> None:
-    bench = benches("two partitions", PS_NODES)
+def test_a_job_with_nodes_for_parameter_servers_ends_as_a_whole(bench_with_ps_nodes: Bench) -> None:
+    bench = bench_with_ps_nodes
     failed = bench.submit("fail", "7", "worker:0", site="own.toml", nodes=1, gpus=1, ps_partition="cpu")
     failed.wait(timeout=60)
     assert failed.state == "FAILED"
@@ -187,8 +197,8 @@ def test_a_job_with_nodes_for_parameter_servers_ends_as_a_whole(benches: Callabl
     assert subprocess.run(["squeue", "--noheader"], capture_output=True, text=True, check=True).stdout == ""
 
 
-def test_a_job_with_nodes_for_parameter_servers_is_requeued_as_a_whole(benches: Callable[..., Bench]) -> None:
-    bench = benches("two partitions", PS_NODES)
+def test_a_job_with_nodes_for_parameter_servers_is_requeued_as_a_whole(bench_with_ps_nodes: Bench) -> None:
+    bench = bench_with_ps_nodes
     job = bench.submit("wait", site="own.toml", nodes=1, gpus=1, ps_partition="cpu", requeues=1)
     bench.ready(job, 2)
     subprocess.run(["scontrol", "requeue", job.job_id], check=True)

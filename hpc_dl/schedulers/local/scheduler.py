@@ -59,6 +59,9 @@ class Local:
     def mpi_problem(self, kind: str) -> str:  # noqa: ARG002
         return "this machine has no srun"
 
+    def ps_nodes_problem(self) -> str:
+        return "all nodes are this machine"
+
     def test(self, script: str) -> str:  # noqa: ARG002 - the protocol's signature
         return "local run: nothing for Slurm to check"
 

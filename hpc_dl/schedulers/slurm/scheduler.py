@@ -14,7 +14,17 @@ from hpc_dl.runfolder.folder import RunFolder
 from hpc_dl.schedulers import Which
 from hpc_dl.schedulers.cluster import Cluster, Description, Node
 from hpc_dl.schedulers.protocol import JobState, Told
-from hpc_dl.schedulers.slurm import description, mpi, partitions, requeue, sbatch, sbatch_options, states, which
+from hpc_dl.schedulers.slurm import (
+    description,
+    mpi,
+    partitions,
+    requeue,
+    sbatch,
+    sbatch_options,
+    states,
+    version,
+    which,
+)
 from hpc_dl.schedulers.slurm.environment import for_cluster
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.site import Scalar, Site
@@ -80,6 +90,9 @@ class Slurm:
 
     def mpi_problem(self, kind: str) -> str:
         return mpi.why_not(self.environ, kind)
+
+    def ps_nodes_problem(self) -> str:
+        return version.heterogeneous_problem(self.environ)
 
     def test(self, script: str) -> str:
         return sbatch.test_only(script, self.environ)

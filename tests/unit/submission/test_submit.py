@@ -56,6 +56,24 @@ def test_a_refused_job_leaves_nothing(slurm: FakeSlurm) -> None:
     assert left() == []
 
 
+@pytest.mark.parametrize(("said", "refused"), [("slurm-wlm 20.11.4", True), ("slurm 22.05.8", False), ("", False)])
+def test_an_old_slurm_is_named_before_it_gets_a_job_with_nodes_for_parameter_servers(
+    slurm: FakeSlurm, said: str, refused: bool
+) -> None:
+    slurm.answer("srun", f"{said}\n")
+    path = site_file("minotauro")
+    settings = {"script": "own.sh", "mode": "async", "ps_nodes": 1}
+    job = make_plan(None, load_site(path), path, [Layer(settings, "test")])
+    if not refused:
+        check_plan(job)
+        return
+    with pytest.raises(hpc_dl.UserError, match=r"^ps_nodes = 1: Slurm 20\.11 starts no such job: leave out ps_nodes"):
+        check_plan(job)
+    with pytest.raises(hpc_dl.UserError, match=r"Slurm 20\.11"):
+        submit_plan(job)
+    assert (slurm.calls("sbatch"), left()) == ([], [])
+
+
 def test_a_job_that_is_not_released_is_cancelled_and_leaves_nothing(slurm: FakeSlurm) -> None:
     slurm.answer("scontrol", err="Access denied\n", code=1)
     with pytest.raises(hpc_dl.UserError, match=r"scontrol release 4711: Access denied; job 4711 was cancelled"):
