@@ -16,7 +16,7 @@ from submitit.core.utils import DelayedSubmission, JobPaths
 from hpc_dl.disk import write_new
 from hpc_dl.errors import UserError, near_match
 from hpc_dl.executor.job import FunctionJob, task_names
-from hpc_dl.executor.parameters import job_settings, settings_of
+from hpc_dl.executor.parameters import job_settings, settings_of, with_settings
 from hpc_dl.executor.pickled import Call, describe, dumps
 from hpc_dl.planning.gpu_memory import gpu_warning
 from hpc_dl.planning.plan import Plan, make_plan
@@ -120,7 +120,7 @@ class Executor(submitit.Executor):
         chosen = site_of_job(self._site, None, layers)
         for note in chosen.notes:
             warnings.warn(note, stacklevel=5)
-        site = chosen.site
+        site = with_settings(chosen.site, settings)
         if self._needs_slurm and scheduler_of(site).one_machine:
             raise UserError("cluster = 'slurm': no Slurm answers here")
         whole = site.exclusive or scheduler_of(site).one_machine

@@ -6,8 +6,12 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from msgspec import to_builtins
+
 from hpc_dl.errors import UserError, allowed, near_match
 from hpc_dl.spec.job import JobSpec
+from hpc_dl.spec.layers import Layer, build, check_lines
+from hpc_dl.spec.site import Site
 from hpc_dl.spec.training import TrainSettings
 
 Settings = dict[str, Any]
@@ -39,13 +43,16 @@ _SLURM: dict[str, Callable[[Any], Settings]] = {
     "nodes": lambda value: {"nodes": value},
     "array_parallelism": lambda value: {"array_parallelism": value},
     "additional_parameters": lambda value: {"slurm": {key.replace("_", "-"): item for key, item in value.items()}},
+    "setup": lambda value: {"after_modules": value},
+    "srun_args": lambda value: {"srun": value},
+    "signal_delay_s": lambda value: {"notice": value},
     **_SUBMITIT,
 }
+# What is a key of the site, not of the job; lists are added to the site's.
+SITE_KEYS = ("after_modules", "srun", "notice")
 # What we have another way for, and which.
 _INSTEAD = {
-    "slurm_setup": "shell commands are in templates: see docs/howto/templates.rst",
-    "slurm_srun_args": "srun is a key of the site file",
-    "slurm_signal_delay_s": "notice is a key of the site file",
+    "local_setup": "slurm_setup counts on this machine too",
     "slurm_use_srun": "how processes start depends on the mode",
     "slurm_gpus_per_task": "give gpus_per_node: each worker has its share",
     "slurm_cpus_per_gpu": "give cpus_per_task",
@@ -58,7 +65,7 @@ NAMES = (*JOB_KEYS, *_SUBMITIT, "array_parallelism")
 
 
 def settings_of(parameters: Mapping[str, Any]) -> Settings:
-    """Return parameters as job keys, and ``cpus_per_task`` and ``array_parallelism``.
+    """Return parameters as job keys and site keys, and ``cpus_per_task`` and ``array_parallelism``.
 
     As with submitit's AutoExecutor, None means that a parameter is not set, and ``slurm_NAME`` wins over ``NAME``.
 
@@ -100,7 +107,8 @@ def job_settings(settings: Mapping[str, Any], whole_nodes: bool) -> Settings:
         settings: what `settings_of` returned.
         whole_nodes: jobs get all cores of their nodes here, whatever they ask for.
     """
-    job = {key: value for key, value in settings.items() if key not in ("cpus_per_task", "array_parallelism")}
+    others = (*SITE_KEYS, "cpus_per_task", "array_parallelism")
+    job = {key: value for key, value in settings.items() if key not in others}
     tasks = job.get("workers") or 1
     cores = settings.get("cpus_per_task")
     if "mode" not in job:
@@ -110,6 +118,21 @@ def job_settings(settings: Mapping[str, Any], whole_nodes: bool) -> Settings:
     if cores and "cores" not in job and not whole_nodes and isinstance(tasks, int):
         job["cores"] = cores * tasks
     return job
+
+
+def with_settings(site: Site, settings: Mapping[str, Any]) -> Site:
+    """Return a site with what settings add to it.
+
+    Raises:
+        UserError: one is not valid.
+    """
+    own = {key: settings[key] for key in SITE_KEYS if key in settings}
+    for key in own.keys() - {"notice"}:
+        if isinstance(own[key], str) or not all(isinstance(line, str) for line in own[key]):
+            raise UserError(f"update_parameters: {key} = {own[key]!r}: expected a list of texts")
+        own[key] = [*getattr(site, key), *own[key]]
+    layers = [Layer(to_builtins(site), "site"), Layer(own, "update_parameters: {key}")]
+    return build(Site, layers, "site", lambda _: check_lines(own)) if own else site
 
 
 def _time(minutes: Any) -> str:

@@ -53,6 +53,10 @@ def submit_array(plan: Plan, add_files: Sequence[Callable[[RunFolder], object]])
     Raises:
         UserError: see `submit_plan`.
     """
+    if plan.job.ps_nodes:
+        raise UserError(
+            f"ps_nodes = {plan.job.ps_nodes}: Slurm has no arrays of heterogeneous jobs; submit single jobs"
+        )
     script = _prepared(plan)
     with contextlib.ExitStack() as stack:
         runs = [stack.enter_context(_new_folder(plan.runs)) for _ in add_files]

@@ -148,6 +148,11 @@ def test_closures_classes_and_helpers_of_the_caller_go_along(bench: Bench) -> No
     assert bench.submit(sequence).result() == [3]
 
 
+def test_shell_lines_run_before_the_function(bench: Bench) -> None:
+    job = bench.submit(lambda: os.environ.get("WORD"), slurm_setup=["export WORD='a b'"])
+    assert job.result() == "a b"
+
+
 def test_a_batch_is_submitted_when_it_is_left(bench: Bench) -> None:
     with bench.executor.batch():
         jobs = [bench.executor.submit(add, number, 1) for number in range(2)]

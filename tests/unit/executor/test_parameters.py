@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from hpc_dl.errors import UserError
-from hpc_dl.executor.parameters import JOB_KEYS, job_settings, settings_of
+from hpc_dl.executor.parameters import JOB_KEYS, job_settings, settings_of, with_settings
 from hpc_dl.spec.job import JobSpec
 from hpc_dl.spec.layers import Layer, build
+from hpc_dl.spec.site import Site
 
 
 def _job(whole_nodes: bool = False, **parameters: Any) -> JobSpec:
@@ -55,7 +56,7 @@ def test_parameters_that_are_none_are_not_set() -> None:
 
 
 def test_parameters_of_submitits_other_executors_are_ignored() -> None:
-    assert settings_of({"local_setup": ["x"], "debug_x": 1}) == {}
+    assert settings_of({"local_x": ["x"], "debug_x": 1}) == {}
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,7 @@ def test_parameters_of_submitits_other_executors_are_ignored() -> None:
         ({"timeout_mn": 2}, "unknown parameter 'timeout_mn' (did you mean 'timeout_min'?)"),
         ({"script": "x.py"}, "unknown parameter 'script'"),
         ({"steps": 3}, "unknown parameter 'steps'"),
-        ({"slurm_setup": ["module load x"]}, "slurm_setup: shell commands are in templates"),
+        ({"local_setup": ["module load x"]}, "local_setup: slurm_setup counts on this machine too"),
         ({"timeout_min": "5"}, "timeout_min = '5': expected a number above 0"),
         ({"mem_gb": -1}, "mem_gb = -1: expected a number above 0"),
     ],
@@ -73,6 +74,28 @@ def test_parameters_of_submitits_other_executors_are_ignored() -> None:
 def test_what_is_wrong_is_named(parameters: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match="^" + re.escape(f"update_parameters: {message}")):
         settings_of(parameters)
+
+
+def test_what_is_the_sites_is_added_to_the_site() -> None:
+    site = Site(cores=1, after_modules=("a",), srun=("--x",))
+    settings = settings_of({"slurm_setup": ["b", "c"], "slurm_srun_args": ["-y"], "slurm_signal_delay_s": 90})
+    assert job_settings(settings, True) == job_settings({}, True)
+    found = with_settings(site, settings)
+    assert (found.after_modules, found.srun, found.notice) == (("a", "b", "c"), ("--x", "-y"), 90)
+    assert with_settings(site, {}) is site
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"after_modules": "x"}, "after_modules = 'x': expected a list of texts"),
+        ({"srun": ["a\nb"]}, r"srun: srun\[1\] = 'a\\nb': '\\n' can't stand in a line"),
+        ({"notice": -1}, "notice: notice = -1: "),
+    ],
+)
+def test_what_is_wrong_for_the_site_is_named(setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=f"^update_parameters: {message}"):
+        with_settings(Site(cores=1), setting)
 
 
 def test_functions_have_the_job_keys_that_say_something_of_them() -> None:
