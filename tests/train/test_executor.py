@@ -42,7 +42,11 @@ def test_one_function_in_all_modes(horovod: None, tmp_path: Path, monkeypatch: p
     for mode in MODES:
         executor.update_parameters(mode=mode, tasks_per_node=1 if mode == "single" else 2)
         jobs[mode] = executor.submit(share_of_sum, list(range(10)))
-    found = {mode: job.results() for mode, job in jobs.items()}
+    try:
+        found = {mode: job.results() for mode, job in jobs.items()}
+    finally:
+        for job in jobs.values():
+            job.cancel(check=False)
     assert {mode: sum(share for share, _ in results) for mode, results in found.items()} == dict.fromkeys(MODES, 45)
     assert {mode: results[0][1] for mode, results in found.items()} == {
         mode: ["ps", "worker"] if MODES[mode].parameter_servers else ["worker"] for mode in MODES
