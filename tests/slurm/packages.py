@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 from pathlib import Path
 
@@ -32,9 +33,12 @@ def modules() -> Path:
 
 
 def _copy() -> Path:
-    if not _COPY.exists():
-        unpack(_PACKAGES, _COPY, "", print)
-        _use_its_own_tcl(_COPY)
+    _COPY.parent.mkdir(exist_ok=True)
+    with _COPY.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several runners of tests may want it at once
+        if not _COPY.exists():
+            unpack(_PACKAGES, _COPY, "", print)
+            _use_its_own_tcl(_COPY)
     return _COPY
 
 
