@@ -61,12 +61,12 @@ exec {srun} "${{options[@]}}" "$@"
 SCRIPT = """
 import json, os, signal, sys, time
 names = ("CUDA_VISIBLE_DEVICES", "TF_CONFIG", "RANK", "SLURM_PROCID", "SEED", "HPC_DL_ATTEMPT")
-print(json.dumps({"image": os.path.exists("/image"), "cores": len(os.sched_getaffinity(0)), "python": sys.executable,
-    **{name: os.environ.get(name) for name in names}}), flush=True)
 def end(number, frame):
     print("saved", flush=True)
     sys.exit(143)
 signal.signal(signal.SIGTERM, end)
+print(json.dumps({"image": os.path.exists("/image"), "cores": len(os.sched_getaffinity(0)), "python": sys.executable,
+    **{name: os.environ.get(name) for name in names}}), flush=True)
 if "wait" in sys.argv:
     while True:
         time.sleep(0.05)
